@@ -1,0 +1,43 @@
+# What CI runs and what a developer runs: the same words.
+#
+#   make demo        the shipped model, exported and run in every precision: out/demo
+#   make test        the fast tests
+#   make test-slow   all tests
+#   make check       format, lint and types
+#   make bench       every benchmark, one after the other
+#
+# Each sets up .venv first if need be. PYTHON=python3.13 chooses the interpreter.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+EXTRAS := cpu,export,dev
+
+.PHONY: demo test test-slow check bench
+.DELETE_ON_ERROR:
+
+demo: $(INSTALLED)
+	$(BIN)/pitstop demo --out out/demo
+
+test: $(INSTALLED)
+	$(BIN)/pytest -m "not slow"
+
+test-slow: $(INSTALLED)
+	$(BIN)/pytest
+
+check: $(INSTALLED)
+	mkdir -p .types && ln -sfn .. .types/pitstop
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(INSTALLED)
+	set -e; for script in $(wildcard benchmarks/*.py); do $(BIN)/python $$script; done
+
+# PyTorch goes first and by its pin: a package that asks for "any torch" would bring the newest one
+# with gigabytes of CUDA libraries.
+$(INSTALLED): setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	touch $@

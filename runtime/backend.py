@@ -1,0 +1,52 @@
+"""What a backend is: something that opens a graph and runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from .manifest import GraphSpec
+
+Array = npt.NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """How a graph is opened; None leaves the choice to the backend.
+
+    Attributes:
+        provider: An ONNX Runtime execution provider, e.g. ``CUDAExecutionProvider``.
+        threads: CPU threads inside an operator.
+    """
+
+    provider: str | None = None
+    threads: int | None = None
+
+
+class Session(Protocol):
+    """An opened graph on one device."""
+
+    @property
+    def device(self) -> str:
+        """What runs it, for people: ``CPUExecutionProvider``."""
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run the graph once: input names to arrays in, output names to arrays out."""
+
+    def close(self) -> None:
+        """Give the device memory back."""
+
+
+class Backend(Protocol):
+    """What a file of ``runtime/backends/`` defines."""
+
+    def why_not(self) -> str | None:
+        """Say why this backend cannot run on this machine, or None where it can."""
+
+    def open_graph(self, path: Path, spec: GraphSpec, options: SessionOptions) -> Session:
+        """Load one ONNX file or engine."""

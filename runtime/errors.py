@@ -1,0 +1,54 @@
+"""The one kind of error that a user can mend.
+
+PitstopError
+├── BundleError         a bundle is missing, broken, or made by another version
+├── CheckpointError     a checkpoint or preset cannot be read
+├── ShapeError          an array does not have the shape that a graph was traced with
+├── BackendUnavailable  a backend cannot run on this machine
+├── OptionError         an option has a value that does not exist or does not fit
+└── NonFiniteError      a latent left the finite numbers
+"""
+
+
+class PitstopError(Exception):
+    """A problem in what the user gave us, and what to do about it.
+
+    Both sentences are asked for, so that no error can be raised without its remedy.
+    """
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        super().__init__(f"{problem}. {remedy}.")
+        self.problem = problem
+        self.remedy = remedy
+
+
+class BundleError(PitstopError):
+    """A bundle is missing, broken, or made by another version."""
+
+
+class CheckpointError(PitstopError):
+    """A checkpoint or preset cannot be read."""
+
+
+class ShapeError(PitstopError):
+    """An array does not have the shape that a graph was traced with."""
+
+
+class BackendUnavailable(PitstopError):
+    """A backend cannot run on this machine."""
+
+
+class OptionError(PitstopError):
+    """An option has a value that does not exist, or that does not fit this bundle."""
+
+
+class NonFiniteError(PitstopError):
+    """A latent left the finite numbers."""
+
+
+def one_of(kind: str, found: object, names: object) -> OptionError:
+    """The error for an unknown name: ``There is no sampler called 'ddmi'``."""
+    return OptionError(
+        f"There is no {kind} called {found!r}",
+        f"Choose one of: {', '.join(map(str, names))}",  # type: ignore[call-overload]
+    )

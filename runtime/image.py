@@ -1,0 +1,66 @@
+"""From latents in pixel space to PNG files with their parameters inside."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from .errors import OptionError
+from .sampler import Latent
+
+METADATA_KEY = "pitstop"
+MODES = {1: "L", 3: "RGB"}
+
+
+def to_images(pixels: Latent) -> list[Image.Image]:
+    """Pixels [image, channel, row, column] in [-1, 1], clipped there, to 8-bit pictures."""
+    levels = np.rint((np.clip(pixels, -1.0, 1.0) + 1.0) * 127.5).astype(np.uint8)
+    return [
+        Image.fromarray(image[0] if len(image) == 1 else np.moveaxis(image, 0, 2))
+        for image in levels
+    ]
+
+
+def make_grid(images: Sequence[Image.Image], columns: int, *, zoom: int = 1) -> Image.Image:
+    """Put pictures of one size side by side, row by row, each pixel ``zoom`` pixels wide."""
+    width, height = (side * zoom for side in images[0].size)
+    rows = -(-len(images) // columns)
+    grid = Image.new(images[0].mode, (columns * width, rows * height))
+    for index, image in enumerate(images):
+        row, column = divmod(index, columns)
+        large = image.resize((width, height), Image.Resampling.NEAREST)
+        grid.paste(large, (column * width, row * height))
+    return grid
+
+
+def save_png(image: Image.Image, path: Path, parameters: Mapping[str, Any] | None = None) -> None:
+    """Write a PNG, whole or not at all, with ``parameters`` as JSON in its metadata."""
+    metadata = PngInfo()
+    if parameters is not None:
+        metadata.add_text(METADATA_KEY, json.dumps(parameters))
+    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(beside, format="PNG", pnginfo=metadata)
+        beside.replace(path)
+    except OSError as error:
+        raise OptionError(
+            f"{path} cannot be written ({error.strerror or error})",
+            "Free some space there, or choose another folder with `--out`",
+        ) from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def read_parameters(path: Path) -> dict[str, Any] | None:
+    """The parameters inside a PNG that `save_png` wrote, or None."""
+    with Image.open(path) as image:
+        text = image.info.get(METADATA_KEY)
+    return None if text is None else dict(json.loads(text))

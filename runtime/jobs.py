@@ -1,0 +1,213 @@
+"""Large runs: which image gets which label and seed, and going on where a run was stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from .. import __version__
+from .errors import OptionError
+from .image import make_grid, read_parameters, save_png, to_images
+from .manifest import Manifest
+from .pipeline import Pipeline, Settings
+from .sampler import Latent
+
+GRID_LIMIT = 256  # images; a larger grid is no help to the eye
+GRID_FILE = "grid.png"
+
+
+@dataclass(frozen=True)
+class PlannedImage:
+    """One image of a run: its class, the class's name, its seed, and its file without suffix."""
+
+    label: int
+    name: str
+    seed: int
+
+    @property
+    def stem(self) -> str:
+        return f"{self.seed:06d}-{self.name}"
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What a run did.
+
+    Attributes:
+        drawn: Images that were drawn.
+        kept: Images that an earlier run had drawn with the same options.
+        seconds: Time spent on drawing, writing included.
+        steps: Denoiser steps taken, a group of images at a time.
+        device: What ran the denoiser.
+        precision: Of its graph.
+        grid: The picture of all images, or None.
+        why_no_grid: The reason, where there is none.
+    """
+
+    drawn: int
+    kept: int
+    seconds: float
+    steps: int
+    device: str
+    precision: str
+    grid: Path | None
+    why_no_grid: str = ""
+
+    @property
+    def ms_per_step(self) -> float | None:
+        """Milliseconds of one step of one group of images; None where nothing was drawn."""
+        return 1000 * self.seconds / self.steps if self.steps else None
+
+    def figures(self) -> dict[str, Any]:
+        """The figures for ``--json``."""
+        return {
+            "images": self.drawn + self.kept,
+            "drawn": self.drawn,
+            "kept": self.kept,
+            "seconds": self.seconds,
+            "ms_per_step": self.ms_per_step,
+            "backend": self.device,
+            "precision": self.precision,
+            "grid": str(self.grid) if self.grid else None,
+        }
+
+
+def plan_images(
+    manifest: Manifest, labels: Sequence[str | int], num: int | None, seed: int
+) -> list[PlannedImage]:
+    """Give each image a label and a seed.
+
+    Args:
+        manifest: Of the bundle that draws.
+        labels: By number or name; all classes where there are none.
+        num: Images in all, the labels in turn; None for one of each label.
+        seed: Of the first image; each next one has one more.
+
+    Raises:
+        OptionError: A label that does not exist.
+    """
+    classes = [manifest.label_index(label) for label in labels or range(manifest.num_classes)]
+    names = manifest.labels or [str(index) for index in range(manifest.num_classes)]
+    turns = (classes[index % len(classes)] for index in range(num or len(classes)))
+    return [PlannedImage(label, names[label], seed + k) for k, label in enumerate(turns)]
+
+
+def draw_images(
+    pipeline: Pipeline,
+    plan: Sequence[PlannedImage],
+    settings: Settings,
+    out: Path,
+    *,
+    on_start: Callable[[int], None] = lambda steps: None,
+    on_step: Callable[[], None] = lambda: None,
+) -> RunReport:
+    """Draw what is planned and not yet in ``out``, each image written as soon as it is done.
+
+    Args:
+        pipeline: What draws.
+        plan: The images.
+        settings: How they are sampled.
+        out: The folder.
+        on_start: Told how many steps there will be, a group of images at a time.
+        on_step: Told of each.
+
+    Raises:
+        PitstopError: ``out`` cannot be written, or an option does not fit the bundle.
+    """
+    _make_folder(out)
+    pending = [image for image in plan if not _is_drawn(pipeline, image, settings, out)]
+    groups = pipeline.groups(len(pending), settings)
+    on_start(len(groups) * settings.steps)
+    started = time.perf_counter()
+    for group in groups:
+        images = pending[group]
+        samples = pipeline(
+            [image.label for image in images],
+            seeds=[image.seed for image in images],
+            **dataclasses.asdict(settings),
+            on_step=lambda moved: on_step(),
+        )
+        for image, latent in zip(images, samples.latents, strict=True):
+            _save(pipeline, image, settings, latent, out)
+    seconds = time.perf_counter() - started
+    why_no_grid = _why_no_grid(pipeline.manifest, len(plan))
+    return RunReport(
+        drawn=len(pending),
+        kept=len(plan) - len(pending),
+        seconds=seconds,
+        steps=len(groups) * settings.steps,
+        device=pipeline.session.device,
+        precision=pipeline.precision,
+        grid=None if why_no_grid else _save_grid(plan, out),
+        why_no_grid=why_no_grid,
+    )
+
+
+def parameters(pipeline: Pipeline, image: PlannedImage, settings: Settings) -> dict[str, Any]:
+    """What an image depends on: it goes into the PNG, and says whether it must be drawn again."""
+    spec = pipeline.manifest.denoiser(pipeline.precision)
+    return {
+        "pitstop": __version__,
+        "model": pipeline.manifest.model.name,
+        "denoiser_sha256": pipeline.manifest.files[spec.path],
+        "precision": pipeline.precision,
+        "backend": pipeline.session.device,
+        "label": image.label,
+        "label_name": image.name,
+        "seed": image.seed,
+        **dataclasses.asdict(settings),
+    }
+
+
+def _is_drawn(pipeline: Pipeline, image: PlannedImage, settings: Settings, out: Path) -> bool:
+    path = out / f"{image.stem}.png"
+    try:
+        return read_parameters(path) == parameters(pipeline, image, settings)
+    except (FileNotFoundError, UnidentifiedImageError):
+        return False
+
+
+def _save(
+    pipeline: Pipeline, image: PlannedImage, settings: Settings, latent: Latent, out: Path
+) -> None:
+    if pipeline.manifest.latent_space == "pixel":
+        [picture] = to_images(latent[None])
+        save_png(picture, out / f"{image.stem}.png", parameters(pipeline, image, settings))
+    else:
+        beside = out / f".{image.stem}.{os.getpid()}.partial.npy"
+        np.save(beside, latent)
+        beside.replace(out / f"{image.stem}.npy")
+
+
+def _why_no_grid(manifest: Manifest, images: int) -> str:
+    if manifest.latent_space != "pixel":
+        return "none: the bundle has no decoder, the latents are saved as .npy"
+    return f"none: more than {GRID_LIMIT} images" if images > GRID_LIMIT else ""
+
+
+def _save_grid(plan: Sequence[PlannedImage], out: Path) -> Path:
+    pictures = []
+    for image in plan:
+        with Image.open(out / f"{image.stem}.png") as picture:
+            pictures.append(picture.copy())
+    columns = math.ceil(math.sqrt(len(plan)))
+    save_png(make_grid(pictures, columns, zoom=2), out / GRID_FILE)
+    return out / GRID_FILE
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError(
+            f"{out} cannot be made ({error.strerror})", "Choose another folder with `--out`"
+        ) from error

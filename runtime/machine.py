@@ -1,0 +1,106 @@
+"""What machine this is: processor, memory, GPU, JetPack, and the libraries that are installed."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+PACKAGES = (
+    "numpy",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "tensorrt",
+    "tensorrt-rtx-cu13-bindings",
+    "torch",
+    "onnx",
+)
+JETPACK_RELEASE = Path("/etc/nv_tegra_release")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine, as far as it matters to sampling.
+
+    Attributes:
+        system: Operating system and architecture.
+        python: Python's version.
+        processor: The CPU's name.
+        cores: CPUs that this process may use.
+        memory_bytes: Main memory in all; None where the system does not tell.
+        free_bytes: Main memory that is free now, or None.
+        gpus: Name, driver and memory of each NVIDIA GPU.
+        jetpack: The line that names the Jetson's release, or None.
+        packages: Versions of the installed packages that matter.
+    """
+
+    system: str
+    python: str
+    processor: str
+    cores: int
+    memory_bytes: int | None
+    free_bytes: int | None
+    gpus: tuple[str, ...]
+    jetpack: str | None
+    packages: Mapping[str, str]
+
+
+def this_machine() -> Machine:
+    """Ask the system; what it does not tell is None or empty."""
+    memory = _memory()
+    return Machine(
+        system=f"{platform.system()} {platform.machine()}",
+        python=platform.python_version(),
+        processor=_processor(),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1,
+        memory_bytes=memory.get("MemTotal"),
+        free_bytes=memory.get("MemAvailable"),
+        gpus=_gpus(),
+        jetpack=_first_line(JETPACK_RELEASE),
+        packages=_packages(),
+    )
+
+
+def _packages() -> dict[str, str]:
+    installed = {}
+    for package in PACKAGES:
+        try:
+            installed[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return installed
+
+
+def _processor() -> str:
+    for line in _lines(Path("/proc/cpuinfo")):
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _memory() -> dict[str, int]:
+    """Bytes by name, from /proc/meminfo, which counts in KiB."""
+    fields = (line.split() for line in _lines(Path("/proc/meminfo")))
+    return {name.rstrip(":"): int(kib) * 1024 for name, kib, *_ in fields}
+
+
+def _gpus() -> tuple[str, ...]:
+    if shutil.which("nvidia-smi") is None:
+        return ()
+    asked = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+    done = subprocess.run(asked, capture_output=True, text=True, timeout=30, check=False)
+    return tuple(done.stdout.splitlines()) if done.returncode == 0 else ()
+
+
+def _first_line(path: Path) -> str | None:
+    return next(iter(_lines(path)), None)
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(errors="replace").splitlines() if path.is_file() else []

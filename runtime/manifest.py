@@ -1,0 +1,224 @@
+"""The bundle's table of contents: what export writes and every device reads.
+
+This file is the only place that knows the layout of ``manifest.json``. It needs the standard
+library alone, apart from the schedule, so a device can read it before anything heavy is imported.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .errors import BundleError, OptionError
+from .schedule import LinearBetas
+
+SCHEMA_VERSION = 1
+FILE_NAME = "manifest.json"
+PRECISIONS = ("fp32", "bf16", "fp16", "int8")
+LATENT_SPACES = ("pixel", "vae")
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a graph.
+
+    Attributes:
+        name: The name inside the ONNX graph, e.g. ``"latent"``.
+        shape: Every dimension, static, e.g. ``(2, 4, 32, 32)`` for [batch, channel, row, column].
+        dtype: A NumPy dtype name, e.g. ``"float16"``.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype} {list(self.shape)}"
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """One ONNX file of the bundle, and what flows in and out of it.
+
+    Attributes:
+        path: Relative to the bundle's folder.
+        inputs: In the order of the graph.
+        outputs: In the order of the graph.
+        opset: Version of the default ONNX operator set.
+        nodes: How many nodes of each operator type.
+        weight_bytes: Bytes of all initializers.
+    """
+
+    path: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    opset: int
+    nodes: Mapping[str, int]
+    weight_bytes: int
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """The network that the graphs were traced from.
+
+    Attributes:
+        name: The preset's name or the checkpoint's file name.
+        config: All fields of its config, and ``arch``. Only shown: the runtime needs none of it.
+        parameters: How many weights, fixed positions included.
+        flops_per_call: Floating-point operations of one denoiser call at the traced batch, a
+            multiply-add counted as two.
+        provenance: Where the weights come from.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    parameters: int
+    flops_per_call: int
+    provenance: str = ""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything a runtime must know before it opens a graph.
+
+    Attributes:
+        model: What the graphs were traced from.
+        batch: Rows of one denoiser call; guidance takes two for an image.
+        latent_shape: Channel, row, column.
+        latent_space: ``pixel`` where the latent is the image in [-1, 1], ``vae`` where a decoder
+            is needed.
+        num_classes: Classes, without the null class.
+        null_class: The label that stands for none, or None where guidance is impossible.
+        labels: The classes' names in order, or empty.
+        prediction_type: What the denoiser predicts: ``epsilon``.
+        learn_sigma: Whether the second half of the output's channels is a learned variance.
+        cfg_channels: How many leading channels guidance acts on.
+        schedule: The noise that the model was trained with.
+        graphs: By name: ``denoiser.fp32``, ...
+        goldens: Path of the reference outputs, relative to the folder.
+        files: sha256 of every file of the bundle but this one, by relative path.
+        versions: Of the packages that took part in the export.
+    """
+
+    model: ModelSpec
+    batch: int
+    latent_shape: tuple[int, int, int]
+    latent_space: str
+    num_classes: int
+    null_class: int | None
+    labels: tuple[str, ...]
+    prediction_type: str
+    learn_sigma: bool
+    cfg_channels: int
+    schedule: LinearBetas
+    graphs: Mapping[str, GraphSpec]
+    goldens: str
+    files: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def precisions(self) -> list[str]:
+        """The precisions that there is a denoiser for, the most exact first."""
+        return [name for name in PRECISIONS if f"denoiser.{name}" in self.graphs]
+
+    def denoiser(self, precision: str) -> GraphSpec:
+        """The denoiser's graph in ``precision``.
+
+        Raises:
+            OptionError: The bundle has none; the message says which it has.
+        """
+        if precision not in self.precisions:
+            raise OptionError(
+                f"This bundle has no {precision} denoiser",
+                f"Choose one of: {', '.join(self.precisions)}",
+            )
+        return self.graphs[f"denoiser.{precision}"]
+
+    def label_index(self, label: str | int) -> int:
+        """The class of a label, given by number or by name.
+
+        Raises:
+            OptionError: There is no such class; the message says which there are.
+        """
+        if str(label) in self.labels:
+            return self.labels.index(str(label))
+        if str(label).isdecimal() and int(label) < self.num_classes:
+            return int(label)
+        names = f", or by name: {', '.join(self.labels)}" if self.labels else ""
+        raise OptionError(
+            f"There is no label {label!r}",
+            f"Labels go by number from 0 to {self.num_classes - 1}{names}",
+        )
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Read what `to_json` wrote.
+
+        Raises:
+            BundleError: Not JSON, another schema version, or a field missing or of another type.
+        """
+        try:
+            content: dict[str, Any] = json.loads(text)
+            found = content["schema_version"]
+            if found != SCHEMA_VERSION:
+                raise BundleError(
+                    f"This bundle has schema version {found}, this pitstop reads {SCHEMA_VERSION}",
+                    "Install the version of pitstop that wrote it, or export it again with this one"
+                    if isinstance(found, int) and found > SCHEMA_VERSION
+                    else "Export it again with this version of pitstop",
+                )
+            return _manifest(content)
+        except json.JSONDecodeError as error:
+            raise _unreadable(f"it is not JSON ({error})") from error
+        except KeyError as error:
+            raise _unreadable(f"the field {error} is missing") from error
+        except (TypeError, ValueError, AttributeError) as error:
+            raise _unreadable(str(error)) from error
+
+
+def _unreadable(why: str) -> BundleError:
+    return BundleError(
+        f"{FILE_NAME} cannot be read: {why}", "Copy the bundle again, or export it again"
+    )
+
+
+def _manifest(content: dict[str, Any]) -> Manifest:
+    channel, row, column = (_count(number, "latent_shape") for number in content["latent_shape"])
+    values = {
+        **content,
+        "model": ModelSpec(**content["model"]),
+        "batch": _count(content["batch"], "batch"),
+        "latent_shape": (channel, row, column),
+        "num_classes": _count(content["num_classes"], "num_classes"),
+        "labels": tuple(map(str, content["labels"])),
+        "cfg_channels": _count(content["cfg_channels"], "cfg_channels"),
+        "schedule": LinearBetas(**content["schedule"]),
+        "graphs": {name: _graph_spec(graph) for name, graph in content["graphs"].items()},
+        "files": {str(path): str(digest) for path, digest in content["files"].items()},
+    }
+    if values["latent_space"] not in LATENT_SPACES:
+        raise ValueError(f"latent_space is {values['latent_space']!r}, not one of {LATENT_SPACES}")
+    return Manifest(**values)
+
+
+def _graph_spec(content: dict[str, Any]) -> GraphSpec:
+    sides = {side: tuple(map(_tensor_spec, content[side])) for side in ("inputs", "outputs")}
+    return GraphSpec(**{**content, **sides})
+
+
+def _tensor_spec(content: dict[str, Any]) -> TensorSpec:
+    shape = tuple(_count(side, "shape") for side in content["shape"])
+    return TensorSpec(name=content["name"], shape=shape, dtype=content["dtype"])
+
+
+def _count(value: object, name: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} has {value!r} where a number of at least 1 is expected")
+    return value

@@ -1,0 +1,217 @@
+"""A bundle, a backend and a sampler in one object: labels and seeds in, images out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .backend import Session, SessionOptions
+from .backends import load_backend
+from .bundle import open_bundle
+from .errors import OptionError
+from .guidance import GuidedDenoiser, Labels, run_rows
+from .loop import walk
+from .manifest import Manifest
+from .noise import MAX_SEED
+from .sampler import Latent, Sampler
+from .samplers import make_sampler
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+OnStep = Callable[[int], None]
+"""Called after each step with the number of images that it moved."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How images are sampled.
+
+    Attributes:
+        steps: Denoiser calls for an image, from 1 to the model's training steps.
+        sampler: ``ddim``, ``ddpm`` or ``dpmpp_2m``.
+        cfg_scale: Guidance scale; 1 is none.
+        eta: DDIM's share of fresh noise, in [0, 1].
+    """
+
+    steps: int = 50
+    sampler: str = "ddim"
+    cfg_scale: float = 4.0
+    eta: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not np.isfinite(self.cfg_scale) or self.cfg_scale < 0:
+            raise OptionError(
+                f"The guidance scale is {self.cfg_scale}", "Choose a number of at least 0"
+            )
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What a run drew.
+
+    Attributes:
+        latents: float32 [image, channel, row, column].
+        latent_space: ``pixel`` where the latents are the images.
+    """
+
+    latents: Latent
+    latent_space: str
+
+    @property
+    def images(self) -> list[Image]:
+        """The pictures, where the model works on pixels.
+
+        Raises:
+            OptionError: The latents are a VAE's, and the bundle has no decoder.
+        """
+        from .image import to_images
+
+        if self.latent_space != "pixel":
+            raise OptionError(
+                "This bundle has no decoder, so its latents cannot be shown",
+                "Save `.latents` and decode them with the model's VAE",
+            )
+        return to_images(self.latents)
+
+
+class Pipeline:
+    """Draws images from an opened denoiser.
+
+    Any `Session` with the denoiser's inputs and outputs serves, PyTorch's too: that is how both
+    sides of a comparison run the same loop on the same noise.
+    """
+
+    def __init__(self, manifest: Manifest, session: Session, precision: str) -> None:
+        self.manifest = manifest
+        self.session = session
+        self.precision = precision
+
+    @classmethod
+    def from_bundle(
+        cls,
+        bundle: Path | str,
+        *,
+        backend: str = "auto",
+        precision: str | None = None,
+        options: SessionOptions | None = None,
+    ) -> Pipeline:
+        """Open a bundle's denoiser.
+
+        Args:
+            bundle: The folder that ``pitstop export`` made.
+            backend: A name, or ``auto``.
+            precision: ``fp32``, ``fp16``, ...; None takes the most exact that there is.
+            options: Execution provider and threads.
+
+        Raises:
+            PitstopError: The bundle is broken, or what was asked for is not to be had here.
+        """
+        opened = open_bundle(bundle)
+        precision = precision or opened.manifest.precisions[0]
+        spec = opened.manifest.denoiser(precision)
+        session = load_backend(backend).open_graph(
+            opened.path(spec.path), spec, options or SessionOptions()
+        )
+        return cls(opened.manifest, session, precision)
+
+    def __call__(
+        self,
+        labels: Sequence[int | str],
+        *,
+        seeds: Sequence[int] | None = None,
+        steps: int = Settings.steps,
+        sampler: str = Settings.sampler,
+        cfg_scale: float = Settings.cfg_scale,
+        eta: float = Settings.eta,
+        on_step: OnStep | None = None,
+    ) -> Samples:
+        """Draw one image for each label.
+
+        Args:
+            labels: Classes, by number or by the names in the manifest.
+            seeds: One for each image, in [0, 2**64); by default 0, 1, 2, ...
+            steps: Denoiser calls for an image.
+            sampler: ``ddim``, ``ddpm`` or ``dpmpp_2m``.
+            cfg_scale: Guidance scale; 1 is none.
+            eta: DDIM's share of fresh noise, in [0, 1].
+            on_step: Told of every step.
+
+        Raises:
+            OptionError: A label, sampler or number that does not exist.
+            NonFiniteError: A latent left the finite numbers.
+        """
+        settings = Settings(steps, sampler, cfg_scale, eta)
+        classes = [self.manifest.label_index(label) for label in labels]
+        seeds = _check_seeds(range(len(labels)) if seeds is None else seeds, len(labels))
+        parts = []
+        for group in self.groups(len(labels), settings):
+            for latent in self.walk(classes[group], seeds[group], settings):
+                if on_step:
+                    on_step(len(latent))
+            parts.append(latent)
+        return Samples(np.concatenate(parts), self.manifest.latent_space)
+
+    def groups(self, images: int, settings: Settings) -> list[slice]:
+        """How ``images`` are shared out so that each group takes one denoiser call a step."""
+        rows = 1 if settings.cfg_scale == 1.0 else 2
+        size = max(1, self.manifest.batch // rows)
+        return [slice(start, min(start + size, images)) for start in range(0, images, size)]
+
+    def walk(
+        self, classes: Sequence[int], seeds: Sequence[int], settings: Settings
+    ) -> Iterator[Latent]:
+        """Draw one group of images together, giving their latents after every step.
+
+        Args:
+            classes: A class for each image.
+            seeds: One for each image.
+            settings: How they are sampled.
+        """
+        denoise = GuidedDenoiser(self.session, self.manifest, classes, settings.cfg_scale)
+        return walk(denoise, self.sampler(settings), seeds, self.manifest.latent_shape)
+
+    def trajectories(
+        self,
+        classes: Sequence[int],
+        seeds: Sequence[int],
+        settings: Settings,
+        on_step: OnStep | None = None,
+    ) -> Latent:
+        """Draw images and keep every step: float32 [step, image, channel, row, column]."""
+        groups = []
+        for group in self.groups(len(seeds), settings):
+            latents = []
+            for latent in self.walk(classes[group], seeds[group], settings):
+                latents.append(latent)
+                if on_step:
+                    on_step(len(latent))
+            groups.append(np.stack(latents))
+        return np.concatenate(groups, axis=1)
+
+    def sampler(self, settings: Settings) -> Sampler:
+        """The rule that ``settings`` names, on this model's schedule."""
+        return make_sampler(
+            settings.sampler, self.manifest.schedule, settings.steps, eta=settings.eta
+        )
+
+    def predict(self, latent: Latent, timestep: int, labels: Labels) -> Latent:
+        """Ask the denoiser once, without guidance: its raw output for each row."""
+        return run_rows(self.session, self.manifest.batch, latent, timestep, labels)
+
+
+def _check_seeds(seeds: Sequence[int], images: int) -> Sequence[int]:
+    if not images:
+        raise OptionError("No labels were given", "Give one label for each image")
+    if len(seeds) != images:
+        raise OptionError(
+            f"{len(seeds)} seeds were given for {images} labels", "Give one seed for each label"
+        )
+    for seed in seeds:
+        if not 0 <= seed <= MAX_SEED:
+            raise OptionError(f"The seed is {seed}", f"Choose one from 0 to {MAX_SEED}")
+    return seeds

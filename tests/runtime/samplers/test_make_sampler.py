@@ -1,0 +1,67 @@
+import pytest
+
+from pitstop.runtime.errors import OptionError
+from pitstop.runtime.samplers import SAMPLERS, make_sampler
+from pitstop.runtime.samplers.ddim import Ddim
+from pitstop.runtime.samplers.ddpm import Ddpm
+from pitstop.runtime.samplers.dpmpp_2m import Dpmpp2m
+from pitstop.runtime.schedule import LinearBetas
+
+BETAS = LinearBetas()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "timesteps"),
+    [
+        ("ddpm", Ddpm, [999, 749, 500, 250, 0]),  # 749.25, 499.5, 249.75 rounded
+        ("ddim", Ddim, [800, 600, 400, 200, 0]),
+        ("dpmpp_2m", Dpmpp2m, [999, 799, 599, 400, 200]),  # 799.2, 599.4, 399.6, 199.8 rounded
+    ],
+)
+def test_each_name_is_its_sampler_on_its_own_timesteps(
+    name: str, kind: type[object], timesteps: list[int]
+) -> None:
+    sampler = make_sampler(name, BETAS, 5)
+    assert type(sampler) is kind
+    assert sampler.schedule.timesteps.tolist() == timesteps
+    assert sampler.schedule.alpha_bar[:-1].tolist() == BETAS.alpha_bar()[timesteps].tolist()
+
+
+def test_eta_reaches_ddim() -> None:
+    sampler = make_sampler("ddim", BETAS, 5, eta=0.5)
+    assert isinstance(sampler, Ddim)
+    assert sampler.eta == 0.5
+
+
+@pytest.mark.parametrize("name", ["ddmi", ""])
+def test_an_unknown_name_is_told_with_the_known_ones(name: str) -> None:
+    with pytest.raises(OptionError) as told:
+        make_sampler(name, BETAS, 5)
+    assert told.value.problem == f"There is no sampler called {name!r}"
+    assert told.value.remedy == "Choose one of: ddpm, ddim, dpmpp_2m"
+
+
+@pytest.mark.parametrize("eta", [-0.1, 1.5, float("nan")])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_an_eta_out_of_range_is_told_with_the_range(name: str, eta: float) -> None:
+    with pytest.raises(OptionError) as told:
+        make_sampler(name, BETAS, 5, eta=eta)
+    assert told.value.problem == f"eta is {eta}"
+    assert told.value.remedy.startswith("Choose 0 (no fresh noise) to 1 ")
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLERS.keys() - {"ddim"}))
+def test_an_eta_that_the_sampler_does_not_know_is_told(name: str) -> None:
+    with pytest.raises(OptionError) as told:
+        make_sampler(name, BETAS, 5, eta=0.5)
+    assert told.value.problem == f"eta is 0.5, but the sampler {name} has no eta"
+    assert told.value.remedy == "Leave eta at 0, or choose the sampler ddim"
+
+
+@pytest.mark.parametrize("steps", [0, 1001, -3])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_step_count_that_does_not_fit_is_told_with_both_numbers(name: str, steps: int) -> None:
+    with pytest.raises(OptionError) as told:
+        make_sampler(name, BETAS, steps)
+    assert told.value.problem == f"{steps} sampling steps were asked for"
+    assert "1 to 1000 steps" in told.value.remedy
