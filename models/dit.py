@@ -1,0 +1,48 @@
+"""DiT (Peebles & Xie, 2022), with the official keys: the yardstick that PiT must equal.
+
+A PiT whose window is the grid, whose ratio is 1 and which so has no bridge computes the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from .denoiser import Denoiser, DenoiserConfig
+
+
+@dataclass(frozen=True)
+class DitConfig(DenoiserConfig):
+    """The shape of a DiT."""
+
+    arch: ClassVar[str] = "dit"
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over all tokens: (N, T, D) to itself."""
+
+    def __init__(self, hidden_size: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
+        self.proj = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        _, tokens, width = x.shape
+        head_dim = width // self.num_heads
+        qkv = self.qkv(x).reshape(-1, tokens, 3, self.num_heads, head_dim)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (N, H, T, head_dim)
+        weights = ((q * head_dim**-0.5) @ k.transpose(-2, -1)).softmax(dim=-1)  # (N, H, T, T)
+        return self.proj((weights @ v).transpose(1, 2).reshape(-1, tokens, width))
+
+
+class Dit(Denoiser):
+    """The DiT denoiser."""
+
+    def __init__(self, config: DitConfig) -> None:
+        super().__init__(
+            config,
+            (Attention(config.hidden_size, config.num_heads) for _ in range(config.depth)),
+        )
