@@ -1,0 +1,156 @@
+"""The whole export in order: a checkpoint or preset in, a bundle out, or nothing at all."""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import onnx_ir as ir
+
+from .. import __version__
+from ..models.checkpoint import Checkpoint
+from ..runtime.backend import SessionOptions
+from ..runtime.backends import import_backend
+from ..runtime.bundle import new_bundle, write_manifest
+from ..runtime.errors import OptionError
+from ..runtime.goldens import FILE_NAME, write_goldens
+from ..runtime.manifest import GraphSpec, Manifest, TensorSpec
+from ..runtime.pipeline import Pipeline
+from ..runtime.schedule import LinearBetas
+from .goldens import draw_goldens, golden_settings
+from .parity import FP32_TOLERANCE, Parity, check_parity
+from .trace import TorchSession, describe, latent_space, load_source, trace
+
+INLINE_LIMIT = 1 << 30  # bytes of weights; protobuf holds 2 GiB, and copies while it writes
+PACKAGES = ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "numpy")
+MAX_BATCH = 256
+
+OnStage = Callable[[str], None]
+"""Told what the export does next, in a few words."""
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What an export made.
+
+    Attributes:
+        bundle: Where the bundle is, if the gate was met.
+        parity: The fp32 graph on ONNX Runtime against PyTorch.
+    """
+
+    bundle: Path
+    parity: Parity
+
+    @property
+    def passed(self) -> bool:
+        return self.parity.passed
+
+
+def export_bundle(
+    source: str,
+    out: Path,
+    *,
+    batch: int = 2,
+    image_size: int | None = None,
+    seed: int = 0,
+    on_stage: OnStage = lambda stage: None,
+) -> ExportReport:
+    """Trace a checkpoint, hold the graph against PyTorch, and write a bundle.
+
+    Args:
+        source: A checkpoint's path or a preset's name.
+        out: The bundle's folder; a bundle that is there already is replaced.
+        batch: Rows of one denoiser call, from 1 to 256; guidance takes two for an image.
+        image_size: Side of the image in pixels, where it is not the config's.
+        seed: For the weights of a preset that was never trained.
+        on_stage: Told what is being done.
+
+    Returns:
+        A report. Where its gate is not met, nothing was written.
+
+    Raises:
+        PitstopError: The source cannot be read, or ``out`` cannot be written.
+    """
+    if not 1 <= batch <= MAX_BATCH:
+        raise OptionError(f"The batch is {batch}", f"Choose 1 to {MAX_BATCH} rows")
+    on_stage("reading the checkpoint")
+    checkpoint = load_source(source, image_size, seed)
+    with new_bundle(out) as folder:
+        on_stage("tracing")
+        spec = write_graph(trace(checkpoint.model, batch), folder, "denoiser.fp32")
+        manifest = manifest_for(checkpoint, Path(source).stem, batch, {"denoiser.fp32": spec})
+        on_stage("running PyTorch for the goldens")
+        reference = Pipeline(manifest, TorchSession(checkpoint.model), "fp32")
+        goldens = draw_goldens(reference, golden_settings(manifest), max(1, batch // 2))
+        write_goldens(goldens, folder)
+        on_stage("comparing ONNX Runtime with PyTorch")
+        parity = check_parity(open_here(manifest, folder, "fp32"), goldens, FP32_TOLERANCE)
+        if parity.passed:
+            write_manifest(folder, manifest)
+    return ExportReport(out, parity)
+
+
+def write_graph(model: ir.Model, folder: Path, name: str) -> GraphSpec:
+    """Write a graph into ``graphs/`` of a new bundle, big weights beside it, and describe it."""
+    path = folder / "graphs" / f"{name}.onnx"
+    path.parent.mkdir(exist_ok=True)
+    weights = sum(
+        value.const_value.nbytes
+        for value in model.graph.initializers.values()
+        if value.const_value is not None
+    )
+    ir.save(model, path, external_data=f"{name}.onnx.data" if weights > INLINE_LIMIT else None)
+    return GraphSpec(
+        path=path.relative_to(folder).as_posix(),
+        inputs=tuple(map(_tensor_spec, model.graph.inputs)),
+        outputs=tuple(map(_tensor_spec, model.graph.outputs)),
+        opset=model.opset_imports[""],
+        nodes=dict(sorted(Counter(node.op_type for node in model.graph).items())),
+        weight_bytes=weights,
+    )
+
+
+def manifest_for(
+    checkpoint: Checkpoint, name: str, batch: int, graphs: dict[str, GraphSpec]
+) -> Manifest:
+    """The manifest of a bundle; the files' hashes come when it is written."""
+    config = checkpoint.config
+    return Manifest(
+        model=describe(checkpoint, name, batch),
+        batch=batch,
+        latent_shape=(config.in_channels, *config.input_size),
+        latent_space=latent_space(checkpoint),
+        num_classes=config.num_classes,
+        null_class=config.num_classes if config.class_dropout_prob > 0 else None,
+        labels=checkpoint.labels,
+        prediction_type=config.prediction_type,
+        learn_sigma=config.learn_sigma,
+        cfg_channels=config.cfg_channels,
+        schedule=LinearBetas(),
+        graphs=graphs,
+        goldens=FILE_NAME,
+        versions={
+            "pitstop": __version__,
+            "python": platform.python_version(),
+            **{package: metadata.version(package) for package in PACKAGES},
+        },
+    )
+
+
+def open_here(manifest: Manifest, folder: Path, precision: str) -> Pipeline:
+    """A bundle that is still being written, on ONNX Runtime's CPU provider."""
+    spec = manifest.denoiser(precision)
+    options = SessionOptions(provider="CPUExecutionProvider")
+    session = import_backend("onnxruntime").open_graph(folder / spec.path, spec, options)
+    return Pipeline(manifest, session, precision)
+
+
+def _tensor_spec(value: ir.Value) -> TensorSpec:
+    assert value.name is not None
+    assert value.shape is not None
+    assert value.dtype is not None
+    return TensorSpec(value.name, value.shape.numpy(), value.dtype.numpy().name)

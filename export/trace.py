@@ -1,0 +1,150 @@
+"""PyTorch to one fp32 ONNX graph with static shapes, and PyTorch as a session of the runtime.
+
+The only file here that imports torch, with the decoder's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..models.checkpoint import Checkpoint, build_model, load_checkpoint, with_input_size
+from ..models.config import config_to_dict
+from ..models.denoiser import Denoiser
+from ..models.errors import ModelError
+from ..models.presets import load_preset
+from ..runtime.backend import Array
+from ..runtime.errors import CheckpointError
+from ..runtime.manifest import ModelSpec
+
+OPSET = 18
+INPUTS = ("latent", "timestep", "label")
+OUTPUT = "prediction"
+VAE_FACTOR = 8  # image pixels along one side of a latent pixel
+PIXEL_CHANNELS = (1, 3)  # a denoiser of grey or RGB works on the image itself
+
+
+def load_source(source: str, image_size: int | None = None, seed: int = 0) -> Checkpoint:
+    """The checkpoint in the file ``source``, or the preset of that name.
+
+    Args:
+        source: A path, or a preset's name.
+        image_size: Side of the image in pixels, where it is not the one in the config.
+        seed: For the weights of a preset that was never trained.
+
+    Raises:
+        CheckpointError: No such file or preset, or one that cannot be read.
+    """
+    path = Path(source)
+    try:
+        is_file = path.exists() or path.suffix or path.name != source
+        checkpoint = load_checkpoint(path) if is_file else load_preset(source, seed)
+        if image_size is None:
+            return checkpoint
+        factor = vae_factor(checkpoint)
+        if image_size < factor or image_size % factor:
+            raise CheckpointError(
+                f"The image size is {image_size}, but a latent pixel is {factor} image pixels wide",
+                f"Choose a multiple of {factor}",
+            )
+        return with_input_size(checkpoint, (image_size // factor, image_size // factor))
+    except ModelError as error:
+        raise CheckpointError(error.problem, error.remedy) from error
+
+
+def latent_space(checkpoint: Checkpoint) -> str:
+    """``pixel`` for a denoiser of grey or RGB images, ``vae`` for one of latents."""
+    return "pixel" if checkpoint.config.in_channels in PIXEL_CHANNELS else "vae"
+
+
+def vae_factor(checkpoint: Checkpoint) -> int:
+    """Image pixels along one side of a latent pixel."""
+    return 1 if latent_space(checkpoint) == "pixel" else VAE_FACTOR
+
+
+def describe(checkpoint: Checkpoint, name: str, batch: int) -> ModelSpec:
+    """The manifest's account of a checkpoint; FLOPs are counted on PyTorch's meta device."""
+    with torch.device("meta"):
+        model = build_model(checkpoint.config).eval()
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(*_example(model, batch))
+    return ModelSpec(
+        name=name,
+        config=config_to_dict(checkpoint.config),
+        parameters=sum(weight.numel() for weight in model.parameters()),
+        flops_per_call=counter.get_total_flops(),
+        provenance=checkpoint.provenance,
+    )
+
+
+def trace(model: Denoiser, batch: int) -> ir.Model:
+    """Trace a denoiser for a batch of one size.
+
+    Returns:
+        An fp32 graph with static shapes everywhere: latent float32 [batch, channel, row, column],
+        timestep float32 [batch] and label int64 [batch] in, prediction float32 out.
+    """
+    with _quiet():
+        program = torch.onnx.export(
+            model.eval(),
+            _example(model, batch),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(INPUTS),
+            output_names=[OUTPUT],
+            verbose=False,
+        )
+    assert program is not None
+    traced = program.model
+    for node in traced.graph:  # stack traces, with the paths of this machine
+        node.metadata_props.clear()
+    return traced
+
+
+class TorchSession:
+    """PyTorch behind the runtime's `Session`: the reference runs the same loop as a backend."""
+
+    device = "torch cpu"
+
+    def __init__(self, model: Denoiser) -> None:
+        self._model = model.eval()
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        with torch.inference_mode():
+            inputs = [torch.from_numpy(np.ascontiguousarray(feeds[name])) for name in INPUTS]
+            return {OUTPUT: self._model(*inputs).numpy()}
+
+    def close(self) -> None:
+        """Nothing to give back: the model is the caller's."""
+
+
+def _example(model: Denoiser, batch: int) -> tuple[torch.Tensor, ...]:
+    config = model.config
+    return (
+        torch.zeros(batch, config.in_channels, *config.input_size),
+        torch.zeros(batch),
+        torch.zeros(batch, dtype=torch.int64),
+    )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's progress lines and its warnings about itself off the terminal."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
