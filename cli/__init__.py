@@ -1,0 +1,84 @@
+"""The commands, one a file: each parses its options, calls one library function and prints.
+
+A command's file is imported when it is called, and its libraries inside it, so that
+``pitstop --help`` and every command that runs on a device start without PyTorch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+from typing import NoReturn
+
+import click
+
+from .. import __version__
+from ..runtime.errors import PitstopError
+
+COMMANDS = ("demo", "export", "generate", "compare", "inspect", "doctor")
+
+
+class Commands(click.Group):
+    """A group that loads its commands by name and turns a mendable error into one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"{__name__}.{cmd_name}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            raise click.UsageError(
+                f"There is no command {args[0]!r}. Choose one of: {', '.join(COMMANDS)}.", ctx
+            ) from error
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except PitstopError as error:
+            if ctx.params["debug"]:
+                raise
+            click.echo(f"pitstop: {error}", err=True)
+            sys.exit(2)
+        except ModuleNotFoundError as error:
+            if ctx.params["debug"] or error.name not in EXTRAS:
+                raise
+            click.echo(
+                f"pitstop: This command needs the package {error.name}, which is not installed. "
+                f"Install it with: pip install 'pitstop[{EXTRAS[error.name]}]'.",
+                err=True,
+            )
+            sys.exit(2)
+
+
+EXTRAS = {
+    "torch": "export",
+    "onnx": "export",
+    "onnx_ir": "export",
+    "onnxscript": "export",
+    "safetensors": "export",
+    "onnxruntime": "cpu",
+}
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="pitstop")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def main(debug: bool) -> None:
+    """Take a PiT diffusion transformer from PyTorch to an edge device."""
+    signal.signal(signal.SIGTERM, _stop)
+
+
+def _stop(signum: int, frame: object) -> NoReturn:
+    """Leave through the same clean-up as Ctrl-C, so that nothing half-written stays."""
+    sys.exit(128 + signum)

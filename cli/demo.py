@@ -1,0 +1,76 @@
+"""``pitstop demo``: the main job on the shipped weights, in one table and one picture."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .printing import console, decibel, json_option, megabytes, stage_progress, table, write_json
+
+if TYPE_CHECKING:
+    from ..evaluation.demo import Demo
+
+
+@click.command()
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("pitstop-demo"),
+    show_default=True,
+    help="Folder for the bundle and the picture.",
+)
+@json_option
+def demo(out: Path, json_path: Path | None) -> None:
+    """Export the shipped PiT, draw images with it, and compare them with PyTorch's.
+
+    Example: pitstop demo --out pitstop-demo
+    """
+    from ..evaluation.demo import run_demo
+
+    progress, on_stage = stage_progress()
+    with progress:
+        made = run_demo(out, on_stage=on_stage)
+    write_json(json_path, figures(made))
+    _print(made)
+    if not made.passed:
+        sys.exit(1)
+
+
+def figures(made: Demo) -> dict[str, Any]:
+    rows = [
+        {
+            "precision": row.precision,
+            "bytes": row.bytes,
+            "ms_per_step": row.ms_per_step,
+            "relative_l2_max": row.comparison.relative_l2_max,
+            "psnr_db_median": row.comparison.psnr_db_median,
+            "class_agreement": row.class_agreement,
+        }
+        for row in made.rows
+    ]
+    return {"rows": rows, "picture": str(made.picture), "passed": made.passed}
+
+
+def _print(made: Demo) -> None:
+    rows = [["PyTorch fp32", "", f"{made.reference_ms_per_step:.0f} ms", "", "",
+             f"{made.reference_class_agreement:.0%}"]]  # fmt: skip
+    for row in made.rows:
+        rows.append([
+            f"ONNX {row.precision}",
+            megabytes(row.bytes),
+            f"{row.ms_per_step:.0f} ms",
+            f"{row.comparison.relative_l2_max:.1e}",
+            decibel(row.comparison.psnr_db_median),
+            f"{row.class_agreement:.0%}",
+        ])
+    columns = ["", "file", "time a step", "relative L2", "PSNR", "classified as asked"]
+    console.print(table(columns, rows))
+    images = len(made.rows[0].comparison.psnr_db)
+    console.print(
+        f"\nrelative L2: worst single call. PSNR: median of {images} guided images after "
+        f"{len(made.rows[0].comparison.step_relative_l2)} steps, on PyTorch's noise."
+    )
+    console.print(f"bundle   {made.bundle}\npicture  {made.picture}")

@@ -1,0 +1,66 @@
+"""``pitstop export``: a checkpoint or preset to a bundle."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from .printing import console, json_option, megabytes, pairs, stage_progress, write_json
+
+
+@click.command()
+@click.argument("source", metavar="CHECKPOINT|PRESET")
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="Folder for the bundle."
+)
+@click.option(
+    "--batch",
+    default=2,
+    show_default=True,
+    help="Rows of one denoiser call; guidance takes two for an image.",
+)
+@click.option("--image-size", type=int, metavar="PIXELS", help="Side of the image.")
+@click.option("--seed", default=0, show_default=True, help="For a preset's random weights.")
+@json_option
+def export(
+    source: str,
+    out: Path,
+    batch: int,
+    image_size: int | None,
+    seed: int,
+    json_path: Path | None,
+) -> None:
+    """Trace a checkpoint into ONNX, check it against PyTorch, and write a bundle.
+
+    Example: pitstop export fashion --out fashion.bundle --batch 8
+    """
+    from ..export.pipeline import export_bundle
+
+    progress, on_stage = stage_progress()
+    with progress:
+        report = export_bundle(
+            source, out, batch=batch, image_size=image_size, seed=seed, on_stage=on_stage
+        )
+    parity = report.parity
+    verdict = f"relative L2 {parity.worst:.1e} against PyTorch (at most {parity.tolerance:.0e})"
+    write_json(
+        json_path,
+        {
+            "bundle": str(out) if report.passed else None,
+            "relative_l2": parity.worst,
+            "tolerance": parity.tolerance,
+            "passes": [],
+            "passed": report.passed,
+        },
+    )
+    if not report.passed:
+        click.echo(
+            f"pitstop: The ONNX graph does not match PyTorch: {verdict}. Nothing was written; "
+            "reinstall with the versions in constraints.txt, or report the checkpoint.",
+            err=True,
+        )
+        sys.exit(1)
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    console.print(pairs([("bundle", str(out)), ("size", megabytes(size)), ("parity", verdict)]))

@@ -1,0 +1,143 @@
+"""``pitstop inspect``: what a bundle, a checkpoint or a preset is."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .printing import console, json_option, megabytes, pairs, table, write_json
+
+if TYPE_CHECKING:
+    from ..evaluation.inspection import CheckpointReport
+    from ..runtime.bundle import Bundle
+    from ..runtime.manifest import ModelSpec
+
+
+@click.command()
+@click.argument("target", metavar="BUNDLE|CHECKPOINT|PRESET")
+@json_option
+def inspect(target: str, json_path: Path | None) -> None:
+    """Say what a bundle holds, or what a checkpoint is; a bundle's hashes are checked.
+
+    Example: pitstop inspect fashion.bundle
+    """
+    if Path(target).is_dir():
+        from ..runtime.bundle import open_bundle
+
+        bundle = open_bundle(target)
+        write_json(json_path, bundle_figures(bundle))
+        _print_bundle(bundle)
+    else:
+        from ..evaluation.inspection import inspect_checkpoint
+
+        report = inspect_checkpoint(target)
+        write_json(json_path, checkpoint_figures(report))
+        _print_checkpoint(report)
+
+
+def bundle_figures(bundle: Bundle) -> dict[str, Any]:
+    manifest = bundle.manifest
+    graphs = [
+        {"name": name, "file": spec.path, "bytes": bundle.path(spec.path).stat().st_size}
+        | {"weight_bytes": spec.weight_bytes, "nodes": dict(spec.nodes), "opset": spec.opset}
+        | {
+            side: list(map(dataclasses.asdict, getattr(spec, side)))
+            for side in ("inputs", "outputs")
+        }
+        for name, spec in manifest.graphs.items()
+    ]
+    return {
+        "kind": "bundle",
+        "model": manifest.model.config,
+        "parameters": manifest.model.parameters,
+        "flops_per_call": manifest.model.flops_per_call,
+        "graphs": graphs,
+        "passes": [],
+        "engines": [],
+    }
+
+
+def checkpoint_figures(report: CheckpointReport) -> dict[str, Any]:
+    return {
+        "kind": "checkpoint",
+        "model": report.model.config,
+        "parameters": report.model.parameters,
+        "flops_per_call": report.model.flops_per_call,
+        "graphs": [],
+        "passes": [],
+        "engines": [],
+    }
+
+
+def _print_bundle(bundle: Bundle) -> None:
+    manifest = bundle.manifest
+    channel, row, column = manifest.latent_shape
+    console.print(
+        pairs([
+            *_model_rows(manifest.model),
+            ("FLOPs", f"{manifest.model.flops_per_call / 1e9:,.2f} G a call of {manifest.batch}"),
+            ("latent", f"{channel} x {row} x {column}, {manifest.latent_space}"),
+            ("labels", _labels(manifest.labels, manifest.num_classes)),
+            ("config", _config(manifest.model.config)),
+            ("versions", ", ".join(f"{name} {v}" for name, v in manifest.versions.items())),
+        ])
+    )
+    console.print()
+    rows = (
+        [name, megabytes(bundle.path(spec.path).stat().st_size), megabytes(spec.weight_bytes),
+         str(sum(spec.nodes.values())), str(spec.opset)]
+        for name, spec in manifest.graphs.items()
+    )  # fmt: skip
+    console.print(table(["graph", "file", "weights", "nodes", "opset"], rows))
+    for name, spec in manifest.graphs.items():
+        console.print(f"\n[bold]{name}[/]")
+        console.print(
+            pairs([
+                ("in", ", ".join(map(str, spec.inputs))),
+                ("out", ", ".join(map(str, spec.outputs))),
+                ("nodes", ", ".join(f"{count} {op}" for op, count in spec.nodes.items())),
+            ]),
+            markup=False,
+        )
+
+
+def _print_checkpoint(report: CheckpointReport) -> None:
+    channel, row, column = report.latent_shape
+    classes = report.model.config["num_classes"]
+    console.print(
+        pairs([
+            *_model_rows(report.model),
+            ("tensors", f"{report.tensors}, {megabytes(report.weight_bytes)} in fp32"),
+            ("FLOPs", f"{report.model.flops_per_call / 1e9:,.2f} G a row"),
+            ("latent", f"{channel} x {row} x {column}, {report.latent_space}"),
+            ("labels", _labels(report.labels, classes)),
+            ("config", _config(report.model.config)),
+            ("export", f"pitstop export {report.model.name} --out BUNDLE"),
+        ])
+    )
+
+
+def _model_rows(model: ModelSpec) -> list[tuple[str, str]]:
+    return [
+        ("model", f"{model.name} ({model.config['arch']})"),
+        ("weights", model.provenance or "the file does not say where they come from"),
+        ("parameters", f"{model.parameters / 1e6:,.2f} M"),
+    ]
+
+
+def _labels(labels: tuple[str, ...], classes: int) -> str:
+    return ", ".join(labels) if labels else f"0 to {classes - 1}, without names"
+
+
+def _config(config: Any, prefix: str = "") -> str:
+    """The config on one line, nested fields with their path."""
+    parts = []
+    for name, value in config.items():
+        if isinstance(value, dict):
+            parts.append(_config(value, f"{prefix}{name}."))
+        elif name != "arch":
+            parts.append(f"{prefix}{name}={value}")
+    return " ".join(parts)

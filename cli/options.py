@@ -1,0 +1,18 @@
+"""The options that several commands share."""
+
+from __future__ import annotations
+
+import click
+
+backend_option = click.option(
+    "--backend", default="auto", show_default=True, help="What runs the denoiser."
+)
+precision_option = click.option(
+    "--precision", help="fp32, fp16, ...; by default the most exact in the bundle."
+)
+provider_option = click.option(
+    "--provider", metavar="NAME", help="ONNX Runtime's execution provider."
+)
+threads_option = click.option(
+    "--threads", type=click.IntRange(min=1), help="CPU threads inside an operator."
+)

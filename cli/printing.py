@@ -1,0 +1,119 @@
+"""What the commands print with: one console, tables, a progress bar, and the JSON file."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from ..runtime.errors import OptionError
+
+console = Console(highlight=False, soft_wrap=False)
+messages = Console(stderr=True, highlight=False)
+
+json_option = click.option(
+    "--json",
+    "json_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write the figures to FILE as JSON.",
+)
+
+
+class StepTime(ProgressColumn):
+    """Milliseconds of one step, over the last steps."""
+
+    def render(self, task: Task) -> Text:
+        per_step = task.fields.get("rows", 1)
+        if not task.speed:
+            return Text("   - ms/step", style="dim")
+        return Text(f"{1000 * per_step / task.speed:4.0f} ms/step", style="dim")
+
+
+def step_progress() -> Progress:
+    """A bar with the steps done and the time of one, on stderr."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        StepTime(),
+        console=messages,
+        transient=True,
+    )
+
+
+def stage_progress() -> tuple[Progress, Callable[[str], None]]:
+    """A spinner with the stage that runs, and the function that names the next one."""
+    progress = Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), console=messages, transient=True
+    )
+    task = progress.add_task("")
+    return progress, lambda stage: progress.update(task, description=stage)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """A table whose first column is text and whose others are figures."""
+    drawn = Table(box=None, pad_edge=False, header_style="bold")
+    for index, column in enumerate(columns):
+        drawn.add_column(column, justify="left" if index == 0 else "right", no_wrap=index > 0)
+    for row in rows:
+        drawn.add_row(*row)
+    return drawn
+
+
+def pairs(rows: Iterable[tuple[str, str]]) -> Table:
+    """Names on the left, what they are on the right."""
+    drawn = Table(box=None, pad_edge=False, show_header=False)
+    drawn.add_column(style="bold", no_wrap=True)
+    drawn.add_column(overflow="fold")
+    for row in rows:
+        drawn.add_row(*row)
+    return drawn
+
+
+def write_json(path: Path | None, figures: Any) -> None:
+    """Write one JSON object, whole or not at all; a number that is not finite becomes null.
+
+    Raises:
+        OptionError: The file cannot be written.
+    """
+    if path is None:
+        return
+    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        beside.write_text(json.dumps(_finite(figures), indent=2, allow_nan=False) + "\n")
+        beside.replace(path)
+    except OSError as error:
+        raise OptionError(
+            f"{path} cannot be written ({error.strerror or error})",
+            "Choose another file with `--json`",
+        ) from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"
+
+
+def decibel(value: float) -> str:
+    return "equal" if math.isinf(value) and value > 0 else f"{value:.1f} dB"

@@ -1,0 +1,136 @@
+"""The main job on the shipped weights: export, draw, and hold the result against PyTorch."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..export.pipeline import OnStage, export_bundle
+from ..runtime.bundle import open_bundle
+from ..runtime.errors import PitstopError
+from ..runtime.image import make_grid, save_png, to_images
+from ..runtime.pipeline import OnStep, Pipeline, Settings
+from .compare import Comparison, compare
+from .quality import judge
+from .reference import live_goldens
+
+SOURCE = "fashion"
+BATCH = 20
+IMAGES = 40  # four of each class
+COLUMNS = 10
+SETTINGS = Settings(steps=50, cfg_scale=2.0)
+ZOOM = 2
+
+
+@dataclass(frozen=True)
+class DemoRow:
+    """One precision of the demo beside PyTorch in fp32.
+
+    Attributes:
+        precision: Of the denoiser's graph.
+        bytes: Of its file.
+        ms_per_step: Milliseconds for one guided step of ten images, the sampler included.
+        comparison: Its distance from PyTorch.
+        class_agreement: Share of images, in [0, 1], that the classifier names as asked.
+    """
+
+    precision: str
+    bytes: int
+    ms_per_step: float
+    comparison: Comparison
+    class_agreement: float
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the demo made.
+
+    Attributes:
+        rows: One for each precision.
+        reference_class_agreement: The same share for PyTorch's own images.
+        reference_ms_per_step: PyTorch's time for the same step.
+        picture: The grid of images, a PNG.
+        bundle: The exported bundle.
+    """
+
+    rows: tuple[DemoRow, ...]
+    reference_class_agreement: float
+    reference_ms_per_step: float
+    picture: Path
+    bundle: Path
+
+    @property
+    def passed(self) -> bool:
+        return all(row.comparison.passed for row in self.rows)
+
+
+def run_demo(
+    out: Path,
+    *,
+    on_stage: OnStage = lambda stage: None,
+    on_step: OnStep = lambda images: None,
+) -> Demo:
+    """Export the shipped PiT, draw forty images with it, and compare them with PyTorch's.
+
+    Args:
+        out: A folder for the bundle and the picture.
+        on_stage: Told what is being done.
+        on_step: Told of every step that draws.
+
+    Raises:
+        PitstopError: ``out`` cannot be written, or the export does not match PyTorch.
+    """
+    bundle = out / "bundle"
+    report = export_bundle(SOURCE, bundle, batch=BATCH, on_stage=on_stage)
+    if not report.passed:
+        raise PitstopError(
+            f"The exported graph is {report.parity.worst:.1e} from PyTorch, "
+            f"above {report.parity.tolerance:.0e}",
+            "Reinstall with the versions in constraints.txt",
+        )
+    manifest = open_bundle(bundle).manifest
+
+    on_stage(f"drawing {IMAGES} images with PyTorch")
+    clock = _Clock(on_step)
+    goldens = live_goldens(SOURCE, manifest, SETTINGS, IMAGES, on_step=clock.tick)
+    reference_ms = clock.ms_per_step
+    asked = goldens.classes.tolist()
+    rows = []
+    for precision in manifest.precisions:
+        on_stage(f"drawing {IMAGES} images with ONNX Runtime, {precision}")
+        pipeline = Pipeline.from_bundle(bundle, backend="onnxruntime", precision=precision)
+        clock = _Clock(on_step)
+        compared = compare(pipeline, goldens, reference="PyTorch fp32", on_step=clock.tick)
+        rows.append(
+            DemoRow(
+                precision=precision,
+                bytes=(bundle / manifest.denoiser(precision).path).stat().st_size,
+                ms_per_step=clock.ms_per_step,
+                comparison=compared,
+                class_agreement=judge(compared.latents).agreement(asked),
+            )
+        )
+    picture = out / "images.png"
+    save_png(make_grid(to_images(compared.latents), COLUMNS, zoom=ZOOM), picture)
+    agreement = judge(goldens.trajectory[-1]).agreement(asked)
+    return Demo(tuple(rows), agreement, reference_ms, picture, bundle)
+
+
+class _Clock:
+    """Counts and times the steps of a run, from the end of its first step."""
+
+    def __init__(self, on_step: OnStep) -> None:
+        self._on_step = on_step
+        self._times: list[float] = []
+
+    def tick(self, images: int) -> None:
+        self._times.append(time.perf_counter())
+        self._on_step(images)
+
+    @property
+    def ms_per_step(self) -> float:
+        """The median time between two steps, in milliseconds."""
+        return 1000 * float(np.median(np.diff(self._times)))
