@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import platform
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 import onnx_ir as ir
 
-from .. import __version__
-from ..models.checkpoint import Checkpoint
 from ..runtime.backend import SessionOptions
 from ..runtime.backends import import_backend
 from ..runtime.bundle import new_bundle, write_manifest
 from ..runtime.errors import OptionError
-from ..runtime.goldens import FILE_NAME, write_goldens
+from ..runtime.goldens import write_goldens
 from ..runtime.manifest import GraphSpec, Manifest, TensorSpec
 from ..runtime.pipeline import Pipeline
-from ..runtime.schedule import LinearBetas
 from .goldens import draw_goldens, golden_settings
 from .parity import FP32_TOLERANCE, Parity, check_parity
-from .trace import TorchSession, describe, latent_space, load_source, trace
+from .trace import TorchSession, load_source, manifest_for, trace
 
 INLINE_LIMIT = 1 << 30  # bytes of weights; protobuf holds 2 GiB, and copies while it writes
-PACKAGES = ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "numpy")
 MAX_BATCH = 256
 
 OnStage = Callable[[str], None]
@@ -111,33 +105,6 @@ def write_graph(model: ir.Model, folder: Path, name: str) -> GraphSpec:
         opset=model.opset_imports[""],
         nodes=dict(sorted(Counter(node.op_type for node in model.graph).items())),
         weight_bytes=weights,
-    )
-
-
-def manifest_for(
-    checkpoint: Checkpoint, name: str, batch: int, graphs: dict[str, GraphSpec]
-) -> Manifest:
-    """The manifest of a bundle; the files' hashes come when it is written."""
-    config = checkpoint.config
-    return Manifest(
-        model=describe(checkpoint, name, batch),
-        batch=batch,
-        latent_shape=(config.in_channels, *config.input_size),
-        latent_space=latent_space(checkpoint),
-        num_classes=config.num_classes,
-        null_class=config.num_classes if config.class_dropout_prob > 0 else None,
-        labels=checkpoint.labels,
-        prediction_type=config.prediction_type,
-        learn_sigma=config.learn_sigma,
-        cfg_channels=config.cfg_channels,
-        schedule=LinearBetas(),
-        graphs=graphs,
-        goldens=FILE_NAME,
-        versions={
-            "pitstop": __version__,
-            "python": platform.python_version(),
-            **{package: metadata.version(package) for package in PACKAGES},
-        },
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import platform
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ import onnx_ir as ir
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from .. import __version__
 from ..models.checkpoint import Checkpoint, build_model, load_checkpoint, with_input_size
 from ..models.config import config_to_dict
 from ..models.denoiser import Denoiser
@@ -24,11 +26,15 @@ from ..models.errors import ModelError
 from ..models.presets import load_preset
 from ..runtime.backend import Array
 from ..runtime.errors import CheckpointError
-from ..runtime.manifest import ModelSpec
+from ..runtime.goldens import FILE_NAME
+from ..runtime.machine import installed_versions
+from ..runtime.manifest import GraphSpec, Manifest, ModelSpec
+from ..runtime.schedule import LinearBetas
 
 OPSET = 18
 INPUTS = ("latent", "timestep", "label")
 OUTPUT = "prediction"
+PACKAGES = ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "numpy")
 VAE_FACTOR = 8  # image pixels along one side of a latent pixel
 PIXEL_CHANNELS = (1, 3)  # a denoiser of grey or RGB works on the image itself
 
@@ -69,6 +75,33 @@ def latent_space(checkpoint: Checkpoint) -> str:
 def vae_factor(checkpoint: Checkpoint) -> int:
     """Image pixels along one side of a latent pixel."""
     return 1 if latent_space(checkpoint) == "pixel" else VAE_FACTOR
+
+
+def manifest_for(
+    checkpoint: Checkpoint, name: str, batch: int, graphs: dict[str, GraphSpec]
+) -> Manifest:
+    """The manifest of a bundle; the files' hashes come when it is written."""
+    config = checkpoint.config
+    return Manifest(
+        model=describe(checkpoint, name, batch),
+        batch=batch,
+        latent_shape=(config.in_channels, *config.input_size),
+        latent_space=latent_space(checkpoint),
+        num_classes=config.num_classes,
+        null_class=config.num_classes if config.class_dropout_prob > 0 else None,
+        labels=checkpoint.labels,
+        prediction_type=config.prediction_type,
+        learn_sigma=config.learn_sigma,
+        cfg_channels=config.cfg_channels,
+        schedule=LinearBetas(),
+        graphs=graphs,
+        goldens=FILE_NAME,
+        versions={
+            "pitstop": __version__,
+            "python": platform.python_version(),
+            **installed_versions(PACKAGES),
+        },
+    )
 
 
 def describe(checkpoint: Checkpoint, name: str, batch: int) -> ModelSpec:

@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -63,13 +63,14 @@ def this_machine() -> Machine:
         free_bytes=memory.get("MemAvailable"),
         gpus=_gpus(),
         jetpack=_first_line(JETPACK_RELEASE),
-        packages=_packages(),
+        packages=installed_versions(PACKAGES),
     )
 
 
-def _packages() -> dict[str, str]:
+def installed_versions(packages: Iterable[str]) -> dict[str, str]:
+    """The versions of those of ``packages`` that are installed."""
     installed = {}
-    for package in PACKAGES:
+    for package in packages:
         try:
             installed[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
