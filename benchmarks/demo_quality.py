@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 import numpy as np
+from record import record
 from rich.progress import track
 
 from pitstop.evaluation.demo import SETTINGS
@@ -18,7 +19,6 @@ from pitstop.evaluation.quality import frechet_distance, judge
 from pitstop.export.pipeline import export_bundle
 from pitstop.models.training.fashion_mnist import read_test, read_train
 from pitstop.runtime.pipeline import Pipeline
-from record import record
 
 PART = 50  # images drawn at once
 

@@ -267,7 +267,9 @@ class PseudoShiftedWindowAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.offset:
             x = x.roll(-self.offset, dims=2)
-        if self.split == "projected":
+        if not self.bridged:
+            qkv = self.qkv(x)  # (N, T, 3D)
+        elif self.split == "projected":
             qkv, x_b = self.qkv(x).split([3 * self.attended, self.bridged], dim=2)
         else:
             x_w, x_b = x.split([self.attended, self.bridged], dim=2)

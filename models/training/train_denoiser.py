@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..config import config_to_dict
 from ..denoiser import initialize_for_training
+from ..errors import ModelError
 from ..pit import Pit, PitConfig
 from .diffusion import alpha_bar, epsilon_loss
 from .fashion_mnist import LabelledImages
@@ -67,7 +68,17 @@ class Training:
         beside.replace(path)
 
     def restore(self, path: Path) -> None:
+        """Go on from what `save` wrote.
+
+        Raises:
+            ModelError: It wrote a model of another config.
+        """
         state: dict[str, Any] = torch.load(path, weights_only=True)
+        if state["config"] != config_to_dict(self.model.config):
+            raise ModelError(
+                f"{path} holds another model than the one to train",
+                "Remove it, or name another folder with `--out`",
+            )
         self.model.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -1,0 +1,152 @@
+"""The walls of the house: what each room must never import."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ROOMS = {"models", "runtime", "export", "calibration", "evaluation", "cli"}
+HEAVY = {"torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime"}
+
+# Modules that must import where others cannot be imported: a room, or a file of one.
+STANDS_WITHOUT = {
+    "models": {"onnx", "onnx_ir", "onnxruntime", *(ROOMS - {"models"})},
+    "runtime": {*HEAVY, *(ROOMS - {"runtime"})},
+    "export": {"calibration", "evaluation", "cli"},
+    "export/__init__.py": {*HEAVY, *(ROOMS - {"export", "runtime"})},
+    "export/engine.py": {*HEAVY, *(ROOMS - {"export", "runtime"})},
+    "evaluation": {"cli"},
+    "cli": {*HEAVY, "numpy", *(ROOMS - {"cli", "runtime"})},
+}
+
+LOAD_TORCH = {"models", "export", "evaluation"}
+
+# What a room imports beside the standard library and itself, inside functions too.
+ALLOWED = {
+    "models": {"torch", "numpy", "safetensors", "click", "rich"},
+    "runtime": {"numpy", "PIL"},
+    "export": {"numpy", "onnx", "onnx_ir", "pitstop.runtime"},
+    "calibration": {"numpy", "onnx", "onnxruntime", "pitstop.runtime"},
+    "evaluation": {"numpy", "PIL", "torch", *(f"pitstop.{room}" for room in ROOMS - {"cli"})},
+    "cli": {"click", "rich", *(f"pitstop.{room}" for room in ROOMS - {"cli"})},
+}
+ALLOWED_IN_FILE = {
+    "export/trace.py": {"torch", "pitstop.models"},
+    "export/decoder.py": {"torch", "diffusers", "pitstop.models"},
+}
+
+WALK = """
+import importlib, pkgutil, sys
+sys.modules.update(dict.fromkeys({banned}))
+module = importlib.import_module("{module}")
+for found in pkgutil.walk_packages(getattr(module, "__path__", []), "{module}.") if {walk} else []:
+    importlib.import_module(found.name)
+"""
+
+
+def rooms_that_exist() -> list[str]:
+    return [room for room in sorted(ROOMS) if (ROOT / room / "__init__.py").exists()]
+
+
+def places_that_exist() -> list[pytest.ParameterSet]:
+    return [
+        pytest.param(place, marks=[pytest.mark.slow] * (place in LOAD_TORCH))
+        for place in STANDS_WITHOUT
+        if (ROOT / place).exists()
+    ]
+
+
+@pytest.mark.parametrize("place", places_that_exist())
+def test_room_stands_without_what_it_must_not_import(place: str) -> None:
+    """Every file of the room imports in a fresh interpreter where the banned modules cannot."""
+    banned = sorted(f"pitstop.{name}" if name in ROOMS else name for name in STANDS_WITHOUT[place])
+    module = f"pitstop.{place}".removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    code = WALK.format(module=module, banned=banned, walk=place in ROOMS)
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("room", rooms_that_exist())
+def test_no_file_imports_what_its_room_may_not(room: str) -> None:
+    """An import inside a function counts too: the fresh interpreter above never runs it."""
+    files = sorted((ROOT / room).rglob("*.py"))
+    found = [
+        f"{path.relative_to(ROOT).as_posix()} imports {name}"
+        for path in files
+        for name in sorted(set(imports(path)))
+        if not may_import(path, name)
+    ]
+    assert found == []
+
+
+def test_no_thing_of_a_folder_of_like_things_imports_another() -> None:
+    """A pass, sampler or backend stands alone: only its folder's ``__init__.py`` knows them all."""
+    found = [
+        f"{path.relative_to(ROOT).as_posix()} imports {name}"
+        for folder in ("export/passes", "runtime/samplers", "runtime/backends")
+        for path in (ROOT / folder).glob("[!_]*.py")
+        for name in imports(path)
+        if name.startswith(f"pitstop.{folder.replace('/', '.')}.")
+    ]
+    assert found == []
+
+
+def test_the_root_imports_nothing() -> None:
+    assert list(imports(ROOT / "__init__.py")) == []
+
+
+def test_inside_the_package_imports_are_relative() -> None:
+    """From the root of the repository ``import models`` works by accident: nothing may need it."""
+    found = [
+        f"{path.relative_to(ROOT).as_posix()} imports {name}"
+        for room in rooms_that_exist()
+        for path in (ROOT / room).rglob("*.py")
+        for name in absolute_imports(ast.parse(path.read_text()))
+        if name.split(".")[0] in {"pitstop", *ROOMS}
+    ]
+    assert found == []
+
+
+def may_import(path: Path, name: str) -> bool:
+    relative = path.relative_to(ROOT)
+    room = relative.parts[0]
+    top, *rest = name.split(".")
+    if top == "pitstop":
+        if not rest or rest[0] not in ROOMS:
+            return True  # the root itself, for its version
+        top = f"pitstop.{rest[0]}"
+    elif top in sys.stdlib_module_names:
+        return True
+    elif relative.parts[:2] == ("runtime", "backends"):
+        return top not in HEAVY or top == path.stem  # a backend's library, inside its own file
+    allowed = ALLOWED[room] | ALLOWED_IN_FILE.get(relative.as_posix(), set())
+    return top == f"pitstop.{room}" or top in allowed
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The absolute name of all that a file imports, wherever in the file it does."""
+    tree = ast.parse(path.read_text())
+    yield from absolute_imports(tree)
+    package = ["pitstop", *path.relative_to(ROOT).parent.parts]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            start = package[: len(package) - node.level + 1]
+            start += node.module.split(".") if node.module else []
+            yield from (".".join([*start, alias.name]) for alias in node.names)
+
+
+def absolute_imports(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            assert node.module is not None
+            yield node.module
