@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..runtime.goldens import Goldens
 from ..runtime.pipeline import Pipeline
-from ..runtime.sampler import Latent
 
 FP32_TOLERANCE = 1e-5
 
@@ -46,7 +47,7 @@ def check_parity(candidate: Pipeline, goldens: Goldens, tolerance: float) -> Par
     return Parity(tuple(errors), tolerance)
 
 
-def relative_l2(expected: Latent, found: Latent) -> float:
+def relative_l2(expected: npt.NDArray[Any], found: npt.NDArray[Any]) -> float:
     """``|found - expected| / |expected|``; infinite where ``found`` is not finite."""
     if not np.isfinite(found).all():
         return float("inf")

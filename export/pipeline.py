@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-
-import onnx_ir as ir
 
 from ..runtime.backend import SessionOptions
 from ..runtime.backends import import_backend
 from ..runtime.bundle import new_bundle, write_manifest
 from ..runtime.errors import OptionError
 from ..runtime.goldens import write_goldens
-from ..runtime.manifest import GraphSpec, Manifest, TensorSpec
+from ..runtime.manifest import Manifest
 from ..runtime.pipeline import Pipeline
 from .goldens import draw_goldens, golden_settings
+from .graph_file import write_graph
 from .parity import FP32_TOLERANCE, Parity, check_parity
 from .trace import TorchSession, load_source, manifest_for, trace
 
-INLINE_LIMIT = 1 << 30  # bytes of weights; protobuf holds 2 GiB, and copies while it writes
 MAX_BATCH = 256
 
 OnStage = Callable[[str], None]
@@ -88,36 +85,9 @@ def export_bundle(
     return ExportReport(out, parity)
 
 
-def write_graph(model: ir.Model, folder: Path, name: str) -> GraphSpec:
-    """Write a graph into ``graphs/`` of a new bundle, big weights beside it, and describe it."""
-    path = folder / "graphs" / f"{name}.onnx"
-    path.parent.mkdir(exist_ok=True)
-    weights = sum(
-        value.const_value.nbytes
-        for value in model.graph.initializers.values()
-        if value.const_value is not None
-    )
-    ir.save(model, path, external_data=f"{name}.onnx.data" if weights > INLINE_LIMIT else None)
-    return GraphSpec(
-        path=path.relative_to(folder).as_posix(),
-        inputs=tuple(map(_tensor_spec, model.graph.inputs)),
-        outputs=tuple(map(_tensor_spec, model.graph.outputs)),
-        opset=model.opset_imports[""],
-        nodes=dict(sorted(Counter(node.op_type for node in model.graph).items())),
-        weight_bytes=weights,
-    )
-
-
 def open_here(manifest: Manifest, folder: Path, precision: str) -> Pipeline:
     """A bundle that is still being written, on ONNX Runtime's CPU provider."""
     spec = manifest.denoiser(precision)
     options = SessionOptions(provider="CPUExecutionProvider")
     session = import_backend("onnxruntime").open_graph(folder / spec.path, spec, options)
     return Pipeline(manifest, session, precision)
-
-
-def _tensor_spec(value: ir.Value) -> TensorSpec:
-    assert value.name is not None
-    assert value.shape is not None
-    assert value.dtype is not None
-    return TensorSpec(value.name, value.shape.numpy(), value.dtype.numpy().name)

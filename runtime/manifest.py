@@ -61,6 +61,31 @@ class GraphSpec:
 
 
 @dataclass(frozen=True)
+class PassReport:
+    """What one graph pass did when the bundle was exported.
+
+    Attributes:
+        name: Of the pass.
+        nodes_before: How many nodes of each operator type it was given.
+        nodes_after: How many it left.
+        weight_bytes_before: Bytes of all initializers that it was given.
+        weight_bytes_after: Bytes that it left.
+        rewritten: The sites that it changed, each by the name of its node's first output.
+        skipped: The sites that it left alone, and why.
+        relative_l2: How much the graph's output changed on the inputs of the check.
+    """
+
+    name: str
+    nodes_before: Mapping[str, int]
+    nodes_after: Mapping[str, int]
+    weight_bytes_before: int
+    weight_bytes_after: int
+    rewritten: tuple[str, ...]
+    skipped: Mapping[str, str]
+    relative_l2: float
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """The network that the graphs were traced from.
 
@@ -101,6 +126,7 @@ class Manifest:
         goldens: Path of the reference outputs, relative to the folder.
         files: sha256 of every file of the bundle but this one, by relative path.
         versions: Of the packages that took part in the export.
+        passes: What each graph pass did, in order.
     """
 
     model: ModelSpec
@@ -118,6 +144,7 @@ class Manifest:
     goldens: str
     files: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    passes: tuple[PassReport, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -201,11 +228,16 @@ def _manifest(content: dict[str, Any]) -> Manifest:
         "cfg_channels": _count(content["cfg_channels"], "cfg_channels"),
         "schedule": LinearBetas(**content["schedule"]),
         "graphs": {name: _graph_spec(graph) for name, graph in content["graphs"].items()},
+        "passes": tuple(_pass_report(report) for report in content["passes"]),
         "files": {str(path): str(digest) for path, digest in content["files"].items()},
     }
     if values["latent_space"] not in LATENT_SPACES:
         raise ValueError(f"latent_space is {values['latent_space']!r}, not one of {LATENT_SPACES}")
     return Manifest(**values)
+
+
+def _pass_report(content: dict[str, Any]) -> PassReport:
+    return PassReport(**{**content, "rewritten": tuple(content["rewritten"])})
 
 
 def _graph_spec(content: dict[str, Any]) -> GraphSpec:

@@ -1,0 +1,133 @@
+"""What a graph pass is, and how passes are applied.
+
+A pass edits the graph that it is given and says what it did. `apply` hands it a copy, so to
+everyone else a pass is a pure function from a model to a model and a report. What is true of all
+passes is checked here, once: the graph kept its inputs and outputs, and answers as before.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from ..runtime.backend import Array
+from ..runtime.manifest import PassReport
+from .graph_file import run_graph
+from .parity import relative_l2
+from .weights import weight_bytes
+
+Feeds = Mapping[str, Array]
+
+
+@dataclass
+class Sites:
+    """The places that a pass looked at, each by the name of the node's first output.
+
+    Node names are optional in ONNX; output names are not.
+    """
+
+    rewritten: list[str] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    def rewrite(self, node: ir.Node) -> None:
+        self.rewritten.append(str(node.outputs[0].name))
+
+    def skip(self, node: ir.Node, why: str) -> None:
+        self.skipped[str(node.outputs[0].name)] = why
+
+
+@dataclass(frozen=True)
+class GraphPass:
+    """One rewrite of an ONNX graph, and how exact it promises to be.
+
+    Attributes:
+        name: What reports and ``--no-pass`` call it.
+        edit: Changes the graph in place and returns where.
+        tolerance: The largest relative L2 change of any output that it may cause. 0 is bit-exact.
+    """
+
+    name: str
+    edit: Callable[[ir.Graph], Sites]
+    tolerance: float
+
+
+class PassBroken(RuntimeError):
+    """A pass that changed what the graph computes: our mistake, so the export stops."""
+
+
+def apply(graph_pass: GraphPass, model: ir.Model, feeds: Feeds) -> tuple[ir.Model, PassReport]:
+    """Run one pass on a copy of ``model``, beside ``model`` itself on ``feeds``.
+
+    Raises:
+        PassBroken: The inputs or outputs changed, or an output differs by more than the pass's
+            tolerance.
+    """
+    [(edited, report)] = _apply_all([graph_pass], model, feeds)
+    return edited, report
+
+
+def apply_all(
+    passes: Iterable[GraphPass], model: ir.Model, feeds: Feeds
+) -> tuple[ir.Model, tuple[PassReport, ...]]:
+    """Run passes in order, each held against the graph before it."""
+    reports = []
+    for edited, report in _apply_all(passes, model, feeds):
+        model = edited
+        reports.append(report)
+    return model, tuple(reports)
+
+
+def interface(model: ir.Model) -> str:
+    """The signature of a graph, e.g. ``x FLOAT [2,4] -> y FLOAT [2,3]``."""
+    inputs, outputs = (
+        ", ".join(f"{value.name} {value.dtype} {value.shape}" for value in values)
+        for values in (model.graph.inputs, model.graph.outputs)
+    )
+    return f"{inputs} -> {outputs}"
+
+
+def _apply_all(
+    passes: Iterable[GraphPass], model: ir.Model, feeds: Feeds
+) -> Iterable[tuple[ir.Model, PassReport]]:
+    before = run_graph(model, feeds)
+    for graph_pass in passes:
+        edited = model.clone()
+        sites = graph_pass.edit(edited.graph)
+        RemoveUnusedNodesPass()(edited)
+        _check_interface(graph_pass, model, edited)
+        after = run_graph(edited, feeds)
+        change = max(relative_l2(before[name], after[name]) for name in before)
+        if not change <= graph_pass.tolerance:
+            raise PassBroken(
+                f"The pass {graph_pass.name} changed the graph's output by {change:.1e} relative "
+                f"L2, it promises at most {graph_pass.tolerance:.0e}"
+            )
+        yield edited, _report(graph_pass, model, edited, sites, change)
+        model, before = edited, after
+
+
+def _check_interface(graph_pass: GraphPass, model: ir.Model, edited: ir.Model) -> None:
+    if interface(edited) != interface(model):
+        raise PassBroken(
+            f"The pass {graph_pass.name} changed the graph from {interface(model)} to "
+            f"{interface(edited)}"
+        )
+
+
+def _report(
+    graph_pass: GraphPass, before: ir.Model, after: ir.Model, sites: Sites, change: float
+) -> PassReport:
+    return PassReport(
+        name=graph_pass.name,
+        nodes_before=dict(Counter(node.op_type for node in before.graph)),
+        nodes_after=dict(Counter(node.op_type for node in after.graph)),
+        weight_bytes_before=weight_bytes(before),
+        weight_bytes_after=weight_bytes(after),
+        rewritten=tuple(sites.rewritten),
+        skipped=sites.skipped,
+        relative_l2=change,
+    )

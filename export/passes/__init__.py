@@ -1,0 +1,8 @@
+"""The passes, one a file, in the order in which export runs them."""
+
+from ..graph_pass import GraphPass
+from .fold_bridge import FOLD_BRIDGE
+from .fuse_attention import FUSE_ATTENTION
+from .window_major import WINDOW_MAJOR
+
+PASSES: tuple[GraphPass, ...] = (FOLD_BRIDGE, WINDOW_MAJOR, FUSE_ATTENTION)

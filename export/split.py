@@ -1,0 +1,159 @@
+"""One graph becomes two: what depends on (timestep, label) alone leaves the loop.
+
+The embedders and every adaLN linear, a third of a DiT's weights, never see the latent. They
+become the conditioner, which the runtime asks for the modulations of all steps before the loop:
+
+    modulation[:, 6 k + j] = chunk j of block k, and shift and scale of the final layer at the end
+
+All of them come from one vector, ``silu(c)``, so their linears become one wide one. ``1 + scale``
+is computed there too: the 1 goes into the linear's bias. Exact but for the rounding of that sum.
+The denoiser takes ``modulation`` as an input instead of timestep and label.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from .weights import (
+    Weight,
+    add_constant,
+    constant,
+    dims,
+    insert,
+    is_op,
+    made_by,
+    replace_node,
+    reshape,
+    sole_user,
+)
+
+MODULATION = "modulation"
+LATENT = "latent"
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One vector of a block's modulation, as the trunk reads it.
+
+    Attributes:
+        value: float32 [batch, 1, channel].
+        weight: The rows of the linear that make it, [channel, channel].
+        bias: [channel], with the 1 of ``1 + scale``.
+    """
+
+    value: ir.Value
+    weight: Weight
+    bias: Weight
+
+
+class NoSplit(ValueError):
+    """The graph's conditioning is not one vector through one linear for each block."""
+
+
+def split(model: ir.Model) -> tuple[ir.Model, ir.Model]:
+    """The conditioner and the denoiser of a traced graph, which is left as it is.
+
+    Raises:
+        NoSplit: The modulations do not come from linears of one vector.
+    """
+    denoiser = model.clone()
+    chunks, source = _find_chunks(denoiser.graph)
+    _take_modulation(denoiser, chunks)
+    conditioner = model.clone()
+    _keep_conditioning(conditioner, chunks, str(source.name))
+    return conditioner, denoiser
+
+
+def _find_chunks(graph: ir.Graph) -> tuple[list[Chunk], ir.Value]:
+    """Every modulation in the order in which the trunk was traced, and the vector behind them."""
+    chunks, sources = [], set()
+    for pieces in [node for node in graph if is_op(node, "Split", axis=1)]:
+        linear = made_by(pieces.inputs[0], "Gemm", transB=1)
+        if linear is None:
+            continue
+        weight, bias = constant(linear.inputs[1]), constant(linear.inputs[2])
+        if weight is None or bias is None or linear.inputs[0] is None:
+            raise NoSplit(f"the linear that makes {pieces.inputs[0]} has no constant weights")
+        sources.add(linear.inputs[0])
+        rows = np.split(weight, len(pieces.outputs)), np.split(bias, len(pieces.outputs))
+        chunks += [_chunk(piece, *row) for piece, *row in zip(pieces.outputs, *rows, strict=True)]
+    if len(sources) != 1:
+        raise NoSplit(f"the modulations come from {len(sources)} vectors, not from one")
+    return chunks, sources.pop()
+
+
+def _chunk(piece: ir.Value, weight: Weight, bias: Weight) -> Chunk:
+    """A piece of a linear, unsqueezed to [batch, 1, channel] and with the 1 of ``1 + scale``."""
+    unsqueezed = sole_user(piece)
+    if unsqueezed is None or unsqueezed.op_type != "Unsqueeze":
+        raise NoSplit(f"{piece.name} feeds something that is no modulation")
+    value = unsqueezed.outputs[0]
+    plus_one = sole_user(value)
+    if plus_one is not None and plus_one.op_type == "Add":
+        one = constant(plus_one.inputs[1])
+        if one is not None and one.size == 1 and one.item() == 1:
+            return Chunk(
+                plus_one.outputs[0], weight, (bias.astype(np.float64) + 1).astype(bias.dtype)
+            )
+    return Chunk(value, weight, bias)
+
+
+def _take_modulation(model: ir.Model, chunks: list[Chunk]) -> None:
+    """Let the trunk read its modulations from one input [batch, chunk, channel]."""
+    graph = model.graph
+    batch, _, width = dims(chunks[0].value)
+    modulation = ir.Value(
+        name=MODULATION,
+        shape=ir.Shape((batch, len(chunks), width)),
+        type=chunks[0].value.type,
+    )
+    pieces = ir.node(
+        "Split",
+        [modulation],
+        attributes={"axis": 1, "num_outputs": len(chunks)},
+        num_outputs=len(chunks),
+    )
+    graph.insert_before(graph[0], pieces)
+    for chunk, piece in zip(chunks, pieces.outputs, strict=True):
+        piece.name = f"{MODULATION}_{piece.index()}"
+        piece.shape, piece.type = ir.Shape((batch, 1, width)), modulation.type
+        node = chunk.value.producer()
+        assert node is not None
+        replace_node(graph, node, piece)
+    RemoveUnusedNodesPass()(model)
+    kept = [value for value in graph.inputs if value.name == LATENT]
+    if unused := [v.name for v in graph.inputs if v.name != LATENT and v.uses()]:
+        raise NoSplit(f"the trunk reads {', '.join(map(str, unused))} beside the modulations")
+    graph.inputs[:] = [*kept, modulation]
+
+
+def _keep_conditioning(model: ir.Model, chunks: list[Chunk], source: str) -> None:
+    """Keep the embedders, and make all modulations with one linear."""
+    graph = model.graph
+    vector = next(v for node in graph for v in node.outputs if v.name == source)
+    batch, width = dims(vector)
+    made = len(chunks) * width
+    weight = np.concatenate([chunk.weight for chunk in chunks])
+    bias = np.concatenate([chunk.bias for chunk in chunks])
+    last = graph[-1]
+    wide = insert(
+        graph,
+        last,
+        "Gemm",
+        [
+            vector,
+            add_constant(graph, "adaLN.weight", weight),
+            add_constant(graph, "adaLN.bias", bias),
+        ],
+        (batch, made),
+        transB=1,
+    )
+    output = reshape(graph, last, wide, (batch, len(chunks), width))
+    output.name = MODULATION
+    graph.outputs[:] = [output]
+    RemoveUnusedNodesPass()(model)
+    graph.inputs[:] = [value for value in graph.inputs if value.name != LATENT]

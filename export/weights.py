@@ -1,0 +1,114 @@
+"""Reading and writing the constants of a graph, and the small steps that every pass takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+Weight = npt.NDArray[Any]
+
+
+def weight_bytes(model: ir.Model) -> int:
+    """Bytes of all initializers."""
+    values = model.graph.initializers.values()
+    return sum(value.const_value.nbytes for value in values if value.const_value is not None)
+
+
+def constant(value: ir.Value | None) -> Weight | None:
+    """The array behind a value, or None where it is not known before the graph runs."""
+    if value is None or value.const_value is None:
+        return None
+    return value.const_value.numpy()
+
+
+def sole_user(value: ir.Value) -> ir.Node | None:
+    """The one node that a value feeds, or None where it feeds several, none, or the outside."""
+    users = list(value.consumers())
+    return users[0] if len(users) == 1 and not value.is_graph_output() else None
+
+
+def made_by(value: ir.Value | None, op_type: str, **attributes: object) -> ir.Node | None:
+    """The node that makes ``value``, where it is of that type and has those attributes."""
+    node = None if value is None else value.producer()
+    return node if node is not None and is_op(node, op_type, **attributes) else None
+
+
+def is_op(node: ir.Node, op_type: str, **attributes: object) -> bool:
+    """Whether a node is of a type and has attributes of these values (lists as tuples)."""
+    if node.op_type != op_type:
+        return False
+    return all(
+        name in node.attributes and _plain(node.attributes[name].value) == value
+        for name, value in attributes.items()
+    )
+
+
+def dims(value: ir.Value | None) -> tuple[int, ...]:
+    """The static shape of a value."""
+    assert value is not None
+    assert value.shape is not None
+    return value.shape.numpy()
+
+
+def add_constant(graph: ir.Graph, name: str, array: Weight) -> ir.Value:
+    """A new initializer with a name that is not taken."""
+    taken = graph.initializers
+    unique = name
+    for count in range(1, len(taken) + 2):
+        if unique not in taken:
+            break
+        unique = f"{name}_{count}"
+    value = ir.Value(name=unique, const_value=ir.tensor(np.ascontiguousarray(array), name=unique))
+    value.shape = ir.Shape(array.shape)
+    value.type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
+    graph.register_initializer(value)
+    return value
+
+
+def insert(
+    graph: ir.Graph,
+    before: ir.Node,
+    op_type: str,
+    inputs: Sequence[ir.Value],
+    shape: Sequence[int],
+    **attributes: object,
+) -> ir.Value:
+    """Insert a node of one output before another, and return its output."""
+    node = ir.node(op_type, inputs, attributes=attributes)  # type: ignore[arg-type]
+    output = node.outputs[0]
+    output.shape = ir.Shape(shape)
+    output.type = inputs[0].type
+    graph.insert_before(before, node)
+    return output
+
+
+def reshape(graph: ir.Graph, before: ir.Node, value: ir.Value, shape: Sequence[int]) -> ir.Value:
+    """Insert a Reshape to a static shape."""
+    target = add_constant(graph, f"shape_{'x'.join(map(str, shape))}", np.array(shape, np.int64))
+    return insert(graph, before, "Reshape", [value, target], shape)
+
+
+def transpose(graph: ir.Graph, before: ir.Node, value: ir.Value, perm: Sequence[int]) -> ir.Value:
+    """Insert a Transpose."""
+    shape = dims(value)
+    return insert(
+        graph, before, "Transpose", [value], [shape[axis] for axis in perm], perm=list(perm)
+    )
+
+
+def replace_node(graph: ir.Graph, node: ir.Node, new: ir.Value) -> None:
+    """Remove a node of one output; ``new`` feeds whatever it fed, with its name on the outside."""
+    [old] = node.outputs
+    new.type, new.shape = old.type, old.shape
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+    if new.is_graph_output():
+        new.name, old.name = old.name, None
+    graph.remove(node, safe=True)
+
+
+def _plain(value: object) -> object:
+    return tuple(value) if isinstance(value, list | tuple) else value
