@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 
 import click
 
+from .passes_table import passes_table
 from .printing import console, json_option, megabytes, pairs, stage_progress, write_json
 
 
@@ -23,6 +25,10 @@ from .printing import console, json_option, megabytes, pairs, stage_progress, wr
 )
 @click.option("--image-size", type=int, metavar="PIXELS", help="Side of the image.")
 @click.option("--seed", default=0, show_default=True, help="For a preset's random weights.")
+@click.option("--target", default="portable", show_default=True, help="What the graphs are for.")
+@click.option(
+    "--no-pass", "left_out", multiple=True, metavar="NAME", help="Leave a pass out; repeatable."
+)
 @json_option
 def export(
     source: str,
@@ -30,6 +36,8 @@ def export(
     batch: int,
     image_size: int | None,
     seed: int,
+    target: str,
+    left_out: tuple[str, ...],
     json_path: Path | None,
 ) -> None:
     """Trace a checkpoint into ONNX, check it against PyTorch, and write a bundle.
@@ -41,7 +49,14 @@ def export(
     progress, on_stage = stage_progress()
     with progress:
         report = export_bundle(
-            source, out, batch=batch, image_size=image_size, seed=seed, on_stage=on_stage
+            source,
+            out,
+            batch=batch,
+            image_size=image_size,
+            seed=seed,
+            target=target,
+            left_out=left_out,
+            on_stage=on_stage,
         )
     parity = report.parity
     verdict = f"relative L2 {parity.worst:.1e} against PyTorch (at most {parity.tolerance:.0e})"
@@ -51,7 +66,7 @@ def export(
             "bundle": str(out) if report.passed else None,
             "relative_l2": parity.worst,
             "tolerance": parity.tolerance,
-            "passes": [],
+            "passes": [dataclasses.asdict(done) for done in report.passes],
             "passed": report.passed,
         },
     )
@@ -63,4 +78,6 @@ def export(
         )
         sys.exit(1)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    console.print(passes_table(report.passes))
+    console.print()
     console.print(pairs([("bundle", str(out)), ("size", megabytes(size)), ("parity", verdict)]))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .passes_table import passes_table, skipped_lines
 from .printing import console, json_option, megabytes, pairs, table, write_json
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def bundle_figures(bundle: Bundle) -> dict[str, Any]:
         "parameters": manifest.model.parameters,
         "flops_per_call": manifest.model.flops_per_call,
         "graphs": graphs,
-        "passes": [],
+        "passes": [dataclasses.asdict(done) for done in manifest.passes],
         "engines": [],
     }
 
@@ -92,6 +93,11 @@ def _print_bundle(bundle: Bundle) -> None:
         for name, spec in manifest.graphs.items()
     )  # fmt: skip
     console.print(table(["graph", "file", "weights", "nodes", "opset"], rows))
+    if manifest.passes:
+        console.print()
+        console.print(passes_table(manifest.passes))
+    for line in skipped_lines(manifest.passes):
+        console.print(line, style="dim", markup=False)
     for name, spec in manifest.graphs.items():
         console.print(f"\n[bold]{name}[/]")
         console.print(

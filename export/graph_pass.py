@@ -8,13 +8,14 @@ passes is checked here, once: the graph kept its inputs and outputs, and answers
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from ..runtime.backend import Array
+from ..runtime.errors import BundleError
 from ..runtime.manifest import PassReport
 from .graph_file import run_graph
 from .parity import relative_l2
@@ -37,7 +38,8 @@ class Sites:
         self.rewritten.append(str(node.outputs[0].name))
 
     def skip(self, node: ir.Node, why: str) -> None:
-        self.skipped[str(node.outputs[0].name)] = why
+        """Note why a site stays as it is; the first reason counts."""
+        self.skipped.setdefault(str(node.outputs[0].name), why)
 
 
 @dataclass(frozen=True)
@@ -99,15 +101,33 @@ def _apply_all(
         sites = graph_pass.edit(edited.graph)
         RemoveUnusedNodesPass()(edited)
         _check_interface(graph_pass, model, edited)
-        after = run_graph(edited, feeds)
+        after = _run_edited(graph_pass, edited, feeds)
+        for name, array in after.items():
+            if array.shape != before[name].shape:
+                raise PassBroken(
+                    f"The pass {graph_pass.name} changed the shape of {name} from "
+                    f"{list(before[name].shape)} to {list(array.shape)}"
+                )
         change = max(relative_l2(before[name], after[name]) for name in before)
         if not change <= graph_pass.tolerance:
             raise PassBroken(
                 f"The pass {graph_pass.name} changed the graph's output by {change:.1e} relative "
                 f"L2, it promises at most {graph_pass.tolerance:.0e}"
             )
-        yield edited, _report(graph_pass, model, edited, sites, change)
+        report = report_change(
+            graph_pass.name, model, edited, sites.rewritten, sites.skipped, change
+        )
+        yield edited, report
         model, before = edited, after
+
+
+def _run_edited(graph_pass: GraphPass, edited: ir.Model, feeds: Feeds) -> dict[str, Array]:
+    try:
+        return run_graph(edited, feeds)
+    except (BundleError, RuntimeError) as error:
+        raise PassBroken(
+            f"The pass {graph_pass.name} left a graph that does not run: {error}"
+        ) from error
 
 
 def _check_interface(graph_pass: GraphPass, model: ir.Model, edited: ir.Model) -> None:
@@ -118,16 +138,22 @@ def _check_interface(graph_pass: GraphPass, model: ir.Model, edited: ir.Model) -
         )
 
 
-def _report(
-    graph_pass: GraphPass, before: ir.Model, after: ir.Model, sites: Sites, change: float
+def report_change(
+    name: str,
+    before: ir.Model,
+    after: ir.Model,
+    rewritten: Sequence[str],
+    skipped: Mapping[str, str],
+    relative_l2: float,
 ) -> PassReport:
+    """Count what a step did to a graph."""
     return PassReport(
-        name=graph_pass.name,
-        nodes_before=dict(Counter(node.op_type for node in before.graph)),
-        nodes_after=dict(Counter(node.op_type for node in after.graph)),
+        name=name,
+        nodes_before=dict(sorted(Counter(node.op_type for node in before.graph).items())),
+        nodes_after=dict(sorted(Counter(node.op_type for node in after.graph).items())),
         weight_bytes_before=weight_bytes(before),
         weight_bytes_after=weight_bytes(after),
-        rewritten=tuple(sites.rewritten),
-        skipped=sites.skipped,
-        relative_l2=change,
+        rewritten=tuple(rewritten),
+        skipped=dict(skipped),
+        relative_l2=relative_l2,
     )

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..runtime.backend import SessionOptions
 from ..runtime.backends import import_backend
-from ..runtime.bundle import new_bundle, write_manifest
+from ..runtime.bundle import Bundle, new_bundle, write_manifest
 from ..runtime.errors import OptionError
 from ..runtime.goldens import write_goldens
-from ..runtime.manifest import Manifest
-from ..runtime.pipeline import Pipeline
+from ..runtime.manifest import Manifest, PassReport
+from ..runtime.pipeline import Pipeline, open_denoiser
+from .folding import choose_steps, example_feeds, fold
 from .goldens import draw_goldens, golden_settings
 from .graph_file import write_graph
 from .parity import FP32_TOLERANCE, Parity, check_parity
+from .target import find_target
 from .trace import TorchSession, load_source, manifest_for, trace
 
 MAX_BATCH = 256
@@ -30,11 +33,13 @@ class ExportReport:
 
     Attributes:
         bundle: Where the bundle is, if the gate was met.
-        parity: The fp32 graph on ONNX Runtime against PyTorch.
+        parity: The fp32 graphs on ONNX Runtime against PyTorch.
+        passes: What each pass did.
     """
 
     bundle: Path
     parity: Parity
+    passes: tuple[PassReport, ...]
 
     @property
     def passed(self) -> bool:
@@ -48,6 +53,8 @@ def export_bundle(
     batch: int = 2,
     image_size: int | None = None,
     seed: int = 0,
+    target: str = "portable",
+    left_out: Sequence[str] = (),
     on_stage: OnStage = lambda stage: None,
 ) -> ExportReport:
     """Trace a checkpoint, hold the graph against PyTorch, and write a bundle.
@@ -58,22 +65,35 @@ def export_bundle(
         batch: Rows of one denoiser call, from 1 to 256; guidance takes two for an image.
         image_size: Side of the image in pixels, where it is not the config's.
         seed: For the weights of a preset that was never trained.
+        target: What the graphs are made for, a name in `export.target.TARGETS`.
+        left_out: Names of passes, or ``split``, that are not to run.
         on_stage: Told what is being done.
 
     Returns:
         A report. Where its gate is not met, nothing was written.
 
     Raises:
-        PitstopError: The source cannot be read, or ``out`` cannot be written.
+        PitstopError: The source cannot be read, an option does not exist, or ``out`` cannot be
+            written.
+        PassBroken: A pass changed what the graph computes; nothing was written.
     """
     if not 1 <= batch <= MAX_BATCH:
         raise OptionError(f"The batch is {batch}", f"Choose 1 to {MAX_BATCH} rows")
+    steps = choose_steps(target, left_out)
     on_stage("reading the checkpoint")
     checkpoint = load_source(source, image_size, seed)
     with new_bundle(out) as folder:
+        manifest = manifest_for(checkpoint, Path(source).stem, batch)
         on_stage("tracing")
-        spec = write_graph(trace(checkpoint.model, batch), folder, "denoiser.fp32")
-        manifest = manifest_for(checkpoint, Path(source).stem, batch, {"denoiser.fp32": spec})
+        traced = trace(checkpoint.model, batch, find_target(target).opset)
+        folded = fold(traced, example_feeds(manifest), steps, on_stage)
+        on_stage("writing the graphs")
+        manifest = dataclasses.replace(
+            manifest,
+            graphs={name: write_graph(g, folder, name) for name, g in folded.graphs.items()},
+            passes=folded.reports,
+            target=target,
+        )
         on_stage("running PyTorch for the goldens")
         reference = Pipeline(manifest, TorchSession(checkpoint.model), "fp32")
         goldens = draw_goldens(reference, golden_settings(manifest), max(1, batch // 2))
@@ -82,12 +102,13 @@ def export_bundle(
         parity = check_parity(open_here(manifest, folder, "fp32"), goldens, FP32_TOLERANCE)
         if parity.passed:
             write_manifest(folder, manifest)
-    return ExportReport(out, parity)
+    return ExportReport(out, parity, folded.reports)
 
 
 def open_here(manifest: Manifest, folder: Path, precision: str) -> Pipeline:
     """A bundle that is still being written, on ONNX Runtime's CPU provider."""
-    spec = manifest.denoiser(precision)
     options = SessionOptions(provider="CPUExecutionProvider")
-    session = import_backend("onnxruntime").open_graph(folder / spec.path, spec, options)
+    session = open_denoiser(
+        Bundle(folder, manifest), precision, import_backend("onnxruntime"), options
+    )
     return Pipeline(manifest, session, precision)

@@ -32,6 +32,7 @@ from .weights import (
 )
 
 MODULATION = "modulation"
+CONDITIONER_ROWS = 32  # of one conditioner call: the rows of many steps, made before the loop
 LATENT = "latent"
 
 
@@ -75,12 +76,16 @@ def _find_chunks(graph: ir.Graph) -> tuple[list[Chunk], ir.Value]:
         linear = made_by(pieces.inputs[0], "Gemm", transB=1)
         if linear is None:
             continue
-        weight, bias = constant(linear.inputs[1]), constant(linear.inputs[2])
-        if weight is None or bias is None or linear.inputs[0] is None:
-            raise NoSplit(f"the linear that makes {pieces.inputs[0]} has no constant weights")
-        sources.add(linear.inputs[0])
-        rows = np.split(weight, len(pieces.outputs)), np.split(bias, len(pieces.outputs))
-        chunks += [_chunk(piece, *row) for piece, *row in zip(pieces.outputs, *rows, strict=True)]
+        vector, *parameters = linear.inputs
+        arrays = [array for value in parameters if (array := constant(value)) is not None]
+        if vector is None or len(arrays) != 2:
+            raise NoSplit(f"the linear behind {pieces.outputs[0].name} has no constant weights")
+        sources.add(vector)
+        ends = np.cumsum([dims(piece)[1] for piece in pieces.outputs])[:-1]
+        weights, biases = (np.split(array, ends) for array in arrays)
+        chunks += list(map(_chunk, pieces.outputs, weights, biases))
+    if len({len(chunk.bias) for chunk in chunks}) > 1:
+        raise NoSplit("the modulations are not of one width")
     if len(sources) != 1:
         raise NoSplit(f"the modulations come from {len(sources)} vectors, not from one")
     return chunks, sources.pop()
@@ -135,8 +140,9 @@ def _keep_conditioning(model: ir.Model, chunks: list[Chunk], source: str) -> Non
     """Keep the embedders, and make all modulations with one linear."""
     graph = model.graph
     vector = next(v for node in graph for v in node.outputs if v.name == source)
-    batch, width = dims(vector)
+    width = dims(vector)[1]
     made = len(chunks) * width
+    _set_rows(graph, CONDITIONER_ROWS)
     weight = np.concatenate([chunk.weight for chunk in chunks])
     bias = np.concatenate([chunk.bias for chunk in chunks])
     last = graph[-1]
@@ -149,11 +155,18 @@ def _keep_conditioning(model: ir.Model, chunks: list[Chunk], source: str) -> Non
             add_constant(graph, "adaLN.weight", weight),
             add_constant(graph, "adaLN.bias", bias),
         ],
-        (batch, made),
+        (CONDITIONER_ROWS, made),
         transB=1,
     )
-    output = reshape(graph, last, wide, (batch, len(chunks), width))
+    output = reshape(graph, last, wide, (CONDITIONER_ROWS, len(chunks), width))
     output.name = MODULATION
     graph.outputs[:] = [output]
     RemoveUnusedNodesPass()(model)
     graph.inputs[:] = [value for value in graph.inputs if value.name != LATENT]
+
+
+def _set_rows(graph: ir.Graph, rows: int) -> None:
+    """Give the embedders another batch: none of their operators holds it in a constant."""
+    for value in [*graph.inputs, *(output for node in graph for output in node.outputs)]:
+        if value.shape is not None:
+            value.shape = ir.Shape((rows, *dims(value)[1:]))

@@ -28,7 +28,7 @@ from ..runtime.backend import Array
 from ..runtime.errors import CheckpointError
 from ..runtime.goldens import FILE_NAME
 from ..runtime.machine import installed_versions
-from ..runtime.manifest import GraphSpec, Manifest, ModelSpec
+from ..runtime.manifest import Manifest, ModelSpec
 from ..runtime.schedule import LinearBetas
 
 OPSET = 18
@@ -77,10 +77,8 @@ def vae_factor(checkpoint: Checkpoint) -> int:
     return 1 if latent_space(checkpoint) == "pixel" else VAE_FACTOR
 
 
-def manifest_for(
-    checkpoint: Checkpoint, name: str, batch: int, graphs: dict[str, GraphSpec]
-) -> Manifest:
-    """The manifest of a bundle; the files' hashes come when it is written."""
+def manifest_for(checkpoint: Checkpoint, name: str, batch: int) -> Manifest:
+    """The manifest of a bundle, all but its graphs and its files' hashes."""
     config = checkpoint.config
     return Manifest(
         model=describe(checkpoint, name, batch),
@@ -94,7 +92,7 @@ def manifest_for(
         learn_sigma=config.learn_sigma,
         cfg_channels=config.cfg_channels,
         schedule=LinearBetas(),
-        graphs=graphs,
+        graphs={},
         goldens=FILE_NAME,
         versions={
             "pitstop": __version__,
@@ -119,8 +117,13 @@ def describe(checkpoint: Checkpoint, name: str, batch: int) -> ModelSpec:
     )
 
 
-def trace(model: Denoiser, batch: int) -> ir.Model:
+def trace(model: Denoiser, batch: int, opset: int = OPSET) -> ir.Model:
     """Trace a denoiser for a batch of one size.
+
+    Args:
+        model: The network with its weights.
+        batch: Rows of one call.
+        opset: Version of the ONNX operators.
 
     Returns:
         An fp32 graph with static shapes everywhere: latent float32 [batch, channel, row, column],
@@ -131,7 +134,7 @@ def trace(model: Denoiser, batch: int) -> ir.Model:
             model.eval(),
             _example(model, batch),
             dynamo=True,
-            opset_version=OPSET,
+            opset_version=opset,
             input_names=list(INPUTS),
             output_names=[OUTPUT],
             verbose=False,

@@ -48,22 +48,21 @@ class GuidedDenoiser:
     def guided(self) -> bool:
         return self.cfg_scale != 1.0
 
-    def __call__(self, latent: Latent, timestep: int) -> Prediction:
-        """Predict the noise in a latent [image, channel, row, column] at ``timestep``."""
+    @property
+    def all_labels(self) -> Labels:
+        """int64 [row]: the images' labels, and the null class for each where they are guided."""
         labels = np.asarray(self.labels, dtype=np.int64)
         if not self.guided:
-            return self._split(
-                run_rows(self.session, self.manifest.batch, latent, timestep, labels)
-            )
-        nulls = np.full_like(labels, self.manifest.null_class)
-        both = run_rows(
-            self.session,
-            self.manifest.batch,
-            np.concatenate([latent, latent]),
-            timestep,
-            np.concatenate([labels, nulls]),
-        )
-        output, unguided = np.split(both, 2)
+            return labels
+        return np.concatenate([labels, np.full_like(labels, self.manifest.null_class)])
+
+    def __call__(self, latent: Latent, timestep: int) -> Prediction:
+        """Predict the noise in a latent [image, channel, row, column] at ``timestep``."""
+        rows = np.concatenate([latent, latent]) if self.guided else latent
+        output = run_rows(self.session, self.manifest.batch, rows, timestep, self.all_labels)
+        if not self.guided:
+            return self._split(output)
+        output, unguided = np.split(output, 2)
         channels = self.manifest.cfg_channels
         output[:, :channels] = unguided[:, :channels] + self.cfg_scale * (
             output[:, :channels] - unguided[:, :channels]

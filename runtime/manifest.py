@@ -17,6 +17,7 @@ from .schedule import LinearBetas
 
 SCHEMA_VERSION = 1
 FILE_NAME = "manifest.json"
+CONDITIONER = "conditioner"
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 LATENT_SPACES = ("pixel", "vae")
 
@@ -122,11 +123,12 @@ class Manifest:
         learn_sigma: Whether the second half of the output's channels is a learned variance.
         cfg_channels: How many leading channels guidance acts on.
         schedule: The noise that the model was trained with.
-        graphs: By name: ``denoiser.fp32``, ...
+        graphs: By name: ``denoiser.fp32``, ...; ``conditioner`` where the graph was split.
         goldens: Path of the reference outputs, relative to the folder.
         files: sha256 of every file of the bundle but this one, by relative path.
         versions: Of the packages that took part in the export.
         passes: What each graph pass did, in order.
+        target: What the graphs were made for, e.g. ``portable``.
     """
 
     model: ModelSpec
@@ -145,6 +147,7 @@ class Manifest:
     files: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     passes: tuple[PassReport, ...] = ()
+    target: str = "portable"
     schema_version: int = SCHEMA_VERSION
 
     @property

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .backend import Session, SessionOptions
+from .backend import Backend, Session, SessionOptions
 from .backends import load_backend
-from .bundle import open_bundle
+from .bundle import Bundle, open_bundle
+from .conditioning import ConditionedSession
 from .errors import OptionError
 from .guidance import GuidedDenoiser, Labels, run_rows
 from .loop import walk
-from .manifest import Manifest
+from .manifest import CONDITIONER, GraphSpec, Manifest
 from .noise import MAX_SEED
 from .sampler import Latent, Sampler
 from .samplers import make_sampler
@@ -113,9 +114,8 @@ class Pipeline:
         """
         opened = open_bundle(bundle)
         precision = precision or opened.manifest.precisions[0]
-        spec = opened.manifest.denoiser(precision)
-        session = load_backend(backend).open_graph(
-            opened.path(spec.path), spec, options or SessionOptions()
+        session = open_denoiser(
+            opened, precision, load_backend(backend), options or SessionOptions()
         )
         return cls(opened.manifest, session, precision)
 
@@ -172,8 +172,11 @@ class Pipeline:
             seeds: One for each image.
             settings: How they are sampled.
         """
+        sampler = self.sampler(settings)
         denoise = GuidedDenoiser(self.session, self.manifest, classes, settings.cfg_scale)
-        return walk(denoise, self.sampler(settings), seeds, self.manifest.latent_shape)
+        if isinstance(self.session, ConditionedSession):
+            self.session.prepare(sampler.schedule.timesteps.tolist(), denoise.all_labels)
+        return walk(denoise, sampler, seeds, self.manifest.latent_shape)
 
     def trajectories(
         self,
@@ -202,6 +205,21 @@ class Pipeline:
     def predict(self, latent: Latent, timestep: int, labels: Labels) -> Latent:
         """Ask the denoiser once, without guidance: its raw output for each row."""
         return run_rows(self.session, self.manifest.batch, latent, timestep, labels)
+
+
+def open_denoiser(
+    bundle: Bundle, precision: str, backend: Backend, options: SessionOptions
+) -> Session:
+    """Open a bundle's denoiser, with its conditioner where it was split."""
+
+    def open_graph(spec: GraphSpec) -> Session:
+        return backend.open_graph(bundle.path(spec.path), spec, options)
+
+    denoiser = open_graph(bundle.manifest.denoiser(precision))
+    spec = bundle.manifest.graphs.get(CONDITIONER)
+    if spec is None:
+        return denoiser
+    return ConditionedSession(lambda: open_graph(spec), spec, denoiser)
 
 
 def _check_seeds(seeds: Sequence[int], images: int) -> Sequence[int]:

@@ -1,8 +1,17 @@
 """The passes, one a file, in the order in which export runs them."""
 
 from ..graph_pass import GraphPass
+from .attention_operators import MULTI_HEAD_ATTENTION, ONNX_ATTENTION
 from .fold_bridge import FOLD_BRIDGE
 from .fuse_attention import FUSE_ATTENTION
+from .simplify import SIMPLIFY
 from .window_major import WINDOW_MAJOR
 
-PASSES: tuple[GraphPass, ...] = (FOLD_BRIDGE, WINDOW_MAJOR, FUSE_ATTENTION)
+PASSES: tuple[GraphPass, ...] = (
+    FOLD_BRIDGE,
+    WINDOW_MAJOR,
+    FUSE_ATTENTION,
+    MULTI_HEAD_ATTENTION,
+    ONNX_ATTENTION,
+    SIMPLIFY,
+)

@@ -37,6 +37,8 @@ from ..weights import (
 )
 
 TOKENS_LAST = (0, 2, 1)
+BORDER = {"auto_pad": "NOTSET", "pads": (0,) * 4, "strides": (1, 1), "dilations": (1, 1)}
+SHARED = "its output feeds other nodes too"
 
 
 @dataclass
@@ -92,12 +94,12 @@ def is_depthwise(node: ir.Node) -> bool:
     if node.op_type != "Conv" or constant(node.inputs[1]) is None:
         return False
     channels, inputs, *kernel = dims(node.inputs[1])
-    return inputs == 1 and channels > 1 and max(kernel) > 1 and is_op(node, "Conv", group=channels)
+    return inputs == 1 and max(kernel) > 1 and is_op(node, "Conv", group=channels)
 
 
 def find_projection(matmul: ir.Node) -> Projection | None:
     """The output projection that a MatMul is, where a bridge feeds it; None elsewhere."""
-    joined = made_by(matmul.inputs[0], "Concat") or made_by(matmul.inputs[0], "Add")
+    joined = _made_by_join(matmul.inputs[0]) or made_by(matmul.inputs[0], "Add")
     add = sole_user(matmul.outputs[0])
     if joined is None or add is None or add.op_type != "Add" or constant(matmul.inputs[1]) is None:
         return None
@@ -130,8 +132,8 @@ def _fold_highpass(graph: ir.Graph, depthwise: ir.Node, sites: Sites) -> ir.Valu
     kernel = dims(depthwise.inputs[1])[2:]
     if mean is None or mean.inputs[0] is not depthwise.inputs[0]:
         sites.skip(subtract, "what is taken off is no mean of the convolution's input")
-    elif not is_op(mean, "AveragePool", kernel_shape=kernel, count_include_pad=1) or not _same_pads(
-        mean, depthwise
+    elif not is_op(mean, "AveragePool", kernel_shape=kernel, count_include_pad=1) or not (
+        _same_border(mean, depthwise)
     ):
         sites.skip(subtract, "the mean and the convolution treat the border differently")
     else:
@@ -149,7 +151,7 @@ def _fold_norm(graph: ir.Graph, depthwise: ir.Node, output: ir.Value, sites: Sit
     if norm is None or norm.op_type != "BatchNormalization":
         return
     parameters = [constant(value) for value in norm.inputs[1:5]]
-    weight, bias = (constant(value) for value in depthwise.inputs[1:3])
+    weight, bias = weight_and_bias(depthwise)
     if weight is None or bias is None or any(array is None for array in parameters):
         sites.skip(norm, "its statistics or the convolution's weights are no constants")
         return
@@ -158,30 +160,35 @@ def _fold_norm(graph: ir.Graph, depthwise: ir.Node, output: ir.Value, sites: Sit
     epsilon = norm.attributes["epsilon"].as_float() if "epsilon" in norm.attributes else 1e-5
     factor = scale / np.sqrt(variance + epsilon)
     _set_input(graph, depthwise, 1, (weight * factor[:, None, None, None]).astype(weight.dtype))
-    _set_input(graph, depthwise, 2, ((bias - mean) * factor + shift).astype(bias.dtype))
+    _set_bias(graph, depthwise, ((bias - mean) * factor + shift).astype(bias.dtype))
     replace_node(graph, norm, output)
 
 
 def _fold_roll(graph: ir.Graph, matmul: ir.Node, sites: Sites) -> None:
     """``roll(y, k) @ P`` is ``y @ roll(P, -k)`` over P's rows."""
-    joined = made_by(matmul.inputs[0], "Concat")
+    joined = _made_by_join(matmul.inputs[0])
     weight = constant(matmul.inputs[1])
-    if joined is None or weight is None or len(joined.inputs) != 2:
+    if joined is None or weight is None:
         return
     tail, head = (made_by(value, "Slice") for value in joined.inputs)
     if tail is None or head is None or tail.inputs[0] is not head.inputs[0]:
         return
-    source = head.inputs[0]
-    start = constant(tail.inputs[1])
-    if source is None or start is None or dims(source) != dims(joined.outputs[0]):
+    source, first = head.inputs[0], dims(head.outputs[0])[-1]
+    if source is None or dims(source) != dims(joined.outputs[0]):
+        return
+    starts = [constant(cut.inputs[1]) for cut in (tail, head)]
+    if any(start is None or start.size != 1 for start in starts):
+        return
+    if [int(start.item()) % dims(source)[-1] for start in starts] != [first, 0]:  # type: ignore[union-attr]
         return
     if len(matmul.inputs[0].uses()) > 1:  # type: ignore[union-attr]
         sites.skip(joined, "the rolled channels feed other nodes too")
         return
     sites.rewrite(joined)
     matmul.replace_input_with(0, source)
-    rolled = np.roll(weight, int(start.item()), axis=0)
+    rolled = np.roll(weight, first, axis=0)
     matmul.replace_input_with(1, add_constant(graph, "projection_unrolled", rolled))
+    graph.remove([joined, tail, head], safe=True)
 
 
 def _fold_into(graph: ir.Graph, projection: Projection, sites: Sites) -> None:
@@ -191,14 +198,38 @@ def _fold_into(graph: ir.Graph, projection: Projection, sites: Sites) -> None:
     assert flatten is not None
     pointwise = made_by(flatten.inputs[0], "Conv", group=1, kernel_shape=(1, 1))
     if pointwise is not None:
-        _fold_pointwise(graph, projection, joined, flatten, pointwise, sites)
-    depthwise = made_by(flatten.inputs[0], "Conv")
-    if depthwise is not None and is_depthwise(depthwise):
-        _fold_bias(graph, projection, depthwise, sites)
+        if why := why_not_pointwise(projection.matmul, flatten, pointwise):
+            sites.skip(pointwise, why)
+            return
+        sites.rewrite(pointwise)
+        _fold_pointwise(graph, projection, joined, flatten, pointwise)
+    last = flatten.inputs[0].producer()  # type: ignore[union-attr]
+    if last is None:
+        return
+    if not is_depthwise(last):
+        sites.skip(last, "an activation stands between the convolution and the projection")
+    elif not all(map(sole_user, (last.outputs[0], *way_to(projection.matmul, flatten)))):
+        sites.skip(last, SHARED)
     else:
-        first = flatten.inputs[0].producer()  # type: ignore[union-attr]
-        assert first is not None
-        sites.skip(first, "an activation stands between the convolution and the projection")
+        _fold_bias(graph, projection, last, sites)
+
+
+def why_not_pointwise(matmul: ir.Node, flatten: ir.Node, pointwise: ir.Node) -> str | None:
+    """Say why a pointwise convolution must stay, or None where folding it is safe."""
+    if any(array is None for array in weight_and_bias(pointwise)):
+        return "its weights are no constants"
+    if not all(map(sole_user, (pointwise.outputs[0], *way_to(matmul, flatten)))):
+        return SHARED
+    return None
+
+
+def way_to(matmul: ir.Node, flatten: ir.Node) -> tuple[ir.Value, ...]:
+    """What stands between the bridge's flattened grid and the projection."""
+    joined = matmul.inputs[0]
+    assert joined is not None
+    tokens = joined.producer().inputs[1]  # type: ignore[union-attr]
+    assert tokens is not None
+    return flatten.outputs[0], tokens, joined
 
 
 def _fold_pointwise(
@@ -207,18 +238,16 @@ def _fold_pointwise(
     joined: ir.Node,
     flatten: ir.Node,
     pointwise: ir.Node,
-    sites: Sites,
 ) -> None:
-    kernel, bias = (constant(value) for value in pointwise.inputs[1:3])
-    if kernel is None or bias is None or sole_user(pointwise.outputs[0]) is None:
-        sites.skip(pointwise, "its weights are no constants, or its output feeds other nodes too")
-        return
-    sites.rewrite(pointwise)
+    kernel, bias = weight_and_bias(pointwise)
+    assert kernel is not None
+    assert bias is not None
     weight, rows = projection.weight, projection.rows
     projected = weight[rows].astype(np.float64)
     mixed = (kernel[:, :, 0, 0].astype(np.float64).T @ projected).astype(weight.dtype)
     projection.add_bias(graph, bias.astype(np.float64) @ projected)
     flatten.replace_input_with(0, pointwise.inputs[0])
+    graph.remove(pointwise, safe=True)
     if joined.op_type == "Concat":
         folded = weight.copy()
         folded[rows] = mixed
@@ -230,6 +259,7 @@ def _fold_pointwise(
     shape = (*dims(attention)[:-1], 2 * dims(attention)[-1])
     side_by_side = insert(graph, joined, "Concat", [attention, bridge], shape, axis=2)
     projection.matmul.replace_input_with(0, side_by_side)
+    graph.remove(joined, safe=True)
     projection.set_weight(graph, np.concatenate([weight, mixed]))
     projection.rows = slice(len(weight), 2 * len(weight))
 
@@ -244,6 +274,21 @@ def _fold_bias(graph: ir.Graph, projection: Projection, depthwise: ir.Node, site
     depthwise.resize_inputs(2)
 
 
+def weight_and_bias(convolution: ir.Node) -> tuple[Weight | None, Weight | None]:
+    """The weights of a convolution, its bias zeros where it has none; None where not constant."""
+    weight, *biases = (constant(value) for value in convolution.inputs[1:])
+    if weight is None or biases:
+        return weight, *biases
+    return weight, np.zeros(len(weight), weight.dtype)
+
+
+def _set_bias(graph: ir.Graph, convolution: ir.Node, bias: Weight) -> None:
+    old = convolution.inputs[-1]
+    assert old is not None
+    convolution.resize_inputs(3)
+    convolution.replace_input_with(2, add_constant(graph, f"{old.name}_folded", bias))
+
+
 def _set_input(graph: ir.Graph, node: ir.Node, index: int, array: Weight) -> None:
     old = node.inputs[index]
     assert old is not None
@@ -254,8 +299,23 @@ def _bias_index(add: ir.Node) -> int:
     return 0 if constant(add.inputs[0]) is not None else 1
 
 
-def _same_pads(first: ir.Node, second: ir.Node) -> bool:
-    return tuple(first.attributes["pads"].value) == tuple(second.attributes["pads"].value)
+def _made_by_join(value: ir.Value | None) -> ir.Node | None:
+    """The Concat of two halves of the channels of (N, T, D) that makes a value."""
+    joined = made_by(value, "Concat", axis=2) or made_by(value, "Concat", axis=-1)
+    return joined if joined is not None and len(joined.inputs) == 2 else None
+
+
+def _same_border(pool: ir.Node, convolution: ir.Node) -> bool:
+    """Whether two windows of one kernel see the same places of the padded grid."""
+    return all(
+        _setting(pool, name, default) == _setting(convolution, name, default)
+        for name, default in BORDER.items()
+    )
+
+
+def _setting(node: ir.Node, name: str, default: object) -> object:
+    attribute = node.attributes.get(name)
+    return default if attribute is None else attribute.value
 
 
 FOLD_BRIDGE = GraphPass("fold_bridge", fold_bridge, tolerance=1e-5)

@@ -75,20 +75,27 @@ def find_attention(softmax: ir.Node) -> Attention | str:
         return "no matmul makes its scores, or none uses them"
     scale, transpose_k = made_by(product.inputs[0], "Mul"), product.inputs[1]
     swapped = made_by(transpose_k, "Transpose", perm=SWAP_LAST)
-    if scale is None or constant(scale.inputs[1]) is None or swapped is None:
-        return "q is not scaled by a constant, or k is not transposed"
+    factor = constant(scale.inputs[1]) if scale is not None else None
+    if scale is None or factor is None or factor.size != 1 or swapped is None:
+        return "q is not scaled by one constant, or k is not transposed"
     parts = [
         made_by(_before_norm(value), "Squeeze")
         for value in (scale.inputs[0], swapped.inputs[0], mixed.inputs[1])
     ]
     slices = [made_by(part.inputs[0], "Slice") if part is not None else None for part in parts]
-    sources = {cut.inputs[0] if cut is not None else None for cut in slices}
+    sources = {part.inputs[0] if part is not None else None for part in slices}
     heads_first = (
         made_by(sources.pop(), "Transpose", perm=HEADS_FIRST) if len(sources) == 1 else None
     )
     q, k, v = parts
-    if heads_first is None or q is None or k is None or v is None:
-        return "q, k and v are not cut from one tensor"
+    cut = made_by(heads_first.inputs[0], "Reshape") if heads_first is not None else None
+    if heads_first is None or cut is None or q is None or k is None or v is None:
+        return "q, k and v are not cut from one tensor [B, S, 3, H, d]"
+    starts = [constant(part.inputs[1]) for part in slices if part is not None]
+    if any(start is None or start.tolist() != [index] for index, start in enumerate(starts)):
+        return "its tensor does not hold q, k and v in this order"
+    if len(heads_first.outputs[0].uses()) > 3 or sole_user(scale.inputs[0]) is None:  # type: ignore[arg-type]
+        return "q, k and v feed other nodes too"
     return Attention(heads_first, (q, k, v), scale, swapped)
 
 
@@ -96,11 +103,13 @@ def scalable_linear(attention: Attention) -> tuple[ir.Node, ir.Node] | ir.Node |
     """What takes the scale: the MatMul and Add that make qkv, q's norm, or why none can."""
     norm = made_by(attention.scale.inputs[0], "LayerNormalization")
     if norm is not None:
+        if any(constant(value) is None for value in norm.inputs[1:]):
+            return "the affine part of q's norm is no constant"
         return norm
     cut = made_by(attention.heads_first.inputs[0], "Reshape")
     value = cut.inputs[0] if cut is not None else None
     split = made_by(value, "Split")
-    if split is not None:
+    if split is not None and split.outputs[0] is value:
         value = split.inputs[0]
     add = made_by(value, "Add")
     matmul = made_by(add.inputs[0], "MatMul") if add is not None else None

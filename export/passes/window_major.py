@@ -85,7 +85,10 @@ def window_major(graph: ir.Graph) -> Sites:
         edges = Edges.find(graph, layout)
         if isinstance(edges, str):
             return _skip_all(sites, partitions, edges)
-        _reorder_trunk(graph, layout, edges, sites)
+        tables = find_tables(graph, layout)
+        if isinstance(tables, str):
+            return _skip_all(sites, partitions, tables)
+        _reorder_trunk(graph, layout, edges, tables, sites)
     for node in partitions:
         sites.rewrite(node)
         _rewrite_partition(graph, node)
@@ -95,11 +98,14 @@ def window_major(graph: ir.Graph) -> Sites:
     return sites
 
 
-def _reorder_trunk(graph: ir.Graph, layout: Layout, edges: Edges, sites: Sites) -> None:
+def _reorder_trunk(
+    graph: ir.Graph, layout: Layout, edges: Edges, tables: set[Table], sites: Sites
+) -> None:
     """Put the tokens into window order where they begin, and back where they end."""
     for convolution in [node for node in graph if node.op_type in {"Conv", "MaxPool"}]:
         _regather(graph, convolution, layout, sites)
-    _permute_biases(graph, layout)
+    for table in tables:
+        table.permute(graph, layout)
     edges.rewrite(graph, layout, sites)
 
 
@@ -130,7 +136,11 @@ class Edges:
             if flatten is None or made_by(flatten.inputs[0], "Conv") is None:
                 continue
             positions = sole_user(node.outputs[0])
-            if positions is None or constant(positions.inputs[1]) is None:
+            if positions is None or positions.op_type != "Add":
+                continue
+            if constant(positions.inputs[1]) is None:
+                continue
+            if dims(positions.inputs[1])[1:2] != (layout.tokens,):
                 continue
             ends = [end for end in graph if _is(end, UNPATCHIFY)]
             if len(ends) != 1 or dims(ends[0].inputs[0])[1:3] != layout.grid:
@@ -166,6 +176,59 @@ class Edges:
         rows, columns = layout.grid
         shape = (batch, channels, rows, side, columns, side)
         replace_node(graph, self.unpatchify, reshape(graph, self.unpatchify, image, shape))
+
+
+@dataclass(frozen=True)
+class Table:
+    """A constant that knows the tokens of attention over the whole grid by their places.
+
+    The position bias itself, or, where that is too large for the exporter to compute, the index
+    by which it is looked up.
+
+    Attributes:
+        node: What reads it.
+        operand: As which of its inputs.
+        axis: The first of two axes that go over the tokens: the queries', then the keys'.
+    """
+
+    node: ir.Node
+    operand: int
+    axis: int
+
+    @staticmethod
+    def find(add: ir.Node) -> Table | None:
+        """The table behind the bias of some scores, or None where no constant makes it."""
+        bias = add.inputs[1]
+        if constant(bias) is not None:
+            return Table(add, 1, len(dims(bias)) - 2)
+        turned = made_by(bias, "Transpose", perm=(2, 0, 1))
+        lookup = made_by(turned.inputs[0], "GatherND") if turned is not None else None
+        if lookup is None or constant(lookup.inputs[0]) is None:
+            return None
+        unsqueeze = made_by(lookup.inputs[1], "Unsqueeze")
+        reader, operand = (lookup, 1) if unsqueeze is None else (unsqueeze, 0)
+        return Table(reader, operand, 0) if constant(reader.inputs[operand]) is not None else None
+
+    def permute(self, graph: ir.Graph, layout: Layout) -> None:
+        array, order = constant(self.node.inputs[self.operand]), layout.order()
+        assert array is not None
+        moved = array.take(order, self.axis).take(order, self.axis + 1)
+        value = add_constant(graph, "position_bias_windows", moved)
+        self.node.replace_input_with(self.operand, value)
+
+
+def find_tables(graph: ir.Graph, layout: Layout) -> set[Table] | str:
+    """The position biases of attention over the whole grid, or why they cannot be permuted."""
+    tables = set()
+    for node in graph:
+        if node.op_type != "Add" or made_by(node.inputs[0], "MatMul") is None:
+            continue
+        if dims(node.inputs[1])[-2:] == (layout.tokens, layout.tokens):
+            table = Table.find(node)
+            if table is None:
+                return "a position bias over the whole grid is no constant"
+            tables.add(table)
+    return tables
 
 
 def _is(node: ir.Node, perm: tuple[int, ...]) -> bool:
@@ -231,18 +294,6 @@ def _scatter(graph: ir.Graph, tokens: ir.Node, layout: Layout) -> None:
     windows = transpose(graph, tokens, cut, (0, 2, 4, 3, 5, 1))
     flat = reshape(graph, tokens, windows, (batch, layout.tokens, channels))
     replace_node(graph, tokens, flat)
-
-
-def _permute_biases(graph: ir.Graph, layout: Layout) -> None:
-    """Permute the position bias of attention over the whole grid, both its queries and keys."""
-    order = layout.order()
-    for node in graph:
-        if node.op_type != "Add" or made_by(node.inputs[0], "MatMul") is None:
-            continue
-        bias = constant(node.inputs[1])
-        if bias is not None and bias.shape[-2:] == (layout.tokens, layout.tokens):
-            moved = add_constant(graph, "position_bias_windows", bias[:, order][:, :, order])
-            node.replace_input_with(1, moved)
 
 
 WINDOW_MAJOR = GraphPass("window_major", window_major, tolerance=1e-5)

@@ -1,0 +1,41 @@
+"""What the graph passes did, as a table: for export, and for inspect."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from .printing import megabytes, table
+
+if TYPE_CHECKING:
+    from ..runtime.manifest import PassReport
+
+LAYOUT = ("Transpose", "Reshape", "Slice", "Gather", "Squeeze", "Unsqueeze")
+
+
+def passes_table(reports: Sequence[PassReport]) -> Table:
+    """One row a pass: sites, nodes, layout nodes and weights before and after, and the change."""
+    columns = ["pass", "sites", "nodes", "layout nodes", "weights", "relative L2"]
+    return table(columns, map(_row, reports))
+
+
+def skipped_lines(reports: Sequence[PassReport]) -> list[str]:
+    """Why sites were left alone: one line for each pass and reason, with how many."""
+    reasons = Counter((done.name, why) for done in reports for why in done.skipped.values())
+    return [f"{name} left {count}: {why}" for (name, why), count in reasons.items()]
+
+
+def _row(done: PassReport) -> list[str]:
+    before, after = done.nodes_before, done.nodes_after
+    layout = (sum(nodes.get(op, 0) for op in LAYOUT) for nodes in (before, after))
+    return [
+        done.name,
+        str(len(done.rewritten)) if done.rewritten else "no site",
+        f"{sum(before.values())} → {sum(after.values())}",
+        " → ".join(map(str, layout)),
+        f"{megabytes(done.weight_bytes_before)} → {megabytes(done.weight_bytes_after)}",
+        f"{done.relative_l2:.0e}",
+    ]

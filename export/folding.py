@@ -1,0 +1,111 @@
+"""From the traced graph to the graphs of a bundle: the target's passes in order, then the split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from ..runtime.errors import one_of
+from ..runtime.manifest import CONDITIONER, Manifest, PassReport
+from ..runtime.noise import START, draw_noise
+from .graph_file import run_graph
+from .graph_pass import Feeds, PassBroken, apply, report_change
+from .parity import relative_l2
+from .passes import PASSES
+from .split import MODULATION, NoSplit, split
+from .target import find_target
+
+DENOISER = "denoiser.fp32"
+SPLIT = "split"
+SPLIT_TOLERANCE = 1e-5
+STEP_NAMES = (*(graph_pass.name for graph_pass in PASSES), SPLIT)
+
+
+@dataclass(frozen=True)
+class Folded:
+    """The graphs of a bundle, by name, and what each step did."""
+
+    graphs: Mapping[str, ir.Model]
+    reports: tuple[PassReport, ...]
+
+
+def choose_steps(target: str, left_out: Sequence[str]) -> list[str]:
+    """The names of the passes that run, in order, and of the split.
+
+    Raises:
+        OptionError: There is no such target or pass; the message says which there are.
+    """
+    for name in left_out:
+        if name not in STEP_NAMES:
+            raise one_of("pass", name, STEP_NAMES)
+    off = {*find_target(target).off, *left_out}
+    return [name for name in STEP_NAMES if name not in off]
+
+
+def fold(
+    model: ir.Model,
+    feeds: Feeds,
+    steps: Sequence[str],
+    on_stage: Callable[[str], None] = lambda stage: None,
+) -> Folded:
+    """Run the steps, each held against the graph before it on ``feeds``.
+
+    Raises:
+        PassBroken: A step changed what the graph computes.
+    """
+    reports = []
+    for graph_pass in PASSES:
+        if graph_pass.name in steps:
+            on_stage(f"pass {graph_pass.name}")
+            model, report = apply(graph_pass, model, feeds)
+            reports.append(report)
+    if SPLIT not in steps:
+        return Folded({DENOISER: model}, tuple(reports))
+    on_stage("splitting off the conditioner")
+    try:
+        conditioner, denoiser = split(model)
+    except NoSplit as error:
+        reports.append(report_change(SPLIT, model, model, (), {DENOISER: str(error)}, 0.0))
+        return Folded({DENOISER: model}, tuple(reports))
+    change = _check_split(model, conditioner, denoiser, feeds)
+    reports.append(report_change(SPLIT, model, denoiser, (MODULATION,), {}, change))
+    return Folded({CONDITIONER: conditioner, DENOISER: denoiser}, tuple(reports))
+
+
+def example_feeds(manifest: Manifest) -> Feeds:
+    """Inputs for the checks: noise, timesteps from first to last, classes and the null class."""
+    rows = np.arange(manifest.batch)
+    labels = rows % manifest.num_classes
+    if manifest.null_class is not None:
+        labels = np.where(rows % 2 == 0, labels, manifest.null_class)
+    timesteps = np.linspace(0, manifest.schedule.train_steps - 1, manifest.batch)
+    return {
+        "latent": draw_noise(rows.tolist(), START, manifest.latent_shape),
+        "timestep": timesteps.round().astype(np.float32),
+        "label": labels.astype(np.int64),
+    }
+
+
+def _check_split(model: ir.Model, conditioner: ir.Model, denoiser: ir.Model, feeds: Feeds) -> float:
+    """How far the pair is from the graph that it was."""
+    rows = len(feeds["label"])
+    padded = {
+        name: np.resize(feeds[name], conditioner.graph.inputs[0].shape.numpy())  # type: ignore[union-attr]
+        for name in ("timestep", "label")
+    }
+    modulation = run_graph(conditioner, padded)[MODULATION]
+    split_feeds = {"latent": feeds["latent"], MODULATION: modulation[:rows]}
+    [expected], [found] = (
+        run_graph(model, feeds).values(),
+        run_graph(denoiser, split_feeds).values(),
+    )
+    change = relative_l2(expected, found)
+    if not change <= SPLIT_TOLERANCE:
+        raise PassBroken(
+            f"The split changed the graph's output by {change:.1e} relative L2, it promises at "
+            f"most {SPLIT_TOLERANCE:.0e}"
+        )
+    return change

@@ -1,0 +1,64 @@
+"""Fold constants and clear away what the other passes left: onnxsim, or onnx_ir where it fails.
+
+onnxsim runs without its fusions: they would turn the matmuls that precision and calibration look
+for into Gemm nodes between reshapes.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnx_ir.passes.common import CommonSubexpressionEliminationPass, DeduplicateInitializersPass
+
+from ..graph_pass import GraphPass, Sites
+from ..weights import weight_bytes
+
+ONNXSIM_LIMIT = 1 << 30  # bytes of weights; it works on protobuf messages, which hold 2 GiB
+
+
+def simplify(graph: ir.Graph) -> Sites:
+    sites = Sites()
+    model = ir.Model(graph, ir_version=10)
+    before = [str(node.outputs[0].name) for node in graph]
+    reason = _with_onnxsim(model)
+    if reason is not None:
+        DeduplicateInitializersPass()(model)
+        CommonSubexpressionEliminationPass()(model)
+        sites.skipped["onnxsim"] = f"{reason}; onnx_ir's clean-up ran in its place"
+    after = {node.outputs[0].name for node in graph}
+    sites.rewritten += [name for name in before if name not in after]
+    return sites
+
+
+def _with_onnxsim(model: ir.Model) -> str | None:
+    """Simplify with onnxsim, or leave the graph as it is and say why it could not."""
+    if weight_bytes(model) > ONNXSIM_LIMIT:
+        return "the weights do not fit the one message that onnxsim works on"
+    try:
+        import onnxsim
+    except ImportError as error:
+        return f"onnxsim cannot be imported ({error})"
+    try:
+        simplified, _ = onnxsim.simplify(ir.to_proto(model), perform_optimization=False)
+    except (RuntimeError, ValueError) as error:
+        return f"onnxsim failed ({str(error).splitlines()[0]})"
+    _transplant(ir.from_proto(simplified).graph, model.graph)
+    return None
+
+
+def _transplant(source: ir.Graph, graph: ir.Graph) -> None:
+    """Replace all that is in ``graph``, but its inputs, with what is in ``source``."""
+    graph.outputs.clear()
+    graph.remove(list(graph), safe=True)
+    graph.initializers.clear()
+    for old, new in zip(source.inputs, graph.inputs, strict=True):
+        old.replace_all_uses_with(new)
+    outputs, nodes = list(source.outputs), list(source)
+    source.outputs.clear()
+    source.remove(nodes)
+    for name in list(source.initializers):
+        graph.register_initializer(source.initializers.pop(name))
+    graph.extend(nodes)
+    graph.outputs.extend(outputs)
+
+
+SIMPLIFY = GraphPass("simplify", simplify, tolerance=1e-6)

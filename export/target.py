@@ -1,0 +1,47 @@
+"""What a bundle's graphs are made for: a row for each family of devices and engines.
+
+A pass that does not pay on a target, as measured by ``benchmarks/passes.py``, is off there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..runtime.errors import one_of
+
+
+@dataclass(frozen=True)
+class Target:
+    """A family of engines.
+
+    Attributes:
+        opset: Version of the ONNX operators that all of them read.
+        off: Names of the passes that do not pay there, or that they cannot read.
+    """
+
+    opset: int = 18
+    off: tuple[str, ...] = ()
+
+
+# TensorRT's kernels for opset 23's Attention take fp16 alone, and these graphs are fp32.
+DECOMPOSED = ("multi_head_attention", "onnx_attention")
+
+TARGETS = {
+    "portable": Target(off=DECOMPOSED),
+    "onnxruntime": Target(off=("onnx_attention",)),
+    "openvino": Target(off=DECOMPOSED),
+    "tensorrt10": Target(opset=19, off=DECOMPOSED),  # JetPack 6; fp16 Q/DQ scales need 19
+    "tensorrt11": Target(opset=19, off=DECOMPOSED),
+    "tensorrt-rtx": Target(opset=19, off=DECOMPOSED),
+}
+
+
+def find_target(name: str) -> Target:
+    """The target called ``name``.
+
+    Raises:
+        OptionError: There is none; the message says which there are.
+    """
+    if name not in TARGETS:
+        raise one_of("target", name, TARGETS)
+    return TARGETS[name]
