@@ -17,8 +17,8 @@ LAYOUT = ("Transpose", "Reshape", "Slice", "Gather", "Squeeze", "Unsqueeze")
 
 
 def passes_table(reports: Sequence[PassReport]) -> Table:
-    """One row a pass: sites, nodes, layout nodes and weights before and after, and the change."""
-    columns = ["pass", "sites", "nodes", "layout nodes", "weights", "relative L2"]
+    """One row a pass: sites; nodes, layout nodes and weights before and after; the change."""
+    columns = ["pass", "sites", "nodes", "layout", "weights", "rel. L2"]
     return table(columns, map(_row, reports))
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from ..runtime.backend import Array
 from ..runtime.errors import one_of
 from ..runtime.manifest import CONDITIONER, Manifest, PassReport
 from ..runtime.noise import START, draw_noise
@@ -17,6 +18,7 @@ from .parity import relative_l2
 from .passes import PASSES
 from .split import MODULATION, NoSplit, split
 from .target import find_target
+from .weights import dims
 
 DENOISER = "denoiser.fp32"
 SPLIT = "split"
@@ -91,13 +93,8 @@ def example_feeds(manifest: Manifest) -> Feeds:
 
 def _check_split(model: ir.Model, conditioner: ir.Model, denoiser: ir.Model, feeds: Feeds) -> float:
     """How far the pair is from the graph that it was."""
-    rows = len(feeds["label"])
-    padded = {
-        name: np.resize(feeds[name], conditioner.graph.inputs[0].shape.numpy())  # type: ignore[union-attr]
-        for name in ("timestep", "label")
-    }
-    modulation = run_graph(conditioner, padded)[MODULATION]
-    split_feeds = {"latent": feeds["latent"], MODULATION: modulation[:rows]}
+    modulation = _ask_conditioner(conditioner, feeds)
+    split_feeds = {"latent": feeds["latent"], MODULATION: modulation}
     [expected], [found] = (
         run_graph(model, feeds).values(),
         run_graph(denoiser, split_feeds).values(),
@@ -109,3 +106,16 @@ def _check_split(model: ir.Model, conditioner: ir.Model, denoiser: ir.Model, fee
             f"most {SPLIT_TOLERANCE:.0e}"
         )
     return change
+
+
+def _ask_conditioner(conditioner: ir.Model, feeds: Feeds) -> Array:
+    """The modulations of all rows of ``feeds``, in as many calls as the conditioner needs."""
+    [rows] = dims(conditioner.graph.inputs[0])
+    made = []
+    for start in range(0, len(feeds["label"]), rows):
+        part = {
+            name: np.resize(feeds[name][start : start + rows], rows)
+            for name in ("timestep", "label")
+        }
+        made.append(run_graph(conditioner, part)[MODULATION])
+    return np.concatenate(made)[: len(feeds["label"])]

@@ -139,7 +139,8 @@ def _take_modulation(model: ir.Model, chunks: list[Chunk]) -> None:
 def _keep_conditioning(model: ir.Model, chunks: list[Chunk], source: str) -> None:
     """Keep the embedders, and make all modulations with one linear."""
     graph = model.graph
-    vector = next(v for node in graph for v in node.outputs if v.name == source)
+    values = [*graph.inputs, *(output for node in graph for output in node.outputs)]
+    vector = next(value for value in values if value.name == source)
     width = dims(vector)[1]
     made = len(chunks) * width
     _set_rows(graph, CONDITIONER_ROWS)

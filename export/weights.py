@@ -19,8 +19,11 @@ def weight_bytes(model: ir.Model) -> int:
 
 
 def constant(value: ir.Value | None) -> Weight | None:
-    """The array behind a value, or None where it is not known before the graph runs."""
-    if value is None or value.const_value is None:
+    """The array behind a value, or None where it is not known before the graph runs.
+
+    An initializer that is an input too is only a default: whoever runs the graph may feed it.
+    """
+    if value is None or value.const_value is None or value.is_graph_input():
         return None
     return value.const_value.numpy()
 
