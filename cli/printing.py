@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -98,7 +99,8 @@ def write_json(path: Path | None, figures: Any) -> None:
             "Choose another file with `--json`",
         ) from error
     finally:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink()
 
 
 def _finite(value: Any) -> Any:

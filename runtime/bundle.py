@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import glob
 import hashlib
 import os
 import shutil
@@ -19,6 +20,7 @@ from .errors import BundleError
 from .manifest import FILE_NAME, Manifest
 
 PARTIAL = ".partial"
+OLD = ".old"
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,16 @@ def open_bundle(folder: Path | str) -> Bundle:
             that is missing or changed.
     """
     folder = Path(folder)
+    try:
+        return _open_bundle(folder)
+    except (OSError, ValueError, RuntimeError) as error:  # a null byte, a loop of links
+        why = getattr(error, "strerror", None) or error
+        raise BundleError(
+            f"{folder} cannot be read ({why})", "Copy the bundle again, or export it again"
+        ) from error
+
+
+def _open_bundle(folder: Path) -> Bundle:
     path = folder / FILE_NAME
     if not path.is_file():
         raise BundleError(
@@ -70,15 +82,16 @@ def new_bundle(out: Path) -> Iterator[Path]:
     Raises:
         BundleError: ``out`` holds something that is no bundle, or cannot be written.
     """
-    _check_replaceable(out)
-    partial = out.with_name(f".{out.name}.{os.getpid()}{PARTIAL}")
+    place = Path(os.path.realpath(out))  # "." has a name then, and no link hinders a rename
+    partial = place.parent / f".{place.name}.{os.getpid()}{PARTIAL}"
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        _remove_stale(out)
+        _check_replaceable(place)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(place)
         partial.mkdir()
         yield partial
         if (partial / FILE_NAME).exists():
-            _put_in_place(partial, out)
+            _put_in_place(partial, place)
     except OSError as error:
         raise BundleError(
             f"{out} cannot be written ({error.strerror or error})",
@@ -138,18 +151,32 @@ def _check_replaceable(out: Path) -> None:
 
 
 def _remove_stale(out: Path) -> None:
-    """Remove what a killed export left beside ``out``."""
-    for path in out.parent.glob(f".{out.name}.*{PARTIAL}"):
-        pid = path.name.removeprefix(f".{out.name}.").removesuffix(PARTIAL)
-        if pid.isdecimal() and not Path(f"/proc/{pid}").exists():
+    """Remove what a killed export left beside ``out``, and put back what it had moved away."""
+    for path in out.parent.glob(f".{glob.escape(out.name)}.*{PARTIAL}"):
+        marks = path.name.removeprefix(f".{out.name}.")
+        if not _is_stale(marks.removesuffix(PARTIAL).removesuffix(OLD)):
+            continue
+        if marks.endswith(OLD + PARTIAL) and not out.exists():
+            path.rename(out)
+        else:
             shutil.rmtree(path)
+
+
+def _is_stale(pid: str) -> bool:
+    """Whether nobody works there: in a container, an export may get a dead one's number."""
+    return pid.isdecimal() and (int(pid) == os.getpid() or not Path(f"/proc/{pid}").exists())
 
 
 def _put_in_place(partial: Path, out: Path) -> None:
     if not out.exists():
         partial.rename(out)
         return
-    old = out.with_name(f".{out.name}.{os.getpid()}.old{PARTIAL}")
-    out.rename(old)
-    partial.rename(out)
-    shutil.rmtree(old)
+    old = out.with_name(f".{out.name}.{os.getpid()}{OLD}{PARTIAL}")
+    try:
+        out.rename(old)
+        partial.rename(out)
+    except BaseException:
+        if not out.exists():
+            old.rename(out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

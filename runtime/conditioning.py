@@ -72,8 +72,11 @@ class ConditionedSession:
         return self._denoiser.run({"latent": feeds["latent"], "modulation": modulation})
 
     def close(self) -> None:
-        self._place, self._held = {}, self._held[:0]
+        self._forget()
         self._denoiser.close()
+
+    def _forget(self) -> None:
+        self._place, self._held = {}, np.empty((0, *self._shape), dtype=np.float32)
 
     def _make_for(self, pairs: list[tuple[int, int]]) -> None:
         """Make what a call lacks: the next chunk of the run, or just this call's rows."""
@@ -87,7 +90,7 @@ class ConditionedSession:
         row_bytes = 4 * int(np.prod(self._shape))
         fitting = max(1, self._chunk_bytes // (row_bytes * len(labels)))
         pairs = [(step, label) for step in steps[:fitting] for label in labels]
-        self._held = np.empty((0, *self._shape), dtype=np.float32)  # before the next are made
+        self._forget()  # before the next are made
         self._held = self._ask(np.array(pairs, dtype=np.int64))
         self._place = {pair: index for index, pair in enumerate(pairs)}
 

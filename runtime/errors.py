@@ -13,11 +13,12 @@ PitstopError
 class PitstopError(Exception):
     """A problem in what the user gave us, and what to do about it.
 
-    Both sentences are asked for, so that no error can be raised without its remedy.
+    Both sentences are asked for, so that no error can be raised without its remedy. The message
+    is one line, whatever a file that somebody sent has in its names.
     """
 
     def __init__(self, problem: str, remedy: str) -> None:
-        super().__init__(f"{problem}. {remedy}.")
+        super().__init__(" ".join(f"{problem}. {remedy}.".splitlines()))
         self.problem = problem
         self.remedy = remedy
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,17 @@ from .pipeline import Settings
 from .sampler import Latent
 
 FILE_NAME = "goldens.npz"
+BROKEN = (  # what NumPy raises at one kind of broken file or another
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True)
@@ -61,11 +73,12 @@ def read_goldens(path: Path) -> Goldens:
         BundleError: The file is no archive of goldens.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here: NumPy leaves a broken archive open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         settings = Settings(**json.loads(str(arrays.pop("settings"))))
         return Goldens(settings=settings, **arrays)
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except BROKEN as error:
         raise BundleError(
             f"{path} holds no goldens ({error})", "Copy the bundle again, or export it again"
         ) from error

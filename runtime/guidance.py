@@ -96,7 +96,7 @@ def run_rows(session: Session, batch: int, latent: Latent, timestep: int, labels
         feeds: dict[str, Array] = {
             "latent": np.pad(latent[rows], [(0, missing), (0, 0), (0, 0), (0, 0)]),
             "timestep": np.full(batch, timestep, dtype=np.float32),
-            "label": np.pad(labels[rows], (0, missing)),
+            "label": np.pad(labels[rows], (0, missing), mode="edge"),  # no label beside the run's
         }
         outputs.append(session.run(feeds)["prediction"][: batch - missing])
     return np.concatenate(outputs).astype(np.float32, copy=False)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +47,21 @@ def save_png(image: Image.Image, path: Path, parameters: Mapping[str, Any] | Non
     metadata = PngInfo()
     if parameters is not None:
         metadata.add_text(METADATA_KEY, json.dumps(parameters))
+    with written_whole(path) as beside:
+        image.save(beside, format="PNG", pnginfo=metadata)
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Give a file beside ``path`` to fill, and rename it to ``path`` when the block ends well.
+
+    Raises:
+        OptionError: ``path`` cannot be written.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        image.save(beside, format="PNG", pnginfo=metadata)
+        yield beside
         beside.replace(path)
     except OSError as error:
         raise OptionError(
@@ -56,11 +69,17 @@ def save_png(image: Image.Image, path: Path, parameters: Mapping[str, Any] | Non
             "Free some space there, or choose another folder with `--out`",
         ) from error
     finally:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
 
 
 def read_parameters(path: Path) -> dict[str, Any] | None:
-    """The parameters inside a PNG that `save_png` wrote, or None."""
+    """The parameters inside a PNG that `save_png` wrote, or None.
+
+    Raises:
+        OSError: There is no such file, or it is no whole picture.
+    """
     with Image.open(path) as image:
+        image.load()
         text = image.info.get(METADATA_KEY)
     return None if text is None else dict(json.loads(text))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from .. import __version__
 from .errors import OptionError
@@ -172,7 +172,7 @@ def _is_drawn(pipeline: Pipeline, image: PlannedImage, settings: Settings, out: 
     path = out / f"{image.stem}.png"
     try:
         return read_parameters(path) == parameters(pipeline, image, settings)
-    except (FileNotFoundError, UnidentifiedImageError):
+    except OSError:  # missing, or no whole picture: to be drawn
         return False
 
 

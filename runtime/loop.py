@@ -32,8 +32,9 @@ def walk(
     memory: Memory = ()
     for index, timestep in enumerate(sampler.schedule.timesteps):
         noise = draw_noise(seeds, index + 1, shape) if sampler.stochastic else None
-        prediction = denoise(latent, int(timestep))
-        latent, memory = sampler.step(index, latent, prediction, noise, memory)
+        with np.errstate(over="ignore", invalid="ignore"):  # told below, in one line
+            prediction = denoise(latent, int(timestep))
+            latent, memory = sampler.step(index, latent, prediction, noise, memory)
         if not np.isfinite(latent).all():
             raise NonFiniteError(
                 f"Step {index + 1} of {sampler.schedule.steps} (timestep {timestep}) gave a latent "

@@ -10,7 +10,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from .errors import BundleError, OptionError
 from .schedule import LinearBetas
@@ -20,6 +20,10 @@ FILE_NAME = "manifest.json"
 CONDITIONER = "conditioner"
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 LATENT_SPACES = ("pixel", "vae")
+PREDICTION_TYPES = ("epsilon",)
+DTYPES = ("float32", "float16", "int64", "int32", "int8", "uint8", "bool")
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -174,9 +178,9 @@ class Manifest:
         Raises:
             OptionError: There is no such class; the message says which there are.
         """
-        if str(label) in self.labels:
-            return self.labels.index(str(label))
-        if str(label).isdecimal() and int(label) < self.num_classes:
+        if isinstance(label, str) and label in self.labels:
+            return self.labels.index(label)
+        if str(label) in map(str, range(self.num_classes)):
             return int(label)
         names = f", or by name: {', '.join(self.labels)}" if self.labels else ""
         raise OptionError(
@@ -209,7 +213,7 @@ class Manifest:
             raise _unreadable(f"it is not JSON ({error})") from error
         except KeyError as error:
             raise _unreadable(f"the field {error} is missing") from error
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, AttributeError, RecursionError) as error:
             raise _unreadable(str(error)) from error
 
 
@@ -221,22 +225,39 @@ def _unreadable(why: str) -> BundleError:
 
 def _manifest(content: dict[str, Any]) -> Manifest:
     channel, row, column = (_count(number, "latent_shape") for number in content["latent_shape"])
+    null_class = content["null_class"]
     values = {
         **content,
         "model": ModelSpec(**content["model"]),
         "batch": _count(content["batch"], "batch"),
         "latent_shape": (channel, row, column),
         "num_classes": _count(content["num_classes"], "num_classes"),
-        "labels": tuple(map(str, content["labels"])),
+        "null_class": None if null_class is None else _count(null_class, "null_class", least=0),
+        "labels": tuple(_text(label, "labels") for label in content["labels"]),
+        "prediction_type": _one_of(content, "prediction_type", PREDICTION_TYPES),
+        "latent_space": _one_of(content, "latent_space", LATENT_SPACES),
+        "learn_sigma": _one_of(content, "learn_sigma", (False, True)),
         "cfg_channels": _count(content["cfg_channels"], "cfg_channels"),
-        "schedule": LinearBetas(**content["schedule"]),
+        "schedule": _schedule(content["schedule"]),
+        "goldens": _text(content["goldens"], "goldens"),
         "graphs": {name: _graph_spec(graph) for name, graph in content["graphs"].items()},
         "passes": tuple(_pass_report(report) for report in content["passes"]),
         "files": {str(path): str(digest) for path, digest in content["files"].items()},
     }
-    if values["latent_space"] not in LATENT_SPACES:
-        raise ValueError(f"latent_space is {values['latent_space']!r}, not one of {LATENT_SPACES}")
-    return Manifest(**values)
+    manifest = Manifest(**values)
+    if len(manifest.labels) not in {0, manifest.num_classes}:
+        raise ValueError(f"{len(manifest.labels)} labels for {manifest.num_classes} classes")
+    if not manifest.precisions:
+        raise ValueError("graphs has no denoiser")
+    return manifest
+
+
+def _schedule(content: dict[str, Any]) -> LinearBetas:
+    betas = LinearBetas(**content)
+    _count(betas.train_steps, "train_steps")
+    if not 0 < betas.beta_start <= betas.beta_end < 1:
+        raise ValueError(f"the betas are {betas.beta_start} to {betas.beta_end}, not inside (0, 1)")
+    return betas
 
 
 def _pass_report(content: dict[str, Any]) -> PassReport:
@@ -245,15 +266,30 @@ def _pass_report(content: dict[str, Any]) -> PassReport:
 
 def _graph_spec(content: dict[str, Any]) -> GraphSpec:
     sides = {side: tuple(map(_tensor_spec, content[side])) for side in ("inputs", "outputs")}
-    return GraphSpec(**{**content, **sides})
+    if not sides["outputs"]:
+        raise ValueError("a graph has no outputs")
+    return GraphSpec(**{**content, **sides, "path": _text(content["path"], "path")})
 
 
 def _tensor_spec(content: dict[str, Any]) -> TensorSpec:
     shape = tuple(_count(side, "shape") for side in content["shape"])
-    return TensorSpec(name=content["name"], shape=shape, dtype=content["dtype"])
+    dtype = _one_of(content, "dtype", DTYPES)
+    return TensorSpec(name=_text(content["name"], "name"), shape=shape, dtype=dtype)
 
 
-def _count(value: object, name: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} has {value!r} where a number of at least 1 is expected")
+def _count(value: object, name: str, *, least: int = 1) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} has {value!r} where a number of at least {least} is expected")
     return value
+
+
+def _text(value: object, name: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{name} has {value!r} where text is expected")
+    return value
+
+
+def _one_of(content: dict[str, Any], name: str, values: tuple[T, ...]) -> T:
+    if content[name] not in values:
+        raise ValueError(f"{name} is {content[name]!r}, not one of {values}")
+    return cast(T, content[name])

@@ -1,0 +1,82 @@
+"""What a device runs, in fresh interpreters where PyTorch and ONNX cannot be imported."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from bundle_helpers import toy_manifest, write_bundle
+
+HEAVY = ["torch", "onnx", "onnx_ir", "onnxscript", "onnxsim", "safetensors", "diffusers", "scipy"]
+RUN = f"""
+import sys
+sys.modules.update(dict.fromkeys({HEAVY}))
+from pitstop.cli import main
+main(sys.argv[1:], prog_name="pitstop")
+"""
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bundle(tmp_path_factory.mktemp("device") / "bundle", toy_manifest(split=True))
+
+
+def pitstop(*arguments: object) -> subprocess.CompletedProcess[str]:
+    asked = [sys.executable, "-c", RUN, *map(str, arguments)]
+    return subprocess.run(asked, capture_output=True, text=True, check=False)
+
+
+def test_generate_draws_images(bundle: Path, tmp_path: Path) -> None:
+    done = pitstop(
+        "generate", bundle, "--label", "shoe", "--num", 3, "--steps", 4, "--out", tmp_path
+    )
+
+    assert done.returncode == 0, done.stderr
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["000000-shoe.png", "000001-shoe.png", "000002-shoe.png", "grid.png"]
+
+
+def test_compare_judges_by_the_goldens(bundle: Path, tmp_path: Path) -> None:
+    done = pitstop("compare", bundle, "--json", tmp_path / "figures.json")
+
+    assert done.returncode == 1, done.stderr  # the toy's goldens are zeros: it must not pass
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert (figures["passed"], figures["images"], figures["steps"]) == (False, 2, 4)
+    assert "FAILED" in done.stdout
+
+
+def test_inspect_tells_what_a_bundle_holds(bundle: Path) -> None:
+    done = pitstop("inspect", bundle)
+
+    assert done.returncode == 0, done.stderr
+    assert "conditioner" in done.stdout
+    assert "modulation float32 [2, 2, 1]" in done.stdout
+
+
+def test_doctor_says_that_the_backend_works() -> None:
+    done = pitstop("doctor")
+
+    assert done.returncode == 0, done.stderr
+    assert "backend onnxruntime  works" in done.stdout
+
+
+def test_a_command_that_needs_torch_names_the_extra(tmp_path: Path) -> None:
+    done = pitstop("export", "fashion", "--out", tmp_path / "bundle")
+
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert line.startswith("pitstop: ")
+    assert "pip install 'pitstop[export]'" in line
+
+
+def test_importing_the_runtime_loads_nothing_heavy() -> None:
+    code = "import sys, pitstop.runtime; print(*sys.modules)"
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    loaded = {name.split(".")[0] for name in done.stdout.split()}
+    assert "pitstop" in loaded
+    assert loaded.isdisjoint({*HEAVY, "onnxruntime", "numpy", "PIL"})
