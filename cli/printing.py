@@ -49,13 +49,18 @@ def step_progress() -> Progress:
         StepTime(),
         console=messages,
         transient=True,
+        disable=not messages.is_terminal,
     )
 
 
 def stage_progress() -> tuple[Progress, Callable[[str], None]]:
     """A spinner with the stage that runs, and the function that names the next one."""
     progress = Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), console=messages, transient=True
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        console=messages,
+        transient=True,
+        disable=not messages.is_terminal,
     )
     task = progress.add_task("")
     return progress, lambda stage: progress.update(task, description=stage)

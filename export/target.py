@@ -23,7 +23,7 @@ class Target:
     off: tuple[str, ...] = ()
 
 
-# TensorRT's kernels for opset 23's Attention take fp16 alone, and these graphs are fp32.
+# TensorRT-RTX has no fp32 kernel for opset 23's Attention with a position bias.
 DECOMPOSED = ("multi_head_attention", "onnx_attention")
 
 TARGETS = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,18 +16,23 @@ from PIL import Image
 
 from .. import __version__
 from .errors import OptionError
-from .image import make_grid, read_parameters, save_png, to_images
-from .manifest import Manifest
+from .image import make_grid, read_parameters, save_png, to_images, written_whole
+from .manifest import CONDITIONER, Manifest
 from .pipeline import Pipeline, Settings
 from .sampler import Latent
 
 GRID_LIMIT = 256  # images; a larger grid is no help to the eye
 GRID_FILE = "grid.png"
+UNSAFE = r"[^\w ,.()'-]"  # in the name of a file
+NAME_LIMIT = 40  # characters of a class's name, at most 4 bytes each, in that of a file
 
 
 @dataclass(frozen=True)
 class PlannedImage:
-    """One image of a run: its class, the class's name, its seed, and its file without suffix."""
+    """One image of a run: its class, the class's name, its seed, and its file without suffix.
+
+    A bundle that somebody sent may name its classes as it likes: no name leads out of the folder.
+    """
 
     label: int
     name: str
@@ -35,7 +40,7 @@ class PlannedImage:
 
     @property
     def stem(self) -> str:
-        return f"{self.seed:06d}-{self.name}"
+        return f"{self.seed:06d}-{re.sub(UNSAFE, '_', self.name)[:NAME_LIMIT]}"
 
 
 @dataclass(frozen=True)
@@ -154,11 +159,14 @@ def draw_images(
 
 def parameters(pipeline: Pipeline, image: PlannedImage, settings: Settings) -> dict[str, Any]:
     """What an image depends on: it goes into the PNG, and says whether it must be drawn again."""
-    spec = pipeline.manifest.denoiser(pipeline.precision)
+    manifest = pipeline.manifest
+    graphs = {"denoiser": manifest.denoiser(pipeline.precision)}
+    if CONDITIONER in manifest.graphs:
+        graphs[CONDITIONER] = manifest.graphs[CONDITIONER]
     return {
         "pitstop": __version__,
-        "model": pipeline.manifest.model.name,
-        "denoiser_sha256": pipeline.manifest.files[spec.path],
+        "model": manifest.model.name,
+        **{f"{name}_sha256": manifest.files[spec.path] for name, spec in graphs.items()},
         "precision": pipeline.precision,
         "backend": pipeline.session.device,
         "label": image.label,
@@ -172,7 +180,12 @@ def _is_drawn(pipeline: Pipeline, image: PlannedImage, settings: Settings, out: 
     path = out / f"{image.stem}.png"
     try:
         return read_parameters(path) == parameters(pipeline, image, settings)
-    except OSError:  # missing, or no whole picture: to be drawn
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        TypeError,
+    ):  # missing, or no whole picture: to be drawn
         return False
 
 
@@ -183,9 +196,8 @@ def _save(
         [picture] = to_images(latent[None])
         save_png(picture, out / f"{image.stem}.png", parameters(pipeline, image, settings))
     else:
-        beside = out / f".{image.stem}.{os.getpid()}.partial.npy"
-        np.save(beside, latent)
-        beside.replace(out / f"{image.stem}.npy")
+        with written_whole(out / f"{image.stem}.npy") as beside, beside.open("wb") as file:
+            np.save(file, latent)
 
 
 def _why_no_grid(manifest: Manifest, images: int) -> str:

@@ -95,7 +95,10 @@ def _gpus() -> tuple[str, ...]:
     if shutil.which("nvidia-smi") is None:
         return ()
     asked = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
-    done = subprocess.run(asked, capture_output=True, text=True, timeout=30, check=False)
+    try:
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):  # a driver that hangs: no GPU to use either
+        return ()
     return tuple(done.stdout.splitlines()) if done.returncode == 0 else ()
 
 

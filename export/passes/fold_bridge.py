@@ -276,9 +276,9 @@ def _fold_bias(graph: ir.Graph, projection: Projection, depthwise: ir.Node, site
 
 def weight_and_bias(convolution: ir.Node) -> tuple[Weight | None, Weight | None]:
     """The weights of a convolution, its bias zeros where it has none; None where not constant."""
-    weight, *biases = (constant(value) for value in convolution.inputs[1:])
-    if weight is None or biases:
-        return weight, *biases
+    weight = constant(convolution.inputs[1])
+    if weight is None or len(convolution.inputs) > 2:
+        return weight, constant(convolution.inputs[-1])
     return weight, np.zeros(len(weight), weight.dtype)
 
 

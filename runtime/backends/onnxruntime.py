@@ -30,7 +30,7 @@ def why_not() -> str | None:
 
 def open_graph(path: Path, spec: GraphSpec, options: SessionOptions) -> OnnxRuntimeSession:
     import onnxruntime
-    from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, InvalidProtobuf
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3  # errors
@@ -41,7 +41,16 @@ def open_graph(path: Path, spec: GraphSpec, options: SessionOptions) -> OnnxRunt
         session = onnxruntime.InferenceSession(
             path, settings, providers=list(dict.fromkeys([chosen, CPU]))
         )
-    except (Fail, InvalidGraph, InvalidProtobuf) as error:
+    except (
+        state.EPFail,
+        state.Fail,
+        state.InvalidArgument,
+        state.InvalidGraph,
+        state.InvalidProtobuf,
+        state.NoSuchFile,
+        state.NotImplemented,
+        state.RuntimeException,
+    ) as error:
         raise BundleError(
             f"ONNX Runtime cannot open {path}: {str(error).splitlines()[0]}",
             "Export the bundle again, or install the onnxruntime that `pitstop inspect` names",

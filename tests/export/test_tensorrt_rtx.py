@@ -1,0 +1,118 @@
+"""The folded graphs on the real TensorRT-RTX: its parser and builder need no GPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx_ir as ir
+import pytest
+from model_helpers import tiny_dit, tiny_pit
+from pass_helpers import feeds_for, graph, network
+
+from pitstop.export.folding import choose_steps, fold
+from pitstop.export.target import find_target
+from pitstop.export.trace import trace
+from pitstop.models.denoiser import DenoiserConfig
+from pitstop.models.pit import BridgeConfig, PccaConfig, PswaConfig
+from pitstop.models.presets import PRESETS
+
+MISSING = "{} is not installed (pip install 'pitstop[tensorrt-rtx]')"
+ALL = PccaConfig("const", (1.0,))
+CONFIGS = {
+    "defaults": tiny_pit(depth=2),
+    "all of the bridge": tiny_pit(
+        depth=1,
+        pswa=PswaConfig(
+            4, bridge=BridgeConfig("pool_dw", 9, norm="bn", act="gelu_tanh", highpass=True)
+        ),
+    ),
+    "projected, normalised, biased": tiny_pit(
+        depth=2,
+        pswa=PswaConfig(4, "projected", rel_pos_bias=True, qk_norm=True),
+        pcca=PccaConfig("rotate", (0.5,)),
+    ),
+    "added, one block global": tiny_pit(
+        depth=2, pcca=ALL, global_layers=(1,), pswa=PswaConfig(4, merge="add_proj")
+    ),
+    "a bias that is looked up": tiny_pit(
+        input_size=(16, 16),
+        patch_size=1,
+        depth=2,
+        global_layers=(1,),
+        pswa=PswaConfig(8, rel_pos_bias=True),
+    ),
+    "dit": tiny_dit(depth=2),
+}
+OTHERS = list(CONFIGS)[1:]
+
+
+@pytest.fixture(scope="session")
+def trt() -> Any:
+    """TensorRT-RTX's Python API; the other wheel holds the libraries that it needs."""
+    for module, package in [
+        ("onnxruntime_ep_nv_tensorrt_rtx", "onnxruntime-ep-nv-tensorrt-rtx-cu13"),
+        ("tensorrt_rtx_bindings", "tensorrt-rtx-cu13-bindings"),
+    ]:
+        bindings = pytest.importorskip(module, reason=MISSING.format(package), exc_type=ImportError)
+    return bindings
+
+
+def complaints_and_plan(trt: Any, model: ir.Model) -> tuple[list[str], bytes]:
+    """What the parser and the builder object to, and the engine for one Ada GPU (8.9)."""
+
+    class Complaints(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.messages: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in {trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR}:
+                self.messages.append(message)
+
+    logger = Complaints()
+    builder = trt.Builder(logger)
+    strongly_typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    network = builder.create_network(strongly_typed)
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse(ir.to_proto(model).SerializeToString()):
+        return [str(parser.get_error(index)) for index in range(parser.num_errors)], b""
+    config = builder.create_builder_config()
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(trt.ComputeCapability.SM89, 0)
+    plan = builder.build_serialized_network(network, config)
+    return logger.messages, b"" if plan is None else bytes(plan)
+
+
+def check(trt: Any, config: DenoiserConfig, target: str) -> None:
+    model = trace(network(config), 2, find_target(target).opset)
+    folded = fold(model, feeds_for(config), choose_steps(target, ()))
+    assert sorted(folded.graphs) == ["conditioner", "denoiser.fp32"]
+    for name, part in folded.graphs.items():
+        complaints, plan = complaints_and_plan(trt, part)
+        assert complaints == [], name
+        assert len(plan) > 0, name
+
+
+@pytest.mark.parametrize(
+    "name", ["defaults", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)]
+)
+def test_a_folded_pair_parses_and_builds_without_a_gpu(trt: Any, name: str) -> None:
+    check(trt, CONFIGS[name], "tensorrt-rtx")
+
+
+@pytest.mark.slow
+def test_the_portable_pair_builds_too(trt: Any) -> None:
+    check(trt, CONFIGS["defaults"], "portable")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["pit-s-2", "dit-s-2"])
+def test_a_real_size_builds_too(trt: Any, name: str) -> None:
+    check(trt, PRESETS[name], "tensorrt-rtx")
+
+
+def test_what_tensorrt_cannot_read_is_complained_about(trt: Any) -> None:
+    complaints, plan = complaints_and_plan(trt, graph("(float[2, 2] x) => (float y)", "y = Det(x)"))
+
+    assert "Det" in complaints[0]
+    assert plan == b""
