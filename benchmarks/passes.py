@@ -16,7 +16,7 @@ import numpy as np
 from record import record
 from rich.progress import track
 
-from pitstop.export.folding import DENOISER, STEP_NAMES, example_feeds, fold
+from pitstop.export.folding import DENOISER, choose_steps, example_feeds, fold
 from pitstop.export.graph_file import write_graph
 from pitstop.export.trace import load_source, manifest_for, trace
 from pitstop.runtime.backend import SessionOptions
@@ -24,7 +24,17 @@ from pitstop.runtime.backends import import_backend
 from pitstop.runtime.manifest import CONDITIONER
 
 BATCH = 2
-VARIANTS = {"none": (), **{name: (name,) for name in STEP_NAMES}, "all": STEP_NAMES}
+VARIANTS = {
+    "none": [],
+    "fold_bridge": ["fold_bridge"],
+    "window_major": ["window_major"],
+    "fuse_attention": ["fuse_attention"],
+    "fuse_attention, multi_head_attention": ["fuse_attention", "multi_head_attention"],
+    "simplify": ["simplify"],
+    "split": ["split"],
+    "all, target portable": choose_steps("portable", ()),
+    "all, target onnxruntime": choose_steps("onnxruntime", ()),
+}
 
 
 @click.command()
@@ -39,7 +49,7 @@ def main(presets: tuple[str, ...], rounds: int, keep: bool) -> None:
         for name, row in rows.items():
             spread = f"({row['ms_p10']:.1f} to {row['ms_p90']:.1f})"
             click.echo(
-                f"  {name:15} {row['ms_median']:7.1f} {spread:20} {row['ratio_to_none']:.2f}x "
+                f"  {name:37} {row['ms_median']:7.1f} {spread:20} {row['ratio_to_none']:.2f}x "
                 f"{row['weight_bytes'] / 1e6:8.1f} MB  {row['nodes']} nodes"
             )
     if keep:
@@ -57,7 +67,7 @@ def _measure(preset: str, rounds: int) -> dict[str, dict[str, float]]:
         calls, rows = {}, {}
         for name, steps in VARIANTS.items():
             graphs = fold(traced, feeds, steps).graphs
-            calls[name] = _open(graphs, Path(folder) / name, feeds)
+            calls[name] = _open(graphs, Path(folder) / str(len(calls)), feeds)
             spec = calls[name].spec
             rows[name] = {"weight_bytes": spec.weight_bytes, "nodes": sum(spec.nodes.values())}
             gc.collect()

@@ -44,20 +44,29 @@ def export(
 
     Example: pitstop export fashion --out fashion.bundle --batch 8
     """
+    from ..export.graph_pass import PassBroken
     from ..export.pipeline import export_bundle
 
     progress, on_stage = stage_progress()
-    with progress:
-        report = export_bundle(
-            source,
-            out,
-            batch=batch,
-            image_size=image_size,
-            seed=seed,
-            target=target,
-            left_out=left_out,
-            on_stage=on_stage,
+    try:
+        with progress:
+            report = export_bundle(
+                source,
+                out,
+                batch=batch,
+                image_size=image_size,
+                seed=seed,
+                target=target,
+                left_out=left_out,
+                on_stage=on_stage,
+            )
+    except PassBroken as error:
+        click.echo(
+            f"pitstop: {error}. Nothing was written; leave that pass out with `--no-pass`, and "
+            "report the checkpoint's config.",
+            err=True,
         )
+        sys.exit(1)
     parity = report.parity
     verdict = f"relative L2 {parity.worst:.1e} against PyTorch (at most {parity.tolerance:.0e})"
     write_json(

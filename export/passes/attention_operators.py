@@ -22,6 +22,7 @@ from ..weights import (
     constant,
     dims,
     insert,
+    is_op,
     made_by,
     replace_node,
     reshape,
@@ -33,6 +34,7 @@ HEADS = (0, 2, 1, 3)  # (B, S, H, d) to (B, H, S, d), and back
 HEADS_OF_K = (0, 2, 3, 1)  # (B, S, H, d) to (B, H, d, S)
 SWAP_LAST = (0, 1, 3, 2)
 MICROSOFT = "com.microsoft"
+ATTENTION_OPSET = 23
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,8 @@ def multi_head_attention(graph: ir.Graph) -> Sites:
         flat = [_before_heads(value) for value in (found.q, found.k, found.v)]
         after = sole_user(found.mixed.outputs[0])
         if any(value is None for value in flat):
-            sites.skip(softmax, "q, k or v is normalised per head")
-        elif after is None or tuple(after.attributes["perm"].value) != HEADS:
+            sites.skip(softmax, "q, k or v is normalised per head, or not cut by fuse_attention")
+        elif after is None or not is_op(after, "Transpose", perm=HEADS):
             sites.skip(softmax, "its heads are not put side by side again")
         else:
             sites.rewrite(softmax)
@@ -99,6 +101,9 @@ def onnx_attention(graph: ir.Graph) -> Sites:
         found = find_attention(graph, softmax)
         if isinstance(found, str):
             sites.skip(softmax, found)
+            continue
+        if graph.opset_imports[""] < ATTENTION_OPSET:
+            sites.skip(softmax, f"the graph's opset is below {ATTENTION_OPSET}")
             continue
         sites.rewrite(softmax)
         inputs = [found.q, found.k, found.v]

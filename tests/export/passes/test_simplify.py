@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+from pass_helpers import as_text, graph, noise, ops
+
+from pitstop.export.graph_pass import apply
+from pitstop.export.passes import simplify as simplify_file
+from pitstop.export.passes.simplify import SIMPLIFY
+
+SIGNATURE = "(float[2, 3] x) => (float[2, 3] y)"
+BODY = "s = Add(a, b) i = Identity(x) t = Add(i, s) y = Relu(t)"
+WEIGHTS: dict[str, Any] = {"a": [1.0, 2.0, 3.0], "b": [0.3, 0.3, 0.3]}
+FEEDS = {"x": noise(2, 3)}
+
+
+def test_constants_are_folded() -> None:
+    model = graph(SIGNATURE, BODY, **WEIGHTS)
+    before = as_text(model)
+
+    simplified, report = apply(SIMPLIFY, model, FEEDS)
+
+    assert ops(simplified)["Add"] == 1
+    assert report.skipped == {}
+    assert "s" in report.rewritten
+    assert as_text(model) == before
+
+
+def test_without_onnxsim_the_clean_up_of_onnx_ir_runs_and_the_report_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxsim", None)
+    twice = graph(SIGNATURE, "s = Relu(x) t = Relu(x) y = Add(s, t)")
+
+    simplified, report = apply(SIMPLIFY, twice, FEEDS)
+
+    assert ops(simplified) == {"Relu": 1, "Add": 1}
+    assert "onnxsim cannot be imported" in report.skipped["onnxsim"]
+
+
+def test_a_graph_that_fits_no_message_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(simplify_file, "ONNXSIM_LIMIT", 4)
+
+    _, report = apply(SIMPLIFY, graph(SIGNATURE, BODY, **WEIGHTS), FEEDS)
+
+    assert "do not fit" in report.skipped["onnxsim"]
