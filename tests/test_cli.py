@@ -327,3 +327,29 @@ def test_a_stopped_export_leaves_nothing_behind(
     assert export.returncode != 0
     assert "Traceback" not in stderr
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("place", "tolerance", "message"),
+    [
+        ("pitstop.export.folding.SPLIT_TOLERANCE", -1.0, "The split changed the graph's output"),
+        ("pitstop.export.pipeline.FP32_TOLERANCE", 0.0, "does not match PyTorch"),
+    ],
+)
+def test_a_gate_that_is_not_met_writes_nothing_and_ends_with_1(
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
+    tolerance: float,
+    message: str,
+) -> None:
+    monkeypatch.setattr(place, tolerance)
+
+    result = run("export", checkpoint, "--out", tmp_path / "bundle")
+
+    assert result.exit_code == 1
+    [line] = result.stderr.splitlines()
+    assert message in line
+    assert "Nothing was written" in line
+    assert list(tmp_path.iterdir()) == []
