@@ -311,12 +311,17 @@ def test_a_full_disk_leaves_nothing_behind(checkpoint: Path, tmp_path: Path) -> 
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def heed_sigint() -> None:
+    """A process started in the background inherits that Ctrl-C is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_export_leaves_nothing_behind(
     checkpoint: Path, tmp_path: Path, sent: signal.Signals
 ) -> None:
     asked = [*PITSTOP, "export", str(checkpoint), "--out", str(tmp_path / "out" / "bundle")]
-    export = subprocess.Popen(asked, stderr=subprocess.PIPE, text=True)
+    export = subprocess.Popen(asked, stderr=subprocess.PIPE, text=True, preexec_fn=heed_sigint)
     while not list(tmp_path.glob("out/.bundle.*")):
         assert export.poll() is None
         time.sleep(0.01)
