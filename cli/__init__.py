@@ -59,6 +59,15 @@ class Commands(click.Group):
                 err=True,
             )
             sys.exit(2)
+        except MemoryError as error:
+            if ctx.params["debug"]:
+                raise
+            click.echo(
+                f"pitstop: The memory of this machine is not enough ({error}). Choose a smaller "
+                "model, image size or batch, or fewer images.",
+                err=True,
+            )
+            sys.exit(2)
 
 
 EXTRAS = {

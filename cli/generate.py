@@ -13,7 +13,7 @@ from .printing import console, json_option, pairs, step_progress, write_json
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--label", "labels", multiple=True, help="A class, by number or name; repeatable.")
-@click.option("--num", type=click.IntRange(min=1), help="Images in all, the labels in turn.")
+@click.option("--num", type=click.IntRange(1, 1_000_000), help="Images in all, the labels in turn.")
 @click.option("--steps", default=50, show_default=True, help="Denoiser calls for an image.")
 @click.option("--sampler", default="ddim", show_default=True, help="ddim, ddpm or dpmpp_2m.")
 @click.option("--cfg-scale", default=4.0, show_default=True, help="Guidance scale; 1 is none.")

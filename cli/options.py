@@ -14,5 +14,5 @@ provider_option = click.option(
     "--provider", metavar="NAME", help="ONNX Runtime's execution provider."
 )
 threads_option = click.option(
-    "--threads", type=click.IntRange(min=1), help="CPU threads inside an operator."
+    "--threads", type=click.IntRange(1, 1024), help="CPU threads inside an operator."
 )

@@ -21,10 +21,22 @@ from ..runtime.errors import OptionError
 console = Console(highlight=False, soft_wrap=False)
 messages = Console(stderr=True, highlight=False)
 
+
+def _check_folder(ctx: click.Context, option: click.Parameter, path: Path | None) -> Path | None:
+    """Refuse a file that cannot be written before the work, not after it."""
+    if path is not None and not os.access(path.parent, os.W_OK | os.X_OK):
+        raise OptionError(
+            f"{path} cannot be written: {path.parent} is no folder that can be written to",
+            "Choose another file with `--json`",
+        )
+    return path
+
+
 json_option = click.option(
     "--json",
     "json_path",
     type=click.Path(path_type=Path, dir_okay=False),
+    callback=_check_folder,
     metavar="FILE",
     help="Write the figures to FILE as JSON.",
 )

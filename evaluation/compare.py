@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..export.parity import check_parity, relative_l2
+from ..runtime.errors import OptionError
 from ..runtime.goldens import Goldens
 from ..runtime.pipeline import OnStep, Pipeline
 from ..runtime.sampler import Latent
@@ -79,7 +80,12 @@ def compare(
         reference: Where they come from, for the report.
         min_psnr_db: The gate; None takes the one of the candidate's precision.
         on_step: Told of every step of the trajectories.
+
+    Raises:
+        OptionError: The gate is not a number.
     """
+    if min_psnr_db is not None and np.isnan(min_psnr_db):
+        raise OptionError("The gate is nan dB", "Choose a number with `--min-psnr`")
     parity = check_parity(candidate, goldens, MAX_RELATIVE_L2.get(candidate.precision, np.inf))
     walked = candidate.trajectories(
         goldens.classes.tolist(), goldens.seeds.tolist(), goldens.settings, on_step

@@ -22,6 +22,7 @@ from .target import find_target
 from .trace import TorchSession, load_source, manifest_for, trace
 
 MAX_BATCH = 256
+MAX_SEED = 2**63 - 1  # of PyTorch's generator
 
 OnStage = Callable[[str], None]
 """Told what the export does next, in a few words."""
@@ -79,6 +80,8 @@ def export_bundle(
     """
     if not 1 <= batch <= MAX_BATCH:
         raise OptionError(f"The batch is {batch}", f"Choose 1 to {MAX_BATCH} rows")
+    if not 0 <= seed <= MAX_SEED:
+        raise OptionError(f"The seed is {seed}", f"Choose one from 0 to {MAX_SEED}")
     steps = choose_steps(target, left_out)
     on_stage("reading the checkpoint")
     checkpoint = load_source(source, image_size, seed)
