@@ -183,6 +183,8 @@ def test_an_unknown_preset_gets_a_suggestion(tmp_path: Path) -> None:
         (["--batch", "0"], "batch is 0", "1 to 256"),
         (["--target", "jetson"], "'jetson'", "portable, onnxruntime"),
         (["--no-pass", "fold"], "'fold'", "fold_bridge, window_major"),
+        (["--seed", "-1"], "seed is -1", "0 to 9223372036854775807"),
+        (["--image-size", "1152921504606846976"], "memory", "image size"),
     ],
 )
 def test_a_wrong_option_of_export_is_named(
@@ -220,7 +222,16 @@ def test_a_wrong_option_of_generate_is_named(
     assert valid in line
 
 
-@pytest.mark.parametrize("options", [["--num", "0"], ["--threads", "0"], ["--steps", "many"]])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--num", "0"],
+        ["--num", "10000000000"],
+        ["--threads", "0"],
+        ["--threads", "100000"],
+        ["--steps", "many"],
+    ],
+)
 def test_a_number_out_of_range_is_a_usage_error(
     toy: Path, tmp_path: Path, options: list[str]
 ) -> None:
@@ -287,6 +298,58 @@ def test_a_checkpoint_of_another_model_is_refused(exported: Path, tmp_path: Path
 
 def test_a_json_file_that_cannot_be_written_is_refused(toy: Path, tmp_path: Path) -> None:
     assert "--json" in refused("inspect", toy, "--json", tmp_path / "none" / "figures.json")
+
+
+def test_a_json_file_that_cannot_be_written_is_refused_before_the_work(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    out, figures = tmp_path / "bundle", tmp_path / "none" / "figures.json"
+
+    assert "--json" in refused("export", checkpoint, "--out", out, "--json", figures)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["export", "generate", "demo"])
+def test_a_folder_that_cannot_be_written_is_refused(
+    checkpoint: Path, toy: Path, tmp_path: Path, command: str
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    source = {"export": [checkpoint], "generate": [toy], "demo": []}[command]
+
+    line = refused(command, *source, "--out", tmp_path / "file" / "out")
+
+    assert f"{tmp_path / 'file'}" in line
+    assert "--out" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "found", "valid"),
+    [
+        (["--steps", "0"], "0 sampling steps", "1 to 1000"),
+        (["--sampler", "euler_a"], "'euler_a'", "ddpm, ddim, dpmpp_2m"),
+        (["--precision", "int8"], "int8", "fp32"),
+        (["--min-psnr", "nan"], "nan", "--min-psnr"),
+    ],
+)
+def test_a_wrong_option_of_compare_is_named(
+    checkpoint: Path, exported: Path, options: list[str], found: str, valid: str
+) -> None:
+    line = refused("compare", exported, "--checkpoint", checkpoint, "--images", 1, *options)
+
+    assert found in line
+    assert valid in line
+
+
+def test_a_missing_backend_names_its_extra(toy: Path, tmp_path: Path) -> None:
+    blocked = f"import sys; sys.modules['onnxruntime'] = None; {PITSTOP[2]}"
+    asked = [sys.executable, "-c", blocked, "generate", str(toy), "--out", str(tmp_path / "out")]
+
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert line.startswith("pitstop: ")
+    assert "pip install 'pitstop[cpu]'" in line
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
