@@ -29,10 +29,19 @@ def demo(out: Path, json_path: Path | None) -> None:
     Example: pitstop demo --out pitstop-demo
     """
     from ..evaluation.demo import run_demo
+    from ..export.graph_pass import PassBroken
 
     progress, on_stage = stage_progress()
-    with progress:
-        made = run_demo(out, on_stage=on_stage)
+    try:
+        with progress:
+            made = run_demo(out, on_stage=on_stage)
+    except PassBroken as error:
+        click.echo(
+            f"pitstop: {error}. No bundle was written; reinstall with the versions in "
+            "constraints.txt.",
+            err=True,
+        )
+        sys.exit(1)
     write_json(json_path, figures(made))
     _print(made)
     if not made.passed:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ..export.graph_pass import PassBroken
 from ..export.pipeline import OnStage, export_bundle
 from ..runtime.bundle import open_bundle
-from ..runtime.errors import PitstopError
 from ..runtime.image import make_grid, save_png, to_images
 from ..runtime.pipeline import OnStep, Pipeline, Settings
 from .compare import Comparison, compare
@@ -81,15 +81,15 @@ def run_demo(
         on_step: Told of every step that draws.
 
     Raises:
-        PitstopError: ``out`` cannot be written, or the export does not match PyTorch.
+        PitstopError: ``out`` cannot be written.
+        PassBroken: The export does not match PyTorch.
     """
     bundle = out / "bundle"
     report = export_bundle(SOURCE, bundle, batch=BATCH, on_stage=on_stage)
     if not report.passed:
-        raise PitstopError(
+        raise PassBroken(
             f"The exported graph is {report.parity.worst:.1e} from PyTorch, "
-            f"above {report.parity.tolerance:.0e}",
-            "Reinstall with the versions in constraints.txt",
+            f"above {report.parity.tolerance:.0e}"
         )
     manifest = open_bundle(bundle).manifest
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import onnx
 import pytest
+import safetensors.torch
 import torch
 from bundle_helpers import toy_manifest, write_bundle
 from checkpoint_helpers import tiny_checkpoint
@@ -161,6 +162,22 @@ def test_a_pickled_object_is_refused_and_does_not_run(tmp_path: Path) -> None:
 
     assert "pickles" in line
     assert not (tmp_path / "ran").exists()
+
+
+def test_weights_that_do_not_fit_their_config_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+    path = tmp_path / "misfit.safetensors"
+    with safetensors.safe_open(checkpoint, "pt") as file:
+        config = file.metadata()
+    weights = safetensors.torch.load_file(checkpoint)
+    name = next(name for name in weights if name.endswith("qkv.weight"))
+    short = {name: weights[name][:-1].clone()}
+    safetensors.torch.save_file({**weights, **short}, path, config)
+
+    line = refused("export", path, "--out", tmp_path / "bundle")
+
+    rows, columns = whole = list(weights[name].shape)
+    assert f"{name} in {path} has shape {[rows - 1, columns]}" in line
+    assert f"expects {whole}" in line
 
 
 def test_a_missing_checkpoint_is_refused(tmp_path: Path) -> None:

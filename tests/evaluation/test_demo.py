@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from checkpoint_helpers import tiny_checkpoint
+from click.testing import CliRunner
+from PIL import Image
+
+from pitstop.cli import main
+from pitstop.evaluation import demo
+from pitstop.evaluation.quality import Judgement
+from pitstop.runtime.pipeline import Settings
+from pitstop.runtime.sampler import Latent
+
+
+def see_the_first_class(pixels: Latent) -> Judgement:
+    return Judgement(np.zeros(len(pixels), dtype=np.int64), np.zeros((len(pixels), 2)))
+
+
+@pytest.fixture(autouse=True)
+def small(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo of a tiny model: six images in four steps, judged without a classifier."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    monkeypatch.setattr(demo, "SOURCE", str(tiny_checkpoint(folder / "tiny.safetensors")))
+    monkeypatch.setattr(demo, "BATCH", 4)
+    monkeypatch.setattr(demo, "IMAGES", 6)
+    monkeypatch.setattr(demo, "COLUMNS", 3)
+    monkeypatch.setattr(demo, "SETTINGS", Settings(steps=4, cfg_scale=2.0))
+    monkeypatch.setattr(demo, "judge", see_the_first_class)
+
+
+def test_the_demo_writes_its_figures_and_a_picture(tmp_path: Path) -> None:
+    out, figures = tmp_path / "out", tmp_path / "figures.json"
+
+    done = CliRunner().invoke(main, ["demo", "--out", str(out), "--json", str(figures)])
+
+    assert done.exit_code == 0, done.output
+    written = json.loads(figures.read_text())
+    assert {"rows", "picture"} <= set(written)
+    for row in written["rows"]:
+        keys = "precision bytes ms_per_step relative_l2_max psnr_db_median class_agreement"
+        assert set(keys.split()) <= set(row)
+        assert row["class_agreement"] == pytest.approx(2 / 6)
+        assert row["ms_per_step"] > 0
+    assert written["rows"][0]["precision"] == "fp32"
+    assert written["rows"][0]["relative_l2_max"] <= 1e-5
+    with Image.open(written["picture"]) as picture:
+        assert picture.size == (3 * 16 * demo.ZOOM, 2 * 16 * demo.ZOOM)
+    assert "ONNX fp32" in done.output
+
+
+def test_a_gate_that_is_not_met_ends_with_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pitstop.evaluation.compare.MIN_PSNR", {"fp32": 1000.0})
+
+    done = CliRunner().invoke(main, ["demo", "--out", str(tmp_path / "out")])
+
+    assert done.exit_code == 1
+    assert (tmp_path / "out" / "images.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("pitstop.export.pipeline.FP32_TOLERANCE", "The exported graph is"),
+        ("pitstop.export.folding.SPLIT_TOLERANCE", "The split changed the graph's output"),
+    ],
+)
+def test_an_export_that_left_pytorch_ends_the_demo_with_1_and_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, message: str
+) -> None:
+    monkeypatch.setattr(place, -1.0)
+
+    done = CliRunner().invoke(main, ["demo", "--out", str(tmp_path / "out")])
+
+    assert done.exit_code == 1
+    [line] = done.stderr.splitlines()
+    assert line.startswith("pitstop: ")
+    assert message in line
+    assert not (tmp_path / "out" / "bundle").exists()
