@@ -13,7 +13,7 @@ from ..runtime.errors import one_of
 from ..runtime.manifest import CONDITIONER, Manifest, PassReport
 from ..runtime.noise import START, draw_noise
 from .graph_file import run_graph
-from .graph_pass import Feeds, PassBroken, apply, report_change
+from .graph_pass import Feeds, PassBroken, apply_all, report_change
 from .parity import relative_l2
 from .passes import PASSES
 from .split import MODULATION, NoSplit, split
@@ -58,12 +58,9 @@ def fold(
     Raises:
         PassBroken: A step changed what the graph computes.
     """
-    reports = []
-    for graph_pass in PASSES:
-        if graph_pass.name in steps:
-            on_stage(f"pass {graph_pass.name}")
-            model, report = apply(graph_pass, model, feeds)
-            reports.append(report)
+    chosen = [graph_pass for graph_pass in PASSES if graph_pass.name in steps]
+    model, done = apply_all(chosen, model, feeds, lambda name: on_stage(f"pass {name}"))
+    reports = list(done)
     if SPLIT not in steps:
         return Folded({DENOISER: model}, tuple(reports))
     on_stage("splitting off the conditioner")

@@ -73,11 +73,14 @@ def apply(graph_pass: GraphPass, model: ir.Model, feeds: Feeds) -> tuple[ir.Mode
 
 
 def apply_all(
-    passes: Iterable[GraphPass], model: ir.Model, feeds: Feeds
+    passes: Iterable[GraphPass],
+    model: ir.Model,
+    feeds: Feeds,
+    on_pass: Callable[[str], None] = lambda name: None,
 ) -> tuple[ir.Model, tuple[PassReport, ...]]:
-    """Run passes in order, each held against the graph before it."""
+    """Run passes in order, each held against the graph before it; ``on_pass`` hears each name."""
     reports = []
-    for edited, report in _apply_all(passes, model, feeds):
+    for edited, report in _apply_all(passes, model, feeds, on_pass):
         model = edited
         reports.append(report)
     return model, tuple(reports)
@@ -93,10 +96,14 @@ def interface(model: ir.Model) -> str:
 
 
 def _apply_all(
-    passes: Iterable[GraphPass], model: ir.Model, feeds: Feeds
+    passes: Iterable[GraphPass],
+    model: ir.Model,
+    feeds: Feeds,
+    on_pass: Callable[[str], None] = lambda name: None,
 ) -> Iterable[tuple[ir.Model, PassReport]]:
     before = run_graph(model, feeds)
     for graph_pass in passes:
+        on_pass(graph_pass.name)
         edited = model.clone()
         sites = graph_pass.edit(edited.graph)
         RemoveUnusedNodesPass()(edited)
