@@ -12,7 +12,7 @@ import glob
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -101,6 +101,20 @@ def new_bundle(out: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def extended_bundle(bundle: Bundle, dropped: Collection[str]) -> Iterator[Path]:
+    """As `new_bundle`, in the place of ``bundle`` and with its files in it but for ``dropped``.
+
+    The files are linked where the file system can, so they must not be written to.
+    """
+    with new_bundle(bundle.folder) as folder:
+        for name in bundle.manifest.files:
+            if name not in dropped:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                _link_or_copy(bundle.path(name), folder / name)
+        yield folder
+
+
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest of a new bundle, with the sha256 of every file in its folder."""
     files = {
@@ -119,6 +133,13 @@ def sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _link_or_copy(source: Path, place: Path) -> None:
+    try:
+        os.link(source, place)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(source, place)
 
 
 def _check_inside(folder: Path, name: str) -> None:

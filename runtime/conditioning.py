@@ -16,6 +16,8 @@ import numpy.typing as npt
 from .backend import Array, Session
 from .manifest import GraphSpec
 
+Modulation = npt.NDArray[np.float32]
+
 CHUNK_BYTES = 256 << 20  # of modulations held at a time: 250 guided steps of PiT-XL need 390 MB
 
 
@@ -43,7 +45,8 @@ class ConditionedSession:
             chunk_bytes: How much of the modulations is held at a time; one step at least.
         """
         self._open_conditioner = open_conditioner
-        self._rows, *self._shape = spec.outputs[0].shape
+        self._spec = spec
+        _, *self._shape = spec.outputs[0].shape
         self._denoiser = denoiser
         self._chunk_bytes = chunk_bytes
         self._steps: list[int] = []
@@ -94,19 +97,33 @@ class ConditionedSession:
         self._held = self._ask(np.array(pairs, dtype=np.int64))
         self._place = {pair: index for index, pair in enumerate(pairs)}
 
-    def _ask(self, pairs: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """Ask the conditioner for the modulations of pairs [row, 2], the last call padded."""
-        made = np.empty((len(pairs), *self._shape), dtype=np.float32)
+    def _ask(self, pairs: npt.NDArray[np.int64]) -> Modulation:
         conditioner = self._open_conditioner()
         try:
-            for start in range(0, len(pairs), self._rows):
-                rows = pairs[start : start + self._rows]
-                fed = np.pad(rows, [(0, self._rows - len(rows)), (0, 0)], mode="edge")
-                feeds: dict[str, Array] = {
-                    "timestep": fed[:, 0].astype(np.float32),
-                    "label": fed[:, 1],
-                }
-                made[start : start + len(rows)] = conditioner.run(feeds)["modulation"][: len(rows)]
+            return ask_conditioner(conditioner, self._spec, pairs[:, 0], pairs[:, 1])
         finally:
             conditioner.close()
-        return made
+
+
+def ask_conditioner(
+    conditioner: Session,
+    spec: GraphSpec,
+    timesteps: npt.NDArray[np.int64],
+    labels: npt.NDArray[np.int64],
+) -> Modulation:
+    """The modulations of pairs of timestep [row] and label [row], the last call padded.
+
+    Returns:
+        float32 [row, chunk, channel].
+    """
+    rows, *shape = spec.outputs[0].shape
+    made = np.empty((len(labels), *shape), dtype=np.float32)
+    for start in range(0, len(labels), rows):
+        asked = slice(start, start + rows)
+        missing = rows - len(labels[asked])
+        feeds: dict[str, Array] = {
+            "timestep": np.pad(timesteps[asked], (0, missing), mode="edge").astype(np.float32),
+            "label": np.pad(labels[asked], (0, missing), mode="edge"),
+        }
+        made[asked] = conditioner.run(feeds)["modulation"][: rows - missing]
+    return made

@@ -3,6 +3,7 @@
 PitstopError
 ├── BundleError         a bundle is missing, broken, or made by another version
 ├── CheckpointError     a checkpoint or preset cannot be read
+├── CalibrationError    a calibration set or ranges do not fit, or hold what they must not
 ├── ShapeError          an array does not have the shape that a graph was traced with
 ├── BackendUnavailable  a backend cannot run on this machine
 ├── OptionError         an option has a value that does not exist or does not fit
@@ -29,6 +30,10 @@ class BundleError(PitstopError):
 
 class CheckpointError(PitstopError):
     """A checkpoint or preset cannot be read."""
+
+
+class CalibrationError(PitstopError):
+    """A calibration set or a file of ranges does not fit this bundle, or cannot be read."""
 
 
 class ShapeError(PitstopError):

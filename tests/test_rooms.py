@@ -21,6 +21,7 @@ STANDS_WITHOUT = {
     "export": {"calibration", "evaluation", "cli"},
     "export/__init__.py": {*HEAVY, *(ROOMS - {"export", "runtime"})},
     "export/engine.py": {*HEAVY, *(ROOMS - {"export", "runtime"})},
+    "calibration": {"torch", *(ROOMS - {"calibration", "runtime"})},
     "evaluation": {"cli"},
     "cli": {*HEAVY, "numpy", *(ROOMS - {"cli", "runtime"})},
 }
@@ -32,7 +33,7 @@ ALLOWED = {
     "models": {"torch", "numpy", "safetensors", "click", "rich"},
     "runtime": {"numpy", "PIL"},
     "export": {"numpy", "onnx", "onnx_ir", "pitstop.runtime"},
-    "calibration": {"numpy", "onnx", "onnxruntime", "pitstop.runtime"},
+    "calibration": {"numpy", "onnx", "onnx_ir", "onnxruntime", "pitstop.runtime"},
     "evaluation": {"numpy", "PIL", "torch", *(f"pitstop.{room}" for room in ROOMS - {"cli"})},
     "cli": {"click", "rich", *(f"pitstop.{room}" for room in ROOMS - {"cli"})},
 }
@@ -92,7 +93,12 @@ def test_no_thing_of_a_folder_of_like_things_imports_another() -> None:
     """A pass, sampler or backend stands alone: only its folder's ``__init__.py`` knows them all."""
     found = [
         f"{path.relative_to(ROOT).as_posix()} imports {name}"
-        for folder in ("export/passes", "runtime/samplers", "runtime/backends")
+        for folder in (
+            "export/passes",
+            "runtime/samplers",
+            "runtime/backends",
+            "calibration/methods",
+        )
         for path in (ROOT / folder).glob("[!_]*.py")
         for name in imports(path)
         if name.startswith(f"pitstop.{folder.replace('/', '.')}.")

@@ -1,0 +1,1 @@
+"""From real denoising trajectories to an int8 graph; without PyTorch."""

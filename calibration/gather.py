@@ -1,0 +1,86 @@
+"""The ranges of an fp32 denoiser's activations, and how far they can be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from ..runtime.backend import SessionOptions
+from ..runtime.bundle import Bundle
+from .channels import find_scalable
+from .coverage import Coverage, cover
+from .feeds import feed
+from .methods import find_threshold
+from .observe import Observation, observe
+from .placement import Site
+from .ranges import ActivationRange, Ranges
+from .smoothing import Factors, apply_smoothing, choose_factors, smooth
+from .trajectories import CalibrationSet
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """A bundle's denoiser, ready to be watched over one set or another.
+
+    Attributes:
+        bundle: With the conditioner.
+        sites: Whose activations are watched.
+        options: How the graphs are run.
+    """
+
+    bundle: Bundle
+    sites: Sequence[Site]
+    options: SessionOptions
+
+    def over(
+        self, model: ir.Model, drawn: CalibrationSet, more: Mapping[str, int] | None = None
+    ) -> dict[str, Observation]:
+        """What the sites' activations, and ``more`` by name and channel axis, hold over a set."""
+        axes = {site.tensor: site.channel_axis for site in self.sites} | dict(more or {})
+        return observe(model, axes, lambda: feed(self.bundle, drawn, self.options), self.options)
+
+
+def take_ranges(
+    watcher: Watcher,
+    model: ir.Model,
+    drawn: CalibrationSet,
+    held_out: CalibrationSet,
+    *,
+    method: str,
+    smoothed: bool,
+    graph_sha256: str,
+) -> tuple[Ranges, Coverage]:
+    """Watch a denoiser over a set, and check its ranges on trajectories that it did not see."""
+    factors: Factors = {}
+    if smoothed:
+        factors = _find_factors(watcher, model, drawn)
+        model = apply_smoothing(model, smooth(model.graph, factors))
+    observed = watcher.over(model, drawn)
+    by_tensor = {
+        name: ActivationRange(
+            threshold=find_threshold(method, one.histogram),
+            amax=one.histogram.amax,
+            samples=one.histogram.samples,
+        )
+        for name, one in observed.items()
+    }
+    unseen = watcher.over(model, held_out)
+    second = {name: find_threshold(method, one.histogram) for name, one in unseen.items()}
+    coverage = cover(
+        drawn, watcher.bundle.manifest, watcher.sites, observed, by_tensor, unseen, second
+    )
+    return Ranges(graph_sha256, method, by_tensor, factors), coverage
+
+
+def _find_factors(watcher: Watcher, model: ir.Model, drawn: CalibrationSet) -> Factors:
+    """Divisors for the tensors that a quantized layer reads."""
+    weights = {site.weight for site in watcher.sites}
+    tensors = [
+        found.tensor
+        for found in find_scalable(model.graph)
+        if weights & {span.weight for span in found.readers}
+    ]
+    seen = watcher.over(model, drawn, dict.fromkeys(tensors, -1))
+    return choose_factors(model.graph, {name: seen[name].amax_by_channel for name in tensors})

@@ -1,0 +1,138 @@
+"""Write the int8 graph: QuantizeLinear and DequantizeLinear at every site of a denoiser.
+
+Symmetric, ``q = round(x / scale)`` clipped to int8 with ``scale = threshold / 127``; weights are
+stored as int8 with one scale for each output channel. The scales have the type of what they
+scale, fp16 in an fp16 graph, so that no cast stands between a layer and its DequantizeLinear.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from ..runtime.errors import CalibrationError
+from .placement import Site
+
+LEVELS = 127
+SMALLEST_SCALE = 2.0**-14  # the smallest normal fp16 number
+
+Weight = npt.NDArray[Any]
+
+
+def quantize(
+    base: ir.Model,
+    weights: Mapping[str, ir.TensorProtocol],
+    sites: Sequence[Site],
+    thresholds: Mapping[str, float],
+) -> ir.Model:
+    """A copy of a denoiser with Q/DQ at ``sites``.
+
+    Args:
+        base: The fp32 or fp16 graph, with the values' names of the fp32 one.
+        weights: Of the fp32 graph, by name.
+        sites: Where.
+        thresholds: By the name of the activation.
+
+    Raises:
+        CalibrationError: The base graph has no such node.
+    """
+    model = base.clone()
+    writer = _Writer(model.graph)
+    nodes = {str(node.outputs[0].name): node for node in model.graph}
+    for site in sites:
+        if site.node not in nodes:
+            raise CalibrationError(
+                f"The base graph has no node {site.node}, which makes {site.name}",
+                "Export the bundle again, all its precisions together",
+            )
+        node = nodes[site.node]
+        writer.quantize_input(node, site.operand, thresholds[site.tensor])
+        if site.weight is not None:
+            array = weights[site.weight].numpy()
+            writer.quantize_weight(node, site.weight, array, site.weight_axis)
+    RemoveUnusedNodesPass()(model)
+    return model
+
+
+def quantize_weight(
+    weight: Weight, axis: int, dtype: npt.DTypeLike
+) -> tuple[npt.NDArray[np.int8], Weight]:
+    """int8 values of ``weight`` and the scale of each channel along ``axis``, of type ``dtype``."""
+    others = tuple(other for other in range(weight.ndim) if other != axis)
+    amax = np.abs(weight).max(axis=others)
+    scale = np.maximum(amax / LEVELS, SMALLEST_SCALE).astype(dtype)
+    shape = [-1 if other == axis else 1 for other in range(weight.ndim)]
+    rounded = np.round(weight / scale.astype(np.float32).reshape(shape))
+    return np.clip(rounded, -LEVELS, LEVELS).astype(np.int8), scale
+
+
+class _Writer:
+    """Inserts Q/DQ into a graph, once for each tensor."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self._graph = graph
+        self._activations: dict[str, ir.Value] = {}
+        self._weights: dict[str, ir.Value] = {}
+
+    def quantize_input(self, node: ir.Node, operand: int, threshold: float) -> None:
+        value = node.inputs[operand]
+        assert value is not None
+        name = str(value.name)
+        if name not in self._activations:
+            self._activations[name] = self._through_int8(value, threshold)
+        node.replace_input_with(operand, self._activations[name])
+
+    def quantize_weight(self, node: ir.Node, name: str, weight: Weight, axis: int) -> None:
+        if name not in self._weights:
+            value = node.inputs[1]
+            assert value is not None
+            assert value.dtype is not None
+            values, scale = quantize_weight(weight, axis, value.dtype.numpy())
+            stored = [
+                self._constant(f"{name}_int8", values),
+                self._constant(f"{name}_scale", scale),
+                self._constant(f"{name}_zero_point", np.zeros(scale.shape, np.int8)),
+            ]
+            dequantize = ir.node("DequantizeLinear", stored, attributes={"axis": axis})
+            self._weights[name] = _describe(dequantize, f"{name}_dequantized", value)
+            self._graph.insert_before(node, dequantize)
+        node.replace_input_with(1, self._weights[name])
+
+    def _through_int8(self, value: ir.Value, threshold: float) -> ir.Value:
+        assert value.dtype is not None
+        scale = np.array(max(threshold / LEVELS, SMALLEST_SCALE), value.dtype.numpy())
+        scaled_by = [
+            self._constant(f"{value.name}_scale", scale),
+            self._constant(f"{value.name}_zero_point", np.zeros((), np.int8)),
+        ]
+        quantized = ir.node("QuantizeLinear", [value, *scaled_by])
+        low = _describe(quantized, f"{value.name}_int8", value)
+        low.type = ir.TensorType(ir.DataType.INT8)
+        dequantized = ir.node("DequantizeLinear", [low, *scaled_by])
+        producer = value.producer()
+        if producer is None:
+            self._graph.insert_before(self._graph[0], [quantized, dequantized])
+        else:
+            self._graph.insert_after(producer, [quantized, dequantized])
+        return _describe(dequantized, f"{value.name}_dequantized", value)
+
+    def _constant(self, name: str, array: Weight) -> ir.Value:
+        value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
+        value.shape, value.type = (
+            ir.Shape(array.shape),
+            ir.TensorType(ir.DataType.from_numpy(array.dtype)),
+        )
+        self._graph.register_initializer(value)
+        return value
+
+
+def _describe(node: ir.Node, name: str, like: ir.Value) -> ir.Value:
+    """Name the output of a node that leaves shape and type as they are."""
+    output = node.outputs[0]
+    output.name, output.shape, output.type = name, like.shape, like.type
+    return output

@@ -1,0 +1,79 @@
+"""What a calibration is asked for, and what it made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..runtime.manifest import Manifest
+from ..runtime.pipeline import Settings
+from .budget import Search
+from .coverage import Coverage
+from .placement import Placement
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How an int8 denoiser is made.
+
+    Attributes:
+        num: Trajectories of the calibration set.
+        steps: Denoiser calls of a trajectory.
+        cfg_scale: Guidance scale; None is 4, or 1 where the model cannot be guided.
+        seed: Of the set.
+        method: How ranges are found, a name in `calibration.methods.METHODS`.
+        base: The precision of what is not quantized: ``fp16``, ``fp32``, or None for what pays on
+            the bundle's target.
+        smooth: Whether loud channels are moved into the weights.
+        placement: What is quantized beside the linears.
+        budget_db: The PSNR that trajectories must keep against the fp32 graph, or None.
+    """
+
+    num: int = 64
+    steps: int = 50
+    cfg_scale: float | None = None
+    seed: int = 0
+    method: str = "mse"
+    base: str | None = None
+    smooth: bool = False
+    placement: Placement = field(default_factory=Placement)
+    budget_db: float | None = None
+
+    def settings(self, manifest: Manifest) -> Settings:
+        """How trajectories of this model are sampled."""
+        if self.cfg_scale is not None:
+            return Settings(self.steps, cfg_scale=self.cfg_scale)
+        guided = manifest.null_class is not None
+        return Settings(self.steps) if guided else Settings(self.steps, cfg_scale=1.0)
+
+
+@dataclass(frozen=True)
+class CalibrationReport:
+    """An int8 denoiser.
+
+    Attributes:
+        bundle: Where it was written.
+        base: The precision of what is not quantized.
+        sites: The operands that were quantized.
+        kept: The sites that stayed in the base's precision for the budget.
+        skipped: The layers that are never quantized, and why.
+        ranges_sha256: Of ranges.json.
+        relative_l2: The largest of the bundle's golden calls, against PyTorch in fp32.
+        coverage: Of the calibration set; None where ranges were given.
+        search: What the budget's search found; None without a budget.
+    """
+
+    bundle: Path
+    base: str
+    sites: tuple[str, ...]
+    kept: tuple[str, ...]
+    skipped: Mapping[str, str]
+    ranges_sha256: str
+    relative_l2: float
+    coverage: Coverage | None
+    search: Search | None
+
+    @property
+    def passed(self) -> bool:
+        return self.search is None or self.search.passed

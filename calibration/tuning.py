@@ -1,0 +1,76 @@
+"""A budget's search on a bundle: what it measures, on which trajectories."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+
+import onnx_ir as ir
+
+from ..runtime.backend import SessionOptions
+from ..runtime.bundle import Bundle
+from ..runtime.distance import relative_l2
+from ..runtime.pipeline import Settings
+from .budget import Log, Search, search
+from .candidate import candidate, final_latents, median_psnr, predictions
+from .feeds import feed
+from .placement import Site
+from .ranges import Ranges
+from .trajectories import FIRST_SEED, CalibrationSet
+
+IMAGES = 16  # trajectories of one try
+SEEDS = range(2 * FIRST_SEED, 2 * FIRST_SEED + IMAGES)  # of no calibration set
+ROWS = 32  # of held-out trajectories, for one site's sensitivity
+
+Build = Callable[[Sequence[Site]], ir.Model]
+"""From the sites that are quantized to the graph."""
+
+
+def tune(
+    bundle: Bundle,
+    fp32: ir.Model,
+    build: Build,
+    sites: Sequence[Site],
+    held_out: CalibrationSet,
+    *,
+    budget_db: float,
+    log: Log,
+    options: SessionOptions,
+    on_try: Callable[[str], None],
+) -> Search:
+    """Find the fewest sites to keep, measured on calls and trajectories of the fp32 denoiser.
+
+    Args:
+        bundle: With the conditioner.
+        fp32: The denoiser.
+        build: Makes the graphs that are tried.
+        sites: That may be quantized.
+        held_out: Rows for the sites' sensitivity, and the settings of the trajectories.
+        budget_db: The PSNR to reach.
+        log: Remembers what was measured.
+        options: How graphs are run.
+        on_try: Told what is measured next.
+    """
+    batches = list(feed(bundle, held_out.first(ROWS), options))
+    settings = held_out.settings
+    expected = predictions(fp32, batches, options)
+    with candidate(bundle, fp32, "fp32", options) as pipeline:
+        ends = final_latents(pipeline, SEEDS, settings)
+
+    def error_of(chosen: Sequence[Site]) -> float:
+        return relative_l2(expected, predictions(build(chosen), batches, options))
+
+    def psnr_of(chosen: Sequence[Site]) -> float:
+        with candidate(bundle, build(chosen), "int8", options) as pipeline:
+            found = final_latents(pipeline, SEEDS, settings)
+        return median_psnr(ends, found, bundle.manifest.latent_space)
+
+    return search(sites, budget_db, error_of=error_of, psnr_of=psnr_of, log=log, on_try=on_try)
+
+
+def search_key(ranges: Ranges, base_sha256: str, settings: Settings) -> str:
+    """What a search's measurements depend on, as a hash."""
+    facts = [ranges.to_json(), base_sha256, json.dumps(dataclasses.asdict(settings))]
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()

@@ -1,0 +1,143 @@
+"""``pitstop calibrate``: an int8 denoiser for a bundle, from its own trajectories."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .options import provider_option, threads_option
+from .printing import console, decibel, json_option, pairs, stage_progress, table, write_json
+
+if TYPE_CHECKING:
+    from ..calibration.recipe import CalibrationReport
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--num", default=64, show_default=True, help="Trajectories of the calibration set.")
+@click.option("--steps", default=50, show_default=True, help="Denoiser calls of a trajectory.")
+@click.option("--cfg-scale", type=float, help="Guidance scale; 4 by default, or 1 without labels.")
+@click.option("--seed", default=0, show_default=True, help="Of the calibration set.")
+@click.option(
+    "--method", default="mse", show_default=True, help="minmax, percentile, entropy or mse."
+)
+@click.option("--base", help="fp16 or fp32: the precision of what is not quantized.")
+@click.option("--smooth", is_flag=True, help="Move loud channels into the weights.")
+@click.option("--attention", is_flag=True, help="Quantize the attention's two matmuls too.")
+@click.option("--no-bridge", is_flag=True, help="Leave the bridge's convolutions unquantized.")
+@click.option(
+    "--budget", type=float, metavar="DB", help="The PSNR that whole trajectories must keep."
+)
+@click.option(
+    "--set",
+    "set_path",
+    type=click.Path(path_type=Path),
+    help="A calibration set from elsewhere, instead of drawing one.",
+)
+@click.option(
+    "--ranges",
+    "ranges_path",
+    type=click.Path(path_type=Path),
+    help="A ranges.json of this very graph, instead of taking ranges.",
+)
+@provider_option
+@threads_option
+@json_option
+def calibrate(
+    bundle: Path,
+    num: int,
+    steps: int,
+    cfg_scale: float | None,
+    seed: int,
+    method: str,
+    base: str | None,
+    smooth: bool,
+    attention: bool,
+    no_bridge: bool,
+    budget: float | None,
+    set_path: Path | None,
+    ranges_path: Path | None,
+    provider: str | None,
+    threads: int | None,
+    json_path: Path | None,
+) -> None:
+    """Add an int8 denoiser to BUNDLE, with ranges from denoising trajectories of its fp32 one.
+
+    Where --budget is not met, the bundle gets the best graph that was found, and the exit code
+    is 1. A search that was stopped goes on where it was.
+
+    Example: pitstop calibrate fashion.bundle --num 64 --budget 45
+    """
+    from ..calibration.pipeline import calibrate_bundle
+    from ..calibration.placement import Placement
+    from ..calibration.recipe import Recipe
+    from ..runtime.backend import SessionOptions
+
+    recipe = Recipe(
+        num=num,
+        steps=steps,
+        cfg_scale=cfg_scale,
+        seed=seed,
+        method=method,
+        base=base,
+        smooth=smooth,
+        placement=Placement(bridge=not no_bridge, attention=attention),
+        budget_db=budget,
+    )
+    progress, on_stage = stage_progress()
+    with progress:
+        made = calibrate_bundle(
+            bundle,
+            recipe,
+            set_path=set_path,
+            ranges_path=ranges_path,
+            options=SessionOptions(provider or "CPUExecutionProvider", threads),
+            on_stage=on_stage,
+        )
+    write_json(json_path, figures(made))
+    _print(made)
+    if not made.passed:
+        sys.exit(1)
+
+
+def figures(made: CalibrationReport) -> dict[str, Any]:
+    search = made.search
+    return {
+        "bundle": str(made.bundle),
+        "base": made.base,
+        "sites": list(made.sites),
+        "kept_high_precision": list(made.kept),
+        "skipped": dict(made.skipped),
+        "ranges_sha256": made.ranges_sha256,
+        "relative_l2": made.relative_l2,
+        "budget_db": search.budget_db if search else None,
+        "psnr_db": search.chosen.psnr_db if search else None,
+        "pareto": [dataclasses.asdict(point) for point in search.pareto] if search else [],
+        "passed": made.passed,
+    }
+
+
+def _print(made: CalibrationReport) -> None:
+    rows = [
+        ("bundle", str(made.bundle)),
+        ("int8", f"{len(made.sites)} sites on {made.base}; {len(made.skipped)} layers left alone"),
+        ("parity", f"relative L2 {made.relative_l2:.1e} against PyTorch, single calls"),
+    ]
+    if made.coverage:
+        worst = max(made.coverage.saturation.values())
+        drawn = made.coverage.rows
+        rows.append(("set", f"{drawn} rows; at most {worst:.2%} of unseen values are clipped"))
+    if made.search:
+        met = "met" if made.search.passed else "not met: the best that was found is kept"
+        reached = decibel(made.search.chosen.psnr_db)
+        rows.append(("budget", f"{made.search.budget_db:g} dB {met}, {reached} reached"))
+        rows.append(("kept", ", ".join(made.kept) or "nothing"))
+    console.print(pairs(rows))
+    if made.search:
+        console.print()
+        points = [[str(len(one.kept)), decibel(one.psnr_db)] for one in made.search.pareto]
+        console.print(table(["sites kept", "median PSNR"], points))
