@@ -16,26 +16,12 @@ import safetensors.torch
 import torch
 from bundle_helpers import toy_manifest, write_bundle
 from checkpoint_helpers import tiny_checkpoint
-from click.testing import CliRunner, Result
+from cli_helpers import refused, run
 
-from pitstop.cli import COMMANDS, main
+from pitstop.cli import COMMANDS
 from pitstop.runtime.bundle import open_bundle, write_manifest
 
 PITSTOP = [sys.executable, "-c", "from pitstop.cli import main; main(prog_name='pitstop')"]
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
-
-
-def refused(*arguments: object) -> str:
-    """The one line on stderr of a command that must end with exit code 2."""
-    result = run(*arguments)
-    assert result.exit_code == 2, result.output
-    assert "Traceback" not in result.stderr
-    [line] = result.stderr.splitlines()
-    assert line.startswith("pitstop: ")
-    return line
 
 
 @pytest.fixture(scope="module")
@@ -358,7 +344,7 @@ def test_a_wrong_option_of_compare_is_named(
 
 
 def test_a_missing_backend_names_its_extra(toy: Path, tmp_path: Path) -> None:
-    blocked = f"import sys; sys.modules['onnxruntime'] = None; {PITSTOP[2]}"
+    blocked = f"import sys; sys.modules.update(onnxruntime=None, openvino=None); {PITSTOP[2]}"
     asked = [sys.executable, "-c", blocked, "generate", str(toy), "--out", str(tmp_path / "out")]
 
     done = subprocess.run(asked, capture_output=True, text=True, check=False)
