@@ -5,11 +5,16 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from .passes_table import passes_table
 from .printing import console, json_option, megabytes, pairs, stage_progress, write_json
+
+if TYPE_CHECKING:
+    from ..export.parity import Parity
+    from ..export.pipeline import ExportReport
 
 
 @click.command()
@@ -29,6 +34,14 @@ from .printing import console, json_option, megabytes, pairs, stage_progress, wr
 @click.option(
     "--no-pass", "left_out", multiple=True, metavar="NAME", help="Leave a pass out; repeatable."
 )
+@click.option(
+    "--precision",
+    "precisions",
+    default="fp32",
+    show_default=True,
+    metavar="NAME[,NAME...]",
+    help="fp16 and bf16 beside fp32, which is always written.",
+)
 @json_option
 def export(
     source: str,
@@ -38,11 +51,12 @@ def export(
     seed: int,
     target: str,
     left_out: tuple[str, ...],
+    precisions: str,
     json_path: Path | None,
 ) -> None:
     """Trace a checkpoint into ONNX, check it against PyTorch, and write a bundle.
 
-    Example: pitstop export fashion --out fashion.bundle --batch 8
+    Example: pitstop export fashion --out fashion.bundle --batch 8 --precision fp16
     """
     from ..export.graph_pass import PassBroken
     from ..export.pipeline import export_bundle
@@ -58,6 +72,7 @@ def export(
                 seed=seed,
                 target=target,
                 left_out=left_out,
+                precisions=[name.strip() for name in precisions.split(",")],
                 on_stage=on_stage,
             )
     except PassBroken as error:
@@ -67,26 +82,47 @@ def export(
             err=True,
         )
         sys.exit(1)
-    parity = report.parity
-    verdict = f"relative L2 {parity.worst:.1e} against PyTorch (at most {parity.tolerance:.0e})"
     write_json(
         json_path,
         {
             "bundle": str(out) if report.passed else None,
-            "relative_l2": parity.worst,
-            "tolerance": parity.tolerance,
+            "relative_l2": report.parity.worst,
+            "relative_l2_by_precision": {n: parity.worst for n, parity in report.parities.items()},
+            "tolerance": report.parity.tolerance,
             "passes": [dataclasses.asdict(done) for done in report.passes],
             "passed": report.passed,
         },
     )
     if not report.passed:
-        click.echo(
-            f"pitstop: The ONNX graph does not match PyTorch: {verdict}. Nothing was written; "
-            "reinstall with the versions in constraints.txt, or report the checkpoint.",
-            err=True,
-        )
+        click.echo(f"pitstop: {_failure(report)}", err=True)
         sys.exit(1)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    parities = [(name, _verdict(name, parity)) for name, parity in report.parities.items()]
     console.print(passes_table(report.passes))
     console.print()
-    console.print(pairs([("bundle", str(out)), ("size", megabytes(size)), ("parity", verdict)]))
+    console.print(pairs([("bundle", str(out)), ("size", megabytes(size)), *parities]))
+
+
+def _failure(report: ExportReport) -> str:
+    name, parity = next(item for item in report.parities.items() if not item[1].passed)
+    remedy = (
+        "reinstall with the versions in constraints.txt, or report the checkpoint"
+        if name == "fp32"
+        else f"leave {name} out of `--precision`"
+    )
+    return (
+        f"The ONNX graph in {name} does not match PyTorch: {_verdict(name, parity)}. Nothing was "
+        f"written; {remedy}."
+    )
+
+
+def _verdict(name: str, parity: Parity) -> str:
+    from ..export.precision import LOW
+
+    verdict = f"relative L2 {parity.worst:.1e} against PyTorch (at most {parity.tolerance:.0e})"
+    if name in LOW and not LOW[name].runs_here:
+        verdict += (
+            "; the graph was not run, but its values were rounded in fp32: ONNX Runtime's CPU "
+            f"provider has no {name} kernels"
+        )
+    return verdict

@@ -10,9 +10,10 @@ import onnx_ir as ir
 
 from ..runtime.backend import Array
 from ..runtime.errors import one_of
+from ..runtime.goldens import Goldens
 from ..runtime.manifest import CONDITIONER, Manifest, PassReport
 from ..runtime.noise import START, draw_noise
-from .graph_file import run_graph
+from .graph_file import run_calls, run_graph
 from .graph_pass import Feeds, PassBroken, apply_all, report_change
 from .parity import relative_l2
 from .passes import PASSES
@@ -88,9 +89,34 @@ def example_feeds(manifest: Manifest) -> Feeds:
     }
 
 
+def denoiser_calls(graphs: Mapping[str, ir.Model], goldens: Goldens) -> list[Feeds]:
+    """What the denoiser's own graph is fed in each call of the goldens."""
+    timesteps = np.repeat(goldens.timesteps.astype(np.float32), goldens.labels.shape[1])
+    asked: Feeds = {"timestep": timesteps, "label": goldens.labels.ravel()}
+    if CONDITIONER in graphs:
+        asked = {MODULATION: ask_conditioner(graphs[CONDITIONER], asked)}
+    parts = {name: np.split(rows, len(goldens.timesteps)) for name, rows in asked.items()}
+    return [
+        {"latent": latent, **{name: part[index] for name, part in parts.items()}}
+        for index, latent in enumerate(goldens.latents)
+    ]
+
+
+def ask_conditioner(conditioner: ir.Model, feeds: Feeds) -> Array:
+    """The modulations of all rows of ``feeds``, in as many calls as the conditioner needs."""
+    [rows] = dims(conditioner.graph.inputs[0])
+    count = len(feeds["label"])
+    calls = [
+        {name: np.resize(feeds[name][start : start + rows], rows) for name in ("timestep", "label")}
+        for start in range(0, count, rows)
+    ]
+    answers = run_calls(conditioner, calls)
+    return np.concatenate([answer[MODULATION] for answer in answers])[:count]
+
+
 def _check_split(model: ir.Model, conditioner: ir.Model, denoiser: ir.Model, feeds: Feeds) -> float:
     """How far the pair is from the graph that it was."""
-    modulation = _ask_conditioner(conditioner, feeds)
+    modulation = ask_conditioner(conditioner, feeds)
     split_feeds = {"latent": feeds["latent"], MODULATION: modulation}
     [expected], [found] = (
         run_graph(model, feeds).values(),
@@ -103,16 +129,3 @@ def _check_split(model: ir.Model, conditioner: ir.Model, denoiser: ir.Model, fee
             f"most {SPLIT_TOLERANCE:.0e}"
         )
     return change
-
-
-def _ask_conditioner(conditioner: ir.Model, feeds: Feeds) -> Array:
-    """The modulations of all rows of ``feeds``, in as many calls as the conditioner needs."""
-    [rows] = dims(conditioner.graph.inputs[0])
-    made = []
-    for start in range(0, len(feeds["label"]), rows):
-        part = {
-            name: np.resize(feeds[name][start : start + rows], rows)
-            for name in ("timestep", "label")
-        }
-        made.append(run_graph(conditioner, part)[MODULATION])
-    return np.concatenate(made)[: len(feeds["label"])]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx_ir as ir
@@ -35,12 +35,18 @@ def write_graph(model: ir.Model, folder: Path, name: str) -> GraphSpec:
 
 def run_graph(model: ir.Model, feeds: Mapping[str, Array]) -> dict[str, Array]:
     """Run a graph once on ONNX Runtime's CPU provider: input names to arrays, output names too."""
+    [answer] = run_calls(model, [feeds])
+    return answer
+
+
+def run_calls(model: ir.Model, calls: Sequence[Mapping[str, Array]]) -> list[dict[str, Array]]:
+    """Run a graph as `run_graph` does, once for each of several feeds."""
     with tempfile.TemporaryDirectory() as folder:
         spec = write_graph(model, Path(folder), "graph")
         options = SessionOptions(provider="CPUExecutionProvider")
         session = import_backend("onnxruntime").open_graph(Path(folder) / spec.path, spec, options)
         try:
-            return session.run(feeds)
+            return [session.run(feeds) for feeds in calls]
         finally:
             session.close()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,13 +11,14 @@ from ..runtime.backend import SessionOptions
 from ..runtime.backends import import_backend
 from ..runtime.bundle import Bundle, new_bundle, write_manifest
 from ..runtime.errors import OptionError
-from ..runtime.goldens import write_goldens
+from ..runtime.goldens import Goldens, write_goldens
 from ..runtime.manifest import Manifest, PassReport
 from ..runtime.pipeline import Pipeline, open_denoiser
-from .folding import choose_steps, example_feeds, fold
+from .folding import DENOISER, Folded, choose_steps, denoiser_calls, example_feeds, fold
 from .goldens import draw_goldens, golden_settings
 from .graph_file import write_graph
-from .parity import FP32_TOLERANCE, Parity, check_parity
+from .parity import FP32_TOLERANCE, Parity, check_parity, relative_l2
+from .precision import LOW, Precision, choose_precisions, lower
 from .target import find_target
 from .trace import TorchSession, load_source, manifest_for, trace
 
@@ -33,18 +34,23 @@ class ExportReport:
     """What an export made.
 
     Attributes:
-        bundle: Where the bundle is, if the gate was met.
-        parity: The fp32 graphs on ONNX Runtime against PyTorch.
-        passes: What each pass did.
+        bundle: Where the bundle is, if the gates were met.
+        parities: Each precision's graphs against PyTorch; no other where fp32's gate is not met.
+        passes: What each pass did, and what was left in fp32 in the other precisions.
     """
 
     bundle: Path
-    parity: Parity
+    parities: Mapping[str, Parity]
     passes: tuple[PassReport, ...]
 
     @property
+    def parity(self) -> Parity:
+        """The fp32 graphs'."""
+        return self.parities["fp32"]
+
+    @property
     def passed(self) -> bool:
-        return self.parity.passed
+        return all(parity.passed for parity in self.parities.values())
 
 
 def export_bundle(
@@ -56,9 +62,10 @@ def export_bundle(
     seed: int = 0,
     target: str = "portable",
     left_out: Sequence[str] = (),
+    precisions: Sequence[str] = ("fp32",),
     on_stage: OnStage = lambda stage: None,
 ) -> ExportReport:
-    """Trace a checkpoint, hold the graph against PyTorch, and write a bundle.
+    """Trace a checkpoint, hold its graphs against PyTorch, and write a bundle.
 
     Args:
         source: A checkpoint's path or a preset's name.
@@ -68,10 +75,12 @@ def export_bundle(
         seed: For the weights of a preset that was never trained.
         target: What the graphs are made for, a name in `export.target.TARGETS`.
         left_out: Names of passes, or ``split``, that are not to run.
+        precisions: Of the denoiser's graphs, names in `export.precision.PRECISIONS`; fp32 is
+            always among them.
         on_stage: Told what is being done.
 
     Returns:
-        A report. Where its gate is not met, nothing was written.
+        A report. Where one of its gates is not met, nothing was written.
 
     Raises:
         PitstopError: The source cannot be read, an option does not exist, or ``out`` cannot be
@@ -82,7 +91,7 @@ def export_bundle(
         raise OptionError(f"The batch is {batch}", f"Choose 1 to {MAX_BATCH} rows")
     if not 0 <= seed <= MAX_SEED:
         raise OptionError(f"The seed is {seed}", f"Choose one from 0 to {MAX_SEED}")
-    steps = choose_steps(target, left_out)
+    steps, chosen = choose_steps(target, left_out), choose_precisions(precisions)
     on_stage("reading the checkpoint")
     checkpoint = load_source(source, image_size, seed)
     with new_bundle(out) as folder:
@@ -103,9 +112,34 @@ def export_bundle(
         write_goldens(goldens, folder)
         on_stage("comparing ONNX Runtime with PyTorch")
         parity = check_parity(open_here(manifest, folder, "fp32"), goldens, FP32_TOLERANCE)
-        if parity.passed:
+        report = ExportReport(out, {"fp32": parity}, folded.reports)
+        for name in chosen[1:] if parity.passed else ():
+            on_stage(f"writing the denoiser in {name}")
+            manifest, parity = add_precision(manifest, folder, LOW[name], folded, goldens)
+            report = ExportReport(out, {**report.parities, name: parity}, manifest.passes)
+        if report.passed:
             write_manifest(folder, manifest)
-    return ExportReport(out, parity, folded.reports)
+    return report
+
+
+def add_precision(
+    manifest: Manifest, folder: Path, precision: Precision, folded: Folded, goldens: Goldens
+) -> tuple[Manifest, Parity]:
+    """Write the denoiser in one more precision, and hold it against PyTorch.
+
+    The gate holds for the twin that rounds as a device does, and for the graph itself where ONNX
+    Runtime can run it.
+    """
+    lowered = lower(folded.graphs[DENOISER], precision, denoiser_calls(folded.graphs, goldens))
+    name = f"denoiser.{precision.name}"
+    graphs = {**manifest.graphs, name: write_graph(lowered.model, folder, name)}
+    passes = (*manifest.passes, lowered.report)
+    manifest = dataclasses.replace(manifest, graphs=graphs, passes=passes)
+    errors = tuple(map(relative_l2, goldens.predictions, lowered.predictions))
+    if precision.runs_here:
+        run = open_here(manifest, folder, precision.name)
+        errors += check_parity(run, goldens, precision.tolerance).relative_l2
+    return manifest, Parity(errors, precision.tolerance)
 
 
 def open_here(manifest: Manifest, folder: Path, precision: str) -> Pipeline:

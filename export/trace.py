@@ -31,7 +31,7 @@ from ..runtime.machine import installed_versions
 from ..runtime.manifest import Manifest, ModelSpec
 from ..runtime.schedule import LinearBetas
 
-OPSET = 18
+OPSET = 19
 INPUTS = ("latent", "timestep", "label")
 OUTPUT = "prediction"
 PACKAGES = ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "numpy")
@@ -151,7 +151,7 @@ class TorchSession:
 
     device = "torch cpu"
 
-    def __init__(self, model: Denoiser) -> None:
+    def __init__(self, model: torch.nn.Module) -> None:
         self._model = model.eval()
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:

@@ -65,7 +65,7 @@ def add_constant(graph: ir.Graph, name: str, array: Weight) -> ir.Value:
         if unique not in taken:
             break
         unique = f"{name}_{count}"
-    value = ir.Value(name=unique, const_value=ir.tensor(np.ascontiguousarray(array), name=unique))
+    value = ir.Value(name=unique, const_value=ir.tensor(np.asarray(array, order="C"), name=unique))
     value.shape = ir.Shape(array.shape)
     value.type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
     graph.register_initializer(value)

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ROOMS = {"models", "runtime", "export", "calibration", "evaluation", "cli"}
-HEAVY = {"torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime"}
+HEAVY = {"torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "openvino"}
 
 # Modules that must import where others cannot be imported: a room, or a file of one.
 STANDS_WITHOUT = {

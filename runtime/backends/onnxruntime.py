@@ -34,6 +34,9 @@ def open_graph(path: Path, spec: GraphSpec, options: SessionOptions) -> OnnxRunt
 
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3  # errors
+    # The order of the file. By default, what only a graph's outputs ask for runs last: with each
+    # value's size as an output, the demo at batch 20 holds 1,280 MB instead of 230.
+    settings.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     if options.threads:
         settings.intra_op_num_threads = options.threads
     chosen = _provider(options.provider, onnxruntime.get_available_providers())
@@ -41,6 +44,11 @@ def open_graph(path: Path, spec: GraphSpec, options: SessionOptions) -> OnnxRunt
         session = onnxruntime.InferenceSession(
             path, settings, providers=list(dict.fromkeys([chosen, CPU]))
         )
+    except state.NotImplemented as error:
+        raise BundleError(
+            f"{chosen} of ONNX Runtime has no kernel for {path}: {str(error).splitlines()[0]}",
+            "Choose another `--precision`, or another backend with `--backend`",
+        ) from error
     except (
         state.EPFail,
         state.Fail,
@@ -48,7 +56,6 @@ def open_graph(path: Path, spec: GraphSpec, options: SessionOptions) -> OnnxRunt
         state.InvalidGraph,
         state.InvalidProtobuf,
         state.NoSuchFile,
-        state.NotImplemented,
         state.RuntimeException,
     ) as error:
         raise BundleError(

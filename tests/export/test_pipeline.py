@@ -208,7 +208,7 @@ def test_big_weights_stand_beside_the_graph(
     ("target", "left_out", "graphs", "opset"),
     [
         ("tensorrt10", ["fold_bridge"], 2, 19),
-        ("portable", ["split"], 1, 18),
+        ("portable", ["split"], 1, 19),
     ],
 )
 def test_a_target_and_the_passes_left_out_reach_the_bundle(
@@ -272,3 +272,14 @@ def test_the_stages_are_told_in_order(
         "running PyTorch for the goldens",
         "comparing ONNX Runtime with PyTorch",
     ]
+
+
+def test_where_fp32_fails_no_other_precision_is_tried(
+    checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "FP32_TOLERANCE", 0.0)
+
+    report = export_bundle(checkpoint, tmp_path / "bundle", precisions=["fp16"])
+
+    assert list(report.parities) == ["fp32"]
+    assert list(tmp_path.iterdir()) == []

@@ -6,10 +6,12 @@ from typing import Any
 
 import onnx_ir as ir
 import pytest
+from low_helpers import calls_for, denoiser
 from model_helpers import tiny_dit, tiny_pit
 from pass_helpers import feeds_for, graph, network
 
 from pitstop.export.folding import choose_steps, fold
+from pitstop.export.precision import LOW, lower
 from pitstop.export.target import find_target
 from pitstop.export.trace import trace
 from pitstop.models.denoiser import DenoiserConfig
@@ -109,6 +111,27 @@ def test_the_portable_pair_builds_too(trt: Any) -> None:
 @pytest.mark.parametrize("name", ["pit-s-2", "dit-s-2"])
 def test_a_real_size_builds_too(trt: Any, name: str) -> None:
     check(trt, PRESETS[name], "tensorrt-rtx")
+
+
+def check_lowered(trt: Any, config: DenoiserConfig, name: str) -> None:
+    lowered = lower(denoiser(config), LOW[name], calls_for(config))
+    complaints, plan = complaints_and_plan(trt, lowered.model)
+    assert complaints == []
+    assert len(plan) > 0
+
+
+@pytest.mark.parametrize("name", LOW)
+@pytest.mark.parametrize(
+    "config", ["defaults", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)]
+)
+def test_a_denoiser_in_low_precision_parses_and_builds(trt: Any, config: str, name: str) -> None:
+    check_lowered(trt, CONFIGS[config], name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("preset", "name"), [("pit-s-2", "fp16"), ("dit-s-2", "bf16")])
+def test_a_real_size_in_low_precision_builds_too(trt: Any, preset: str, name: str) -> None:
+    check_lowered(trt, PRESETS[preset], name)
 
 
 def test_what_tensorrt_cannot_read_is_complained_about(trt: Any) -> None:

@@ -75,3 +75,12 @@ def test_what_replaces_the_last_node_takes_the_name_of_the_output() -> None:
 
     assert [value.name for value in model.graph.outputs] == ["y"]
     assert run_graph(model, {"x": noise(4, 3)})["y"].min() < 0
+
+
+def test_a_new_constant_has_the_shape_that_it_says() -> None:
+    model = graph("(float[2] x) => (float[2] y)", "y = Abs(x)")
+
+    for array in (np.array(0.5), noise(3, 2).T):
+        value = add_constant(model.graph, "made", array)
+        assert constant(value) is not None
+        assert constant(value).shape == array.shape == value.shape  # type: ignore[union-attr]

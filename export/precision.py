@@ -1,0 +1,123 @@
+"""The denoiser in fp16 or bf16: the precision is written in the graph.
+
+Inputs and outputs stay float32, so one session can stand in for another; the casts are inside.
+`islands.RULES` says which nodes stay in fp32 and why. A block in which fp16 would overflow stays
+in fp32 too, and the report names it. The conditioner is not touched: it runs before the loop.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from ..runtime.backend import Array
+from ..runtime.errors import one_of
+from ..runtime.manifest import PassReport
+from .blocks import name_blocks
+from .graph_file import run_calls
+from .graph_pass import Feeds, report_change
+from .islands import find_islands
+from .overflow import largest_magnitudes, overflowing_blocks, overflowing_weights
+from .parity import relative_l2
+from .retype import retype
+from .rounding import rounded
+
+PRECISIONS = ("fp32", "fp16", "bf16")
+
+
+@dataclass(frozen=True)
+class Precision:
+    """A floating-point type that a denoiser's graph can compute in.
+
+    Attributes:
+        name: ``fp16`` or ``bf16``.
+        dtype: In ONNX.
+        largest: The largest number that it holds; infinite where that is fp32's own range.
+        tolerance: The relative L2 of a single call that the graph promises to stay within.
+        runs_here: Whether ONNX Runtime's CPU provider has the kernels.
+    """
+
+    name: str
+    dtype: ir.DataType
+    largest: float
+    tolerance: float
+    runs_here: bool
+
+
+LOW = {
+    "fp16": Precision("fp16", ir.DataType.FLOAT16, 65504.0, 1e-2, runs_here=True),
+    "bf16": Precision("bf16", ir.DataType.BFLOAT16, math.inf, 8e-2, runs_here=False),
+}
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A denoiser in low precision.
+
+    Attributes:
+        model: The graph.
+        report: Which nodes were lowered, and which stayed in fp32 and why.
+        predictions: What its twin of `rounding` answers to each call of the check.
+    """
+
+    model: ir.Model
+    report: PassReport
+    predictions: tuple[Array, ...]
+
+
+def choose_precisions(names: Sequence[str]) -> list[str]:
+    """The precisions to write, fp32 among them, each once and in the order of the table.
+
+    Raises:
+        OptionError: There is no such precision; the message says which there are.
+    """
+    for name in names:
+        if name not in PRECISIONS:
+            raise one_of("precision", name, PRECISIONS)
+    return [name for name in PRECISIONS if name == "fp32" or name in names]
+
+
+def lower(model: ir.Model, precision: Precision, calls: Sequence[Feeds]) -> Lowered:
+    """Write a denoiser's graph in a lower precision.
+
+    Args:
+        model: The fp32 graph after the passes and the split; it is left as it is.
+        precision: Of the new graph.
+        calls: Inputs on which overflow is looked for and the new graph is held against the old.
+    """
+    low = model.clone()
+    graph = low.graph
+    kept = _kept(model, graph, precision, calls)
+    nodes = {node for node in graph if node not in kept}
+    rewritten = [str(node.outputs[0].name) for node in graph if node in nodes]
+    skipped = {str(node.outputs[0].name): why for node, why in kept.items()}
+    retype(graph, nodes, precision.dtype)
+
+    [expected, found] = (
+        [next(iter(answer.values())) for answer in run_calls(made, calls)]
+        for made in (model, rounded(low, precision.dtype))
+    )
+    change = max(map(relative_l2, expected, found))
+    report = report_change(precision.name, model, low, rewritten, skipped, change)
+    return Lowered(low, report, tuple(found))
+
+
+def _kept(
+    model: ir.Model, graph: ir.Graph, precision: Precision, calls: Sequence[Feeds]
+) -> dict[ir.Node, str]:
+    """The nodes of the new graph that stay in fp32, and why."""
+    kept = find_islands(graph, precision.name)
+    if math.isinf(precision.largest):
+        return kept
+    for node, why in overflowing_weights(graph, precision.largest).items():
+        kept.setdefault(node, f"{why}, beyond {precision.name}'s {precision.largest:.0f}")
+    magnitudes = largest_magnitudes(model, calls)
+    blocks = overflowing_blocks(graph, kept, magnitudes, precision.largest)
+    for node, block in name_blocks(graph).items():
+        if block in blocks:
+            why = f"{block} would overflow: {blocks[block]}"
+            kept.setdefault(node, f"{why}, beyond half of {precision.name}'s range")
+    return kept

@@ -1,0 +1,76 @@
+"""``pitstop export --precision``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from checkpoint_helpers import tiny_checkpoint
+from click.testing import CliRunner, Result
+
+from pitstop.cli import main
+from pitstop.export.precision import LOW
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors")
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_precisions_are_a_list_with_commas_in_any_order(checkpoint: Path, tmp_path: Path) -> None:
+    figures, bundle = tmp_path / "figures.json", tmp_path / "bundle"
+
+    done = run("export", checkpoint, "--out", bundle, "--precision", "bf16, fp16,fp16,fp32",
+               "--json", figures)  # fmt: skip
+
+    assert done.exit_code == 0, done.output
+    written = json.loads(figures.read_text())
+    errors = written["relative_l2_by_precision"]
+    assert list(errors) == ["fp32", "fp16", "bf16"]
+    assert errors["fp32"] == written["relative_l2"] < errors["fp16"] < errors["bf16"]
+    assert "has no bf16 kernels" in " ".join(done.output.split())
+    assert "has no fp16 kernels" not in " ".join(done.output.split())
+
+    inspected = run("inspect", bundle)
+    assert "denoiser.bf16" in inspected.output
+    assert "fp16 left 2: softmax: " in inspected.output
+
+    refused = run("compare", bundle, "--precision", "bf16", "--backend", "onnxruntime")
+    assert refused.exit_code == 2
+    [line] = refused.stderr.splitlines()
+    assert "no kernel for" in line
+    assert "`--precision`" in line
+
+
+@pytest.mark.parametrize("asked", ["fp12", "fp16,", "", "fp16 bf16"])
+def test_an_unknown_precision_is_named_with_the_known_ones(
+    checkpoint: Path, tmp_path: Path, asked: str
+) -> None:
+    done = run("export", checkpoint, "--out", tmp_path / "bundle", "--precision", asked)
+
+    assert done.exit_code == 2
+    [line] = done.stderr.splitlines()
+    assert "There is no precision called" in line
+    assert "fp32, fp16, bf16" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_precision_beyond_its_tolerance_writes_nothing_and_ends_with_1(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(LOW, "fp16", dataclasses.replace(LOW["fp16"], tolerance=1e-9))
+
+    done = run("export", checkpoint, "--out", tmp_path / "bundle", "--precision", "fp16,bf16")
+
+    assert done.exit_code == 1
+    [line] = done.stderr.splitlines()
+    assert "The ONNX graph in fp16 does not match PyTorch" in line
+    assert "at most 1e-09" in line
+    assert "Nothing was written; leave fp16 out of `--precision`" in line
+    assert list(tmp_path.iterdir()) == []

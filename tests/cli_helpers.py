@@ -1,0 +1,21 @@
+"""Run a command as a user does, in this process."""
+
+from __future__ import annotations
+
+from click.testing import CliRunner, Result
+
+from pitstop.cli import main
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def refused(*arguments: object) -> str:
+    """The one line on stderr of a command that must end with exit code 2."""
+    result = run(*arguments)
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.stderr
+    [line] = result.stderr.splitlines()
+    assert line.startswith("pitstop: ")
+    return line
