@@ -5,14 +5,18 @@ Each step is written to a log as it is taken, so a search that was stopped goes 
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..runtime.errors import BundleError
 from .placement import Site
+
+PARTIAL = ".partial"
 
 Measure = Callable[[Sequence[Site]], float]
 """From the sites that are quantized to a figure of the graph."""
@@ -123,25 +127,36 @@ def _fewest(meets: Callable[[int], bool], most: int) -> None:
 
 
 class Log:
-    """Measurements on disk, a JSON object a line; another search's are not taken over."""
+    """Measurements on disk, a JSON object a line: a search that was stopped finds them again."""
 
-    def __init__(self, path: Path, key: str) -> None:
+    def __init__(self, path: Path, known: dict[tuple[str, Any], float]) -> None:
         self._path = path
-        self._known: dict[tuple[str, Any], float] = {}
-        lines = _read_lines(path)
-        if lines and lines[0].get("search") == key:
-            self._known = {(line["what"], line["which"]): line["value"] for line in lines[1:]}
-        else:
-            path.write_text(json.dumps({"search": key}) + "\n")
+        self._known = known
 
     def measured(self, what: str, which: str | int, measure: Callable[[], float]) -> float:
         """The value in the log, or else a new one, which is written at once."""
         if (what, which) not in self._known:
             value = measure()
             self._known[what, which] = value
-            with self._path.open("a") as file:
-                file.write(json.dumps({"what": what, "which": which, "value": value}) + "\n")
+            with _told(self._path), self._path.open("a") as file:
+                file.write(_as_line({"what": what, "which": which, "value": value}))
         return self._known[what, which]
+
+
+def open_log(path: Path, key: str) -> Log:
+    """Open the log of the search called ``key``, without what another search left there.
+
+    Raises:
+        BundleError: It cannot be written.
+    """
+    with _told(path):
+        head, *lines = _read_lines(path) or [{}]
+        if head != {"search": key}:
+            head, lines = {"search": key}, []
+        beside = path.with_name(f"{path.name}{PARTIAL}")
+        beside.write_text("".join(map(_as_line, [head, *lines])))  # a cut-off line is gone
+        beside.replace(path)
+    return Log(path, {(line["what"], line["which"]): line["value"] for line in lines})
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
@@ -154,4 +169,19 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
             lines.append(json.loads(line))
         except json.JSONDecodeError:
             break
-    return [line for line in lines if isinstance(line, dict)]
+    return lines
+
+
+def _as_line(content: Mapping[str, Any]) -> str:
+    return json.dumps(content) + "\n"
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BundleError(
+            f"{path} cannot be written ({error.strerror or error})",
+            "Copy the bundle to a folder that can be written to",
+        ) from error

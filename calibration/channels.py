@@ -143,41 +143,44 @@ def _makers_of_part(value: ir.Value, start: int, stop: int) -> Iterator[Span]:
     if node is None:
         return
     if node.op_type == "Conv" and _depthwise_weight(node, stop - start):
-        for constant in node.inputs[1:]:
-            if constant is not None:
-                yield Span(str(constant.name), 0, 0, start, stop)
+        constants = [constant for constant in node.inputs[1:] if constant is not None]
+        if all(map(_is_own, constants)):
+            yield from (Span(str(constant.name), 0, 0, start, stop) for constant in constants)
     elif node.op_type == "MatMul" and _linear_weight(node) is None and node.inputs[1] is not None:
         yield from _columns(node.inputs[1], start, stop)
 
 
 def _columns(v: ir.Value, start: int, stop: int) -> Iterator[Span]:
-    """The columns of the qkv weight, and the entries of its bias, that make v."""
+    """The columns of the qkv weight, and the entries of its bias, that make v and nothing else."""
     pieces = _origin(v)
     if pieces is None or pieces.op_type != "Split":
         return
     outputs = list(pieces.outputs)
     piece = next(output for output in outputs if _reaches(output, v))
     first = sum(map(_width, outputs[: piece.index()]))
-    add = pieces.inputs[0].producer() if pieces.inputs[0] is not None else None
+    add = _sole_producer(pieces.inputs[0])
     if add is None or add.op_type != "Add" or _width(piece) != stop - start:
         return
     product, bias = add.inputs
-    linear = None if product is None else product.producer()
-    if linear is None or bias is None or bias.const_value is None:
+    linear = _sole_producer(product)
+    if linear is None or bias is None or not _is_own(bias):
         return
     if weight := _linear_weight(linear):
         yield Span(weight, 1, first, start, stop)
         yield Span(str(bias.name), 0, first, start, stop)
 
 
-def _origin(value: ir.Value) -> ir.Node | None:
+def _origin(value: ir.Value | None) -> ir.Node | None:
     """The node that makes a value, back through moves that nothing else reads."""
-    node = value.producer()
-    while node is not None and len(value.uses()) == 1 and node.op_type in MOVES:
-        assert node.inputs[0] is not None
-        value = node.inputs[0]
-        node = value.producer()
-    return node if len(value.uses()) == 1 else None
+    node = _sole_producer(value)
+    while node is not None and node.op_type in MOVES:
+        node = _sole_producer(node.inputs[0])
+    return node
+
+
+def _sole_producer(value: ir.Value | None) -> ir.Node | None:
+    """The node that makes a value, where one operand alone reads it."""
+    return None if value is None or len(value.uses()) != 1 else value.producer()
 
 
 def _reaches(value: ir.Value, end: ir.Value) -> bool:
@@ -189,21 +192,26 @@ def _reaches(value: ir.Value, end: ir.Value) -> bool:
 
 
 def _linear_weight(node: ir.Node) -> str | None:
-    """The constant [input channel, output channel] of a MatMul, or None."""
+    """The constant [input channel, output channel] of a MatMul alone, or None."""
     if node.op_type != "MatMul" or node.inputs[1] is None:
         return None
     constant = node.inputs[1]
-    return str(constant.name) if constant.const_value is not None else None
+    return str(constant.name) if _is_own(constant) else None
 
 
 def _depthwise_weight(node: ir.Node, channels: int) -> str | None:
     """The kernel of a convolution that works on each of so many channels alone, or None."""
     constant = node.inputs[1]
     group = node.attributes.get_int("group", 1)
-    if group != channels or constant is None or constant.const_value is None:
+    if group != channels or constant is None or not _is_own(constant):
         return None
     assert constant.shape is not None
     return str(constant.name) if constant.shape[:2] == (channels, 1) else None
+
+
+def _is_own(value: ir.Value) -> bool:
+    """Whether a value is a constant that no second operand reads, so that it may change."""
+    return value.const_value is not None and len(value.uses()) == 1
 
 
 def _width(value: ir.Value | None) -> int:

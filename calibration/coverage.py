@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..runtime.manifest import Manifest
+from .calibration_set import CalibrationSet
 from .observe import Observation
 from .placement import Site
 from .ranges import ActivationRange
-from .trajectories import CalibrationSet
 
 PARTS = 8  # of the training timesteps
 

@@ -12,7 +12,7 @@ from ..runtime.backends import import_backend
 from ..runtime.bundle import Bundle
 from ..runtime.conditioning import ask_conditioner
 from ..runtime.manifest import CONDITIONER
-from .trajectories import CalibrationSet
+from .calibration_set import CalibrationSet
 
 
 @dataclass(frozen=True)

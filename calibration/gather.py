@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from ..runtime.backend import SessionOptions
 from ..runtime.bundle import Bundle
+from .calibration_set import CalibrationSet
 from .channels import find_scalable
 from .coverage import Coverage, cover
 from .feeds import feed
@@ -17,7 +18,6 @@ from .observe import Observation, observe
 from .placement import Site
 from .ranges import ActivationRange, Ranges
 from .smoothing import Factors, apply_smoothing, choose_factors, smooth
-from .trajectories import CalibrationSet
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,17 @@ class Watcher:
     sites: Sequence[Site]
     options: SessionOptions
 
+    def over_sites(self, model: ir.Model, drawn: CalibrationSet) -> dict[str, Observation]:
+        """What the sites' activations hold over a set."""
+        return self.over(model, drawn, {site.tensor: site.channel_axis for site in self.sites})
+
     def over(
-        self, model: ir.Model, drawn: CalibrationSet, more: Mapping[str, int] | None = None
+        self, model: ir.Model, drawn: CalibrationSet, channel_axes: Mapping[str, int]
     ) -> dict[str, Observation]:
-        """What the sites' activations, and ``more`` by name and channel axis, hold over a set."""
-        axes = {site.tensor: site.channel_axis for site in self.sites} | dict(more or {})
-        return observe(model, axes, lambda: feed(self.bundle, drawn, self.options), self.options)
+        """What tensors, given with the axis of their channels, hold over a set."""
+        return observe(
+            model, channel_axes, lambda: feed(self.bundle, drawn, self.options), self.options
+        )
 
 
 def take_ranges(
@@ -57,7 +62,7 @@ def take_ranges(
     if smoothed:
         factors = _find_factors(watcher, model, drawn)
         model = apply_smoothing(model, smooth(model.graph, factors))
-    observed = watcher.over(model, drawn)
+    observed = watcher.over_sites(model, drawn)
     by_tensor = {
         name: ActivationRange(
             threshold=find_threshold(method, one.histogram),
@@ -66,7 +71,7 @@ def take_ranges(
         )
         for name, one in observed.items()
     }
-    unseen = watcher.over(model, held_out)
+    unseen = watcher.over_sites(model, held_out)
     second = {name: find_threshold(method, one.histogram) for name, one in unseen.items()}
     coverage = cover(
         drawn, watcher.bundle.manifest, watcher.sites, observed, by_tensor, unseen, second

@@ -53,6 +53,8 @@ class Histogram:
 
     def share_above(self, threshold: float) -> float:
         """The share of values in bins that lie wholly above ``threshold``, in [0, 1]."""
+        if threshold >= self.amax:
+            return 0.0
         first = math.ceil(threshold * 2.0**-self.exponent)
         return float(self.counts[min(first, BINS) :].sum() / max(1, self.samples))
 

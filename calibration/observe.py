@@ -38,7 +38,6 @@ def observe(
     channel_axes: Mapping[str, int],
     batches: Callable[[], Iterable[Batch]],
     options: SessionOptions,
-    on_call: Callable[[], None] = lambda: None,
 ) -> dict[str, Observation]:
     """Run a graph over a set and watch some of its tensors.
 
@@ -47,7 +46,6 @@ def observe(
         channel_axes: The tensors' names, and the axis of their channels.
         batches: Gives the set; asked again for each group of tensors that fits in memory.
         options: How the graph is run.
-        on_call: Told of every call.
 
     Raises:
         NonFiniteError: A tensor left the finite numbers; the message names it.
@@ -59,7 +57,6 @@ def observe(
             for batch in batches():
                 for name, array in session.run(batch.feeds).items():
                     watched[name].look(name, array, batch)
-                on_call()
         observed |= {name: one.seen() for name, one in watched.items()}
     return observed
 

@@ -10,25 +10,23 @@ import onnx_ir as ir
 
 from ..runtime.backend import SessionOptions
 from ..runtime.bundle import Bundle, open_bundle
-from ..runtime.errors import CalibrationError, OptionError, one_of
+from ..runtime.errors import CalibrationError, OptionError
 from ..runtime.pipeline import OnStep, Settings
-from .budget import Log, Search
+from .base import choose_base
+from .budget import Search, open_log
+from .calibration_set import CalibrationSet, read_set
 from .candidate import candidate, golden_error
 from .coverage import Coverage
 from .gather import Watcher, take_ranges
-from .methods import METHODS
 from .placement import Site, Sites, find_sites
 from .quantize import quantize
 from .ranges import Ranges, read_ranges
 from .recipe import CalibrationReport, Recipe
 from .results import write_results
 from .smoothing import apply_smoothing, smooth
-from .trajectories import MAX_SEED, CalibrationSet, draw_set, read_set
+from .trajectories import draw_set
 from .tuning import Build, search_key, tune
 
-BASES = ("fp16", "fp32")
-FP32_TARGETS = ("onnxruntime", "openvino")  # a CPU has no fp16 arithmetic
-FP16_OPSET = 19  # the first with fp16 scales
 FP16_MAX = 65504.0
 HELD_OUT = 4  # a quarter as many trajectories are held out
 
@@ -42,7 +40,8 @@ class Work:
 
     Attributes:
         bundle: As it was opened.
-        fp32: Its fp32 denoiser.
+        base: The precision of what is not quantized.
+        fp32: The fp32 denoiser.
         sites: Of that graph.
         recipe: What is asked for.
         options: How ONNX Runtime runs the graphs.
@@ -51,6 +50,7 @@ class Work:
     """
 
     bundle: Bundle
+    base: str
     fp32: ir.Model
     sites: Sites
     recipe: Recipe
@@ -58,11 +58,10 @@ class Work:
     on_stage: OnStage
     on_step: OnStep
 
-    @property
-    def sha256(self) -> str:
-        """Of the fp32 denoiser's file."""
+    def sha256(self, precision: str) -> str:
+        """Of a denoiser's file."""
         manifest = self.bundle.manifest
-        return manifest.files[manifest.denoiser("fp32").path]
+        return manifest.files[manifest.denoiser(precision).path]
 
     @property
     def settings(self) -> Settings:
@@ -97,72 +96,29 @@ def calibrate_bundle(
     Raises:
         PitstopError: The bundle, the set or the ranges do not fit, or an option does not exist.
     """
-    _check(recipe)
+    if set_path is not None and ranges_path is not None:
+        raise OptionError(
+            "Both a calibration set and ranges were given", "Leave out `--set`: ranges need none"
+        )
     bundle = open_bundle(folder)
-    base = choose_base(bundle, recipe.base)
+    base = choose_base(bundle.manifest, recipe.base)
     fp32 = _read(bundle, "fp32")
     sites = find_sites(fp32.graph, recipe.placement)
     options = options or SessionOptions(provider="CPUExecutionProvider")
-    work = Work(bundle, fp32, sites, recipe, options, on_stage, on_step)
-    drawn, coverage = None, None
+    work = Work(bundle, base, fp32, sites, recipe, options, on_stage, on_step)
+    drawn, held_out, coverage = None, None, None
     if ranges_path is not None:
-        ranges = read_ranges(ranges_path, work.sha256)
+        ranges = read_ranges(ranges_path, work.sha256("fp32"))
     else:
         drawn = _calibration_set(work, set_path)
-        ranges, coverage = _gather(work, drawn)
-    build = _builder(work, base, ranges)
-    search = None if recipe.budget_db is None else _search(work, base, build, ranges)
-    kept = search.chosen.kept if search else ()
-    chosen = [site for site in sites.found if site.name not in kept]
-    on_stage("writing the int8 denoiser")
-    model = build(chosen)
-    report = CalibrationReport(
-        bundle=folder,
-        base=base,
-        sites=tuple(site.name for site in chosen),
-        kept=kept,
-        skipped=sites.skipped,
-        ranges_sha256=ranges.sha256,
-        relative_l2=golden_error(bundle, model, options),
-        coverage=coverage,
-        search=search,
-    )
-    write_results(bundle, model, report, ranges, drawn)
-    _log_path(bundle).unlink(missing_ok=True)
-    return report
-
-
-def choose_base(bundle: Bundle, asked: str | None) -> str:
-    """The precision of what is not quantized: fp16 where a device has it, and the bundle too.
-
-    Raises:
-        OptionError: There is no such base, the bundle has no denoiser of it, or its opset has no
-            fp16 scales.
-    """
-    manifest = bundle.manifest
-    if asked is None:
-        by_itself = "fp16" in manifest.precisions and manifest.target not in FP32_TARGETS
-        asked = "fp16" if by_itself else "fp32"
-    if asked not in BASES:
-        raise one_of("base", asked, BASES)
-    spec = manifest.denoiser(asked)
-    if asked == "fp16" and spec.opset < FP16_OPSET:
-        raise OptionError(
-            f"The fp16 denoiser has opset {spec.opset}, fp16 scales need {FP16_OPSET}",
-            "Export the bundle again, or use `--base fp32`",
-        )
-    return asked
-
-
-def _check(recipe: Recipe) -> None:
-    if recipe.method not in METHODS:
-        raise one_of("method", recipe.method, METHODS)
-    if recipe.num < 1:
-        raise OptionError(
-            f"{recipe.num} trajectories were asked for", "Choose at least 1 with `--num`"
-        )
-    if not 0 <= recipe.seed < MAX_SEED:
-        raise OptionError(f"The seed is {recipe.seed}", f"Choose one from 0 to {MAX_SEED - 1}")
+        held_out = _held_out(work, drawn.settings, drawn.seed)
+        ranges, coverage = _gather(work, drawn, held_out)
+    build = _builder(work, ranges)
+    search = None
+    if recipe.budget_db is not None:
+        held_out = held_out or _held_out(work, work.settings, recipe.seed)
+        search = _search(work, recipe.budget_db, build, ranges, held_out)
+    return _write(work, build, ranges, drawn, coverage, search)
 
 
 def _calibration_set(work: Work, path: Path | None) -> CalibrationSet:
@@ -184,8 +140,7 @@ def _draw(work: Work, num: int, settings: Settings, seed: int) -> CalibrationSet
         return draw_set(pipeline, num, settings, seed, work.on_step)
 
 
-def _gather(work: Work, drawn: CalibrationSet) -> tuple[Ranges, Coverage]:
-    held_out = _held_out(work, drawn.settings, drawn.seed)
+def _gather(work: Work, drawn: CalibrationSet, held_out: CalibrationSet) -> tuple[Ranges, Coverage]:
     work.on_stage(f"gathering the ranges of {len(work.sites.found)} activations")
     return take_ranges(
         Watcher(work.bundle, work.sites.found, work.options),
@@ -194,11 +149,11 @@ def _gather(work: Work, drawn: CalibrationSet) -> tuple[Ranges, Coverage]:
         held_out,
         method=work.recipe.method,
         smoothed=work.recipe.smooth,
-        graph_sha256=work.sha256,
+        graph_sha256=work.sha256("fp32"),
     )
 
 
-def _builder(work: Work, base: str, ranges: Ranges) -> Build:
+def _builder(work: Work, ranges: Ranges) -> Build:
     """What makes the int8 graph with Q/DQ at the sites that it is given."""
     thresholds = {name: one.threshold for name, one in ranges.by_tensor.items()}
     for site in work.sites.found:
@@ -208,14 +163,16 @@ def _builder(work: Work, base: str, ranges: Ranges) -> Build:
                 "Take them again with the same `--attention` and `--no-bridge`",
             )
         amax = ranges.by_tensor[site.tensor].amax
-        if base == "fp16" and amax > FP16_MAX:
+        if work.base == "fp16" and amax > FP16_MAX:
             raise CalibrationError(
                 f"{site.name} reads values up to {amax:.0f}, fp16 ends at {FP16_MAX:.0f}",
                 "Use `--base fp32`",
             )
     smoothed = smooth(work.fp32.graph, ranges.smoothing)
     exact = apply_smoothing(work.fp32, smoothed)
-    model = exact if base == "fp32" else apply_smoothing(_read(work.bundle, base), smoothed)
+    model = exact
+    if work.base != "fp32":
+        model = apply_smoothing(_read(work.bundle, work.base), smoothed)
     constants = exact.graph.initializers.items()
     weights = {name: one.const_value for name, one in constants if one.const_value is not None}
 
@@ -225,21 +182,52 @@ def _builder(work: Work, base: str, ranges: Ranges) -> Build:
     return build
 
 
-def _search(work: Work, base: str, build: Build, ranges: Ranges) -> Search:
-    recipe, manifest = work.recipe, work.bundle.manifest
-    assert recipe.budget_db is not None
-    base_sha256 = manifest.files[manifest.denoiser(base).path]
+def _search(
+    work: Work, budget_db: float, build: Build, ranges: Ranges, held_out: CalibrationSet
+) -> Search:
+    sites = work.sites.found
+    key = search_key(ranges, work.sha256(work.base), sites, held_out)
     return tune(
         work.bundle,
         work.fp32,
         build,
-        work.sites.found,
-        _held_out(work, work.settings, recipe.seed),
-        budget_db=recipe.budget_db,
-        log=Log(_log_path(work.bundle), search_key(ranges, base_sha256, work.settings)),
+        sites,
+        held_out,
+        budget_db=budget_db,
+        log=open_log(_log_path(work.bundle), key),
         options=work.options,
         on_try=work.on_stage,
     )
+
+
+def _write(
+    work: Work,
+    build: Build,
+    ranges: Ranges,
+    drawn: CalibrationSet | None,
+    coverage: Coverage | None,
+    search: Search | None,
+) -> CalibrationReport:
+    """Put the int8 denoiser into the bundle, without the sites that a search kept."""
+    work.on_stage("writing the int8 denoiser")
+    kept = search.chosen.kept if search else ()
+    chosen = [site for site in work.sites.found if site.name not in kept]
+    model = build(chosen)
+    report = CalibrationReport(
+        bundle=work.bundle.folder,
+        base=work.base,
+        sites=tuple(site.name for site in chosen),
+        kept=kept,
+        skipped=work.sites.skipped,
+        ranges_sha256=ranges.sha256,
+        relative_l2=golden_error(work.bundle, model, work.options),
+        coverage=coverage,
+        search=search,
+    )
+    write_results(work.bundle, model, report, ranges, drawn)
+    if search:
+        _log_path(work.bundle).unlink(missing_ok=True)
+    return report
 
 
 def _log_path(bundle: Bundle) -> Path:

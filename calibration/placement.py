@@ -8,7 +8,9 @@ bias or output is ever quantized.
 
 from __future__ import annotations
 
+import dataclasses
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -85,6 +87,7 @@ def find_sites(graph: ir.Graph, placement: Placement) -> Sites:
         elif node.op_type == "MatMul" and placement.attention:
             sites.found += _attention_operands(node)
     sites.found += list(_residuals(graph, {site.node for site in sites.found if site.weight}))
+    sites.found = _told_apart(sites.found)
     if not sites.found:
         raise CalibrationError(
             "The denoiser has no layer to quantize", "Use its fp16 graph, or a larger model"
@@ -158,6 +161,17 @@ def _residuals(graph: ir.Graph, quantized: set[str]) -> Iterator[Site]:
                         f"{_output(node)}.residual", _name(node, other), _output(node), other
                     )
                 break
+
+
+def _told_apart(sites: list[Site]) -> list[Site]:
+    """The sites, with the node beside the name where layers share their weights and so the name."""
+    count = Counter(site.name for site in sites)
+    return [
+        dataclasses.replace(site, name=f"{site.name} at {site.node}")
+        if count[site.name] > 1
+        else site
+        for site in sites
+    ]
 
 
 def _layer_behind(value: ir.Value | None) -> str | None:

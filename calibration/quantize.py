@@ -19,7 +19,8 @@ from ..runtime.errors import CalibrationError
 from .placement import Site
 
 LEVELS = 127
-SMALLEST_SCALE = 2.0**-14  # the smallest normal fp16 number
+# The smallest normal number in fp16; in fp32 the product of two scales must be normal.
+SMALLEST_SCALE = {"float16": 2.0**-14, "float32": 2.0**-60}
 
 Weight = npt.NDArray[Any]
 
@@ -50,6 +51,8 @@ def quantize(
                 f"The base graph has no node {site.node}, which makes {site.name}",
                 "Export the bundle again, all its precisions together",
             )
+    order = {name: index for index, name in enumerate(nodes)}
+    for site in sorted(sites, key=lambda site: order[site.node]):
         node = nodes[site.node]
         writer.quantize_input(node, site.operand, thresholds[site.tensor])
         if site.weight is not None:
@@ -59,13 +62,19 @@ def quantize(
     return model
 
 
+def scale_for(amax: npt.ArrayLike, dtype: np.dtype[Any]) -> Weight:
+    """The scale of type ``dtype`` at which ``amax`` becomes 127."""
+    smallest = SMALLEST_SCALE[dtype.name]
+    scale: Weight = np.maximum(np.asarray(amax) / LEVELS, smallest).astype(dtype)
+    return scale
+
+
 def quantize_weight(
-    weight: Weight, axis: int, dtype: npt.DTypeLike
+    weight: Weight, axis: int, dtype: np.dtype[Any]
 ) -> tuple[npt.NDArray[np.int8], Weight]:
     """int8 values of ``weight`` and the scale of each channel along ``axis``, of type ``dtype``."""
     others = tuple(other for other in range(weight.ndim) if other != axis)
-    amax = np.abs(weight).max(axis=others)
-    scale = np.maximum(amax / LEVELS, SMALLEST_SCALE).astype(dtype)
+    scale = scale_for(np.abs(weight).max(axis=others), dtype)
     shape = [-1 if other == axis else 1 for other in range(weight.ndim)]
     rounded = np.round(weight / scale.astype(np.float32).reshape(shape))
     return np.clip(rounded, -LEVELS, LEVELS).astype(np.int8), scale
@@ -105,7 +114,7 @@ class _Writer:
 
     def _through_int8(self, value: ir.Value, threshold: float) -> ir.Value:
         assert value.dtype is not None
-        scale = np.array(max(threshold / LEVELS, SMALLEST_SCALE), value.dtype.numpy())
+        scale = scale_for(threshold, value.dtype.numpy())
         scaled_by = [
             self._constant(f"{value.name}_scale", scale),
             self._constant(f"{value.name}_zero_point", np.zeros((), np.int8)),

@@ -14,6 +14,15 @@ from typing import Any
 from ..runtime.errors import CalibrationError
 
 FORMAT = "pitstop ranges 1"
+BROKEN = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+)
 REMEDY = "Take ranges with `pitstop calibrate`, without `--ranges`"
 
 
@@ -66,7 +75,7 @@ def read_ranges(path: Path, graph_sha256: str) -> Ranges:
     """
     try:
         ranges = _parse(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except BROKEN as error:
         raise CalibrationError(f"{path} holds no ranges ({error})", REMEDY) from error
     if ranges.graph_sha256 != graph_sha256:
         raise CalibrationError(
@@ -74,15 +83,22 @@ def read_ranges(path: Path, graph_sha256: str) -> Ranges:
             f"bundle's fp32 denoiser has {graph_sha256[:12]}…",
             REMEDY,
         )
+    if why := _why_not(ranges):
+        raise CalibrationError(f"{path} has {why}", REMEDY)
+    return ranges
+
+
+def _why_not(ranges: Ranges) -> str | None:
+    """Say which number cannot be, or None where all can."""
     for name, one in ranges.by_tensor.items():
-        if not (math.isfinite(one.threshold) and one.threshold >= 0):
-            raise CalibrationError(f"{path} has threshold {one.threshold} for {name}", REMEDY)
+        for what in ("threshold", "amax"):
+            number = getattr(one, what)
+            if not (math.isfinite(number) and number >= 0):
+                return f"the {what} {number} for {name}"
     for name, factors in ranges.smoothing.items():
         if not all(math.isfinite(factor) and factor > 0 for factor in factors):
-            raise CalibrationError(
-                f"{path} has a smoothing factor for {name} that is not a positive number", REMEDY
-            )
-    return ranges
+            return f"a smoothing factor for {name} that is not a positive number"
+    return None
 
 
 def _parse(content: dict[str, Any]) -> Ranges:

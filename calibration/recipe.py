@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..runtime.errors import OptionError, one_of
 from ..runtime.manifest import Manifest
 from ..runtime.pipeline import Settings
 from .budget import Search
+from .calibration_set import MAX_SEED
 from .coverage import Coverage
+from .methods import METHODS
 from .placement import Placement
+from .trajectories import SEED_STRIDE
+
+BASES = ("fp16", "fp32")
 
 
 @dataclass(frozen=True)
@@ -18,10 +25,10 @@ class Recipe:
     """How an int8 denoiser is made.
 
     Attributes:
-        num: Trajectories of the calibration set.
+        num: Trajectories of the calibration set, in [1, 2**20].
         steps: Denoiser calls of a trajectory.
         cfg_scale: Guidance scale; None is 4, or 1 where the model cannot be guided.
-        seed: Of the set.
+        seed: Of the set, in [0, 2**20); the next one is that of the held-out trajectories.
         method: How ranges are found, a name in `calibration.methods.METHODS`.
         base: The precision of what is not quantized: ``fp16``, ``fp32``, or None for what pays on
             the bundle's target.
@@ -39,6 +46,20 @@ class Recipe:
     smooth: bool = False
     placement: Placement = field(default_factory=Placement)
     budget_db: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise one_of("method", self.method, METHODS)
+        if self.base not in {None, *BASES}:
+            raise one_of("base", self.base, BASES)
+        if not 1 <= self.num <= SEED_STRIDE:
+            raise OptionError(
+                f"{self.num} trajectories were asked for", f"Choose 1 to {SEED_STRIDE} with `--num`"
+            )
+        if not 0 <= self.seed < MAX_SEED:
+            raise OptionError(f"The seed is {self.seed}", f"Choose one from 0 to {MAX_SEED - 1}")
+        if self.budget_db is not None and not math.isfinite(self.budget_db):
+            raise OptionError(f"The budget is {self.budget_db} dB", "Choose a number, such as 45")
 
     def settings(self, manifest: Manifest) -> Settings:
         """How trajectories of this model are sampled."""

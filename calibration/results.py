@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
+from typing import Any
 
 import onnx_ir as ir
 
 from ..runtime.bundle import Bundle, extended_bundle, write_manifest
 from ..runtime.manifest import PassReport
+from .calibration_set import CalibrationSet, write_set
 from .graph_file import write_graph
 from .ranges import Ranges
 from .recipe import CalibrationReport
-from .trajectories import CalibrationSet, write_set
 
 FOLDER = "calibration"
 INT8 = "denoiser.int8"
@@ -44,7 +46,7 @@ def write_results(
         for name, part in (("coverage", report.coverage), ("budget", report.search)):
             if part is not None:
                 path = folder / FOLDER / f"{name}.json"
-                text = json.dumps(dataclasses.asdict(part), indent=1)
+                text = json.dumps(_finite(dataclasses.asdict(part)), indent=1, allow_nan=False)
                 path.write_text(text + "\n", encoding="utf-8")
         others = [one for one in manifest.passes if one.name != made.name]
         write_manifest(
@@ -70,3 +72,12 @@ def _pass_report(
         skipped={**report.skipped, **kept},
         relative_l2=report.relative_l2,
     )
+
+
+def _finite(value: Any) -> Any:
+    """As JSON has it: a number that is not finite becomes null."""
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -54,23 +54,23 @@ def choose_factors(graph: ir.Graph, amax_by_channel: Mapping[str, Array]) -> Fac
     return {
         found.tensor: tuple(_divisors(graph, found, amax_by_channel[found.tensor]).tolist())
         for found in find_scalable(graph)
+        if found.tensor in amax_by_channel
     }
 
 
 def smooth(graph: ir.Graph, factors: Factors) -> Smoothed:
     """What changes where the tensors' channels are divided by ``factors``."""
     changed: dict[str, Array] = {}
-    modulation = _ones_like_modulation(graph)
-    for found in find_scalable(graph):
-        if found.tensor not in factors:
-            continue
+    scaled = [found for found in find_scalable(graph) if found.tensor in factors]
+    modulation = _ones(graph) if any(found.chunks for found in scaled) else None
+    for found in scaled:
         divisor = np.array(factors[found.tensor], np.float32)
         for chunk in found.chunks:
             assert modulation is not None
             modulation[0, chunk] /= divisor
         _scale(graph, changed, found.makers, 1.0 / divisor)
         _scale(graph, changed, found.readers, divisor)
-    return Smoothed(changed, modulation if factors else None)
+    return Smoothed(changed, modulation)
 
 
 def apply_smoothing(model: ir.Model, smoothed: Smoothed) -> ir.Model:
@@ -123,15 +123,19 @@ def _array(graph: ir.Graph, name: str) -> Array:
     return array
 
 
-def _ones_like_modulation(graph: ir.Graph) -> Array | None:
-    for value in graph.inputs:
-        if value.name == MODULATION and value.shape is not None:
-            return np.ones((1, *value.shape.numpy()[1:]), np.float32)
-    return None
+def _ones(graph: ir.Graph) -> Array:
+    """For one row of the modulation."""
+    shape = _modulation(graph).shape
+    assert shape is not None
+    return np.ones((1, *shape.numpy()[1:]), np.float32)
+
+
+def _modulation(graph: ir.Graph) -> ir.Value:
+    return next(value for value in graph.inputs if value.name == MODULATION)
 
 
 def _multiply_modulation(graph: ir.Graph, factors: Array) -> None:
-    modulation = next(value for value in graph.inputs if value.name == MODULATION)
+    modulation = _modulation(graph)
     constant = ir.Value(
         name="smoothing",
         const_value=ir.tensor(factors, name="smoothing"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
 
 import onnx_ir as ir
@@ -12,16 +13,17 @@ import onnx_ir as ir
 from ..runtime.backend import SessionOptions
 from ..runtime.bundle import Bundle
 from ..runtime.distance import relative_l2
-from ..runtime.pipeline import Settings
+from ..runtime.errors import NonFiniteError
 from .budget import Log, Search, search
+from .calibration_set import CalibrationSet
 from .candidate import candidate, final_latents, median_psnr, predictions
 from .feeds import feed
 from .placement import Site
 from .ranges import Ranges
-from .trajectories import FIRST_SEED, CalibrationSet
+from .trajectories import END_OF_SEEDS
 
 IMAGES = 16  # trajectories of one try
-SEEDS = range(2 * FIRST_SEED, 2 * FIRST_SEED + IMAGES)  # of no calibration set
+SEEDS = range(END_OF_SEEDS, END_OF_SEEDS + IMAGES)
 ROWS = 32  # of held-out trajectories, for one site's sensitivity
 
 Build = Callable[[Sequence[Site]], ir.Model]
@@ -64,13 +66,24 @@ def tune(
 
     def psnr_of(chosen: Sequence[Site]) -> float:
         with candidate(bundle, build(chosen), "int8", options) as pipeline:
-            found = final_latents(pipeline, SEEDS, settings)
+            try:
+                found = final_latents(pipeline, SEEDS, settings)
+            except NonFiniteError:
+                return -math.inf
         return median_psnr(ends, found, bundle.manifest.latent_space)
 
     return search(sites, budget_db, error_of=error_of, psnr_of=psnr_of, log=log, on_try=on_try)
 
 
-def search_key(ranges: Ranges, base_sha256: str, settings: Settings) -> str:
+def search_key(
+    ranges: Ranges, base_sha256: str, sites: Sequence[Site], held_out: CalibrationSet
+) -> str:
     """What a search's measurements depend on, as a hash."""
-    facts = [ranges.to_json(), base_sha256, json.dumps(dataclasses.asdict(settings))]
-    return hashlib.sha256("\n".join(facts).encode()).hexdigest()
+    rows = {"seed": held_out.seed, "rows": len(held_out)}
+    facts = [
+        dataclasses.asdict(ranges),
+        base_sha256,
+        [site.name for site in sites],
+        dataclasses.asdict(held_out.settings) | rows,
+    ]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -1,19 +1,25 @@
-"""What a device runs, in fresh interpreters where PyTorch and ONNX cannot be imported."""
+"""What a device runs, in fresh interpreters where PyTorch and ONNX cannot be imported.
+
+A calibration needs ONNX to write a graph, but nothing of what made the bundle.
+"""
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from bundle_helpers import toy_manifest, write_bundle
 
-HEAVY = ["torch", "onnx", "onnx_ir", "onnxscript", "onnxsim", "safetensors", "diffusers", "scipy"]
-RUN = f"""
+EXPORT = ["torch", "onnxscript", "onnxsim", "safetensors", "diffusers", "scipy"]
+HEAVY = [*EXPORT, "onnx", "onnx_ir"]
+RUN = """
 import sys
-sys.modules.update(dict.fromkeys({HEAVY}))
+sys.modules.update(dict.fromkeys({banned}))
 from pitstop.cli import main
 main(sys.argv[1:], prog_name="pitstop")
 """
@@ -24,8 +30,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_bundle(tmp_path_factory.mktemp("device") / "bundle", toy_manifest(split=True))
 
 
-def pitstop(*arguments: object) -> subprocess.CompletedProcess[str]:
-    asked = [sys.executable, "-c", RUN, *map(str, arguments)]
+def pitstop(*arguments: object, banned: Sequence[str] = HEAVY) -> subprocess.CompletedProcess[str]:
+    asked = [sys.executable, "-c", RUN.format(banned=[*banned]), *map(str, arguments)]
     return subprocess.run(asked, capture_output=True, text=True, check=False)
 
 
@@ -54,6 +60,18 @@ def test_inspect_tells_what_a_bundle_holds(bundle: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "conditioner" in done.stdout
     assert "modulation float32 [2, 2, 1]" in done.stdout
+
+
+@pytest.mark.parametrize("method", ["mse", pytest.param("entropy", marks=pytest.mark.slow)])
+def test_calibrate_adds_an_int8_denoiser(tiny_bundle: Path, tmp_path: Path, method: str) -> None:
+    calibrated = shutil.copytree(tiny_bundle, tmp_path / "bundle")
+    banned = [*EXPORT, "pitstop.models", "pitstop.export", "pitstop.evaluation"]
+
+    done = pitstop("calibrate", calibrated, "--num", 1, "--steps", 4, "--smooth", "--budget", 1,
+                   "--method", method, banned=banned)  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    assert (calibrated / "graphs" / "denoiser.int8.onnx").exists()
 
 
 def test_doctor_says_that_the_backend_works() -> None:

@@ -8,19 +8,14 @@ from pathlib import Path
 
 import pytest
 from checkpoint_helpers import tiny_checkpoint
-from click.testing import CliRunner, Result
+from cli_helpers import run
 
-from pitstop.cli import main
 from pitstop.export.precision import LOW
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors")
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 def test_precisions_are_a_list_with_commas_in_any_order(checkpoint: Path, tmp_path: Path) -> None:

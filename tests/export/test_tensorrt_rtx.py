@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import onnx_ir as ir
 import pytest
 from low_helpers import calls_for, denoiser
 from model_helpers import tiny_dit, tiny_pit
 from pass_helpers import feeds_for, graph, network
+from tensorrt_helpers import complaints_and_plan, import_trt
 
 from pitstop.export.folding import choose_steps, fold
 from pitstop.export.precision import LOW, lower
@@ -18,7 +18,6 @@ from pitstop.models.denoiser import DenoiserConfig
 from pitstop.models.pit import BridgeConfig, PccaConfig, PswaConfig
 from pitstop.models.presets import PRESETS
 
-MISSING = "{} is not installed (pip install 'pitstop[tensorrt-rtx]')"
 ALL = PccaConfig("const", (1.0,))
 CONFIGS = {
     "defaults": tiny_pit(depth=2),
@@ -50,39 +49,7 @@ OTHERS = list(CONFIGS)[1:]
 
 @pytest.fixture(scope="session")
 def trt() -> Any:
-    """TensorRT-RTX's Python API; the other wheel holds the libraries that it needs."""
-    for module, package in [
-        ("onnxruntime_ep_nv_tensorrt_rtx", "onnxruntime-ep-nv-tensorrt-rtx-cu13"),
-        ("tensorrt_rtx_bindings", "tensorrt-rtx-cu13-bindings"),
-    ]:
-        bindings = pytest.importorskip(module, reason=MISSING.format(package), exc_type=ImportError)
-    return bindings
-
-
-def complaints_and_plan(trt: Any, model: ir.Model) -> tuple[list[str], bytes]:
-    """What the parser and the builder object to, and the engine for one Ada GPU (8.9)."""
-
-    class Complaints(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.messages: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in {trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR}:
-                self.messages.append(message)
-
-    logger = Complaints()
-    builder = trt.Builder(logger)
-    strongly_typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-    network = builder.create_network(strongly_typed)
-    parser = trt.OnnxParser(network, logger)
-    if not parser.parse(ir.to_proto(model).SerializeToString()):
-        return [str(parser.get_error(index)) for index in range(parser.num_errors)], b""
-    config = builder.create_builder_config()
-    config.num_compute_capabilities = 1
-    config.set_compute_capability(trt.ComputeCapability.SM89, 0)
-    plan = builder.build_serialized_network(network, config)
-    return logger.messages, b"" if plan is None else bytes(plan)
+    return import_trt()
 
 
 def check(trt: Any, config: DenoiserConfig, target: str) -> None:
