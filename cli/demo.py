@@ -82,4 +82,8 @@ def _print(made: Demo) -> None:
         f"\nrelative L2: worst single call. PSNR: median of {images} guided images after "
         f"{len(made.rows[0].comparison.step_relative_l2)} steps, on PyTorch's noise."
     )
+    console.print(
+        "ONNX Runtime's CPU provider computes fp16 in fp32 between nodes; a GPU rounds more often: "
+        "docs/precision.md."
+    )
     console.print(f"bundle   {made.bundle}\npicture  {made.picture}")

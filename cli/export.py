@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from .passes_table import passes_table
 from .printing import console, json_option, megabytes, pairs, stage_progress, write_json
 
 if TYPE_CHECKING:
+    from ..calibration.recipe import CalibrationReport
     from ..export.parity import Parity
     from ..export.pipeline import ExportReport
 
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     default="fp32",
     show_default=True,
     metavar="NAME[,NAME...]",
-    help="fp16 and bf16 beside fp32, which is always written.",
+    help="fp16, bf16 and int8 beside fp32, which is always written.",
 )
 @json_option
 def export(
@@ -56,11 +58,16 @@ def export(
 ) -> None:
     """Trace a checkpoint into ONNX, check it against PyTorch, and write a bundle.
 
-    Example: pitstop export fashion --out fashion.bundle --batch 8 --precision fp16
+    int8 is added by `pitstop calibrate` with its own defaults.
+
+    Example: pitstop export fashion --out fashion.bundle --batch 8 --precision fp16,int8
     """
     from ..export.graph_pass import PassBroken
     from ..export.pipeline import export_bundle
+    from ..export.precision import CALIBRATED
 
+    names = [name.strip() for name in precisions.split(",")]
+    calibrated = None
     progress, on_stage = stage_progress()
     try:
         with progress:
@@ -72,9 +79,11 @@ def export(
                 seed=seed,
                 target=target,
                 left_out=left_out,
-                precisions=[name.strip() for name in precisions.split(",")],
+                precisions=[name for name in names if name != CALIBRATED],
                 on_stage=on_stage,
             )
+            if report.passed and CALIBRATED in names:
+                calibrated = _calibrate(out, on_stage)
     except PassBroken as error:
         click.echo(
             f"pitstop: {error}. Nothing was written; leave that pass out with `--no-pass`, and "
@@ -87,7 +96,10 @@ def export(
         {
             "bundle": str(out) if report.passed else None,
             "relative_l2": report.parity.worst,
-            "relative_l2_by_precision": {n: parity.worst for n, parity in report.parities.items()},
+            "relative_l2_by_precision": {
+                **{name: parity.worst for name, parity in report.parities.items()},
+                **({CALIBRATED: calibrated.relative_l2} if calibrated else {}),
+            },
             "tolerance": report.parity.tolerance,
             "passes": [dataclasses.asdict(done) for done in report.passes],
             "passed": report.passed,
@@ -98,9 +110,19 @@ def export(
         sys.exit(1)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     parities = [(name, _verdict(name, parity)) for name, parity in report.parities.items()]
+    if calibrated:
+        verdict = f"relative L2 {calibrated.relative_l2:.1e} against PyTorch (no gate)"
+        parities.append((CALIBRATED, verdict))
     console.print(passes_table(report.passes))
     console.print()
     console.print(pairs([("bundle", str(out)), ("size", megabytes(size)), *parities]))
+
+
+def _calibrate(bundle: Path, on_stage: Callable[[str], None]) -> CalibrationReport:
+    from ..calibration.pipeline import calibrate_bundle
+    from ..calibration.recipe import Recipe
+
+    return calibrate_bundle(bundle, Recipe(), on_stage=on_stage)
 
 
 def _failure(report: ExportReport) -> str:

@@ -1,4 +1,4 @@
-"""The main job on the shipped weights: export, draw, and hold the result against PyTorch."""
+"""The main job on the shipped weights: export, calibrate, draw, and compare with PyTorch."""
 
 from __future__ import annotations
 
@@ -8,19 +8,25 @@ from pathlib import Path
 
 import numpy as np
 
+from ..calibration.pipeline import calibrate_bundle
+from ..calibration.recipe import Recipe
 from ..export.graph_pass import PassBroken
 from ..export.pipeline import OnStage, export_bundle
 from ..runtime.bundle import open_bundle
-from ..runtime.image import make_grid, save_png, to_images
+from ..runtime.goldens import Goldens
+from ..runtime.image import save_png, to_images
 from ..runtime.pipeline import OnStep, Pipeline, Settings
 from .compare import Comparison, compare
+from .picture import side_by_side
 from .quality import judge
 from .reference import live_goldens
 
 SOURCE = "fashion"
 BATCH = 20
 IMAGES = 40  # four of each class
-COLUMNS = 10
+PRECISIONS = ("fp32", "fp16")  # and int8, by calibration
+TRAJECTORIES = 64
+COLUMNS = 5
 SETTINGS = Settings(steps=50, cfg_scale=2.0)
 ZOOM = 2
 
@@ -52,7 +58,7 @@ class Demo:
         rows: One for each precision.
         reference_class_agreement: The same share for PyTorch's own images.
         reference_ms_per_step: PyTorch's time for the same step.
-        picture: The grid of images, a PNG.
+        picture: The images of all precisions side by side, a PNG.
         bundle: The exported bundle.
     """
 
@@ -84,39 +90,48 @@ def run_demo(
         PitstopError: ``out`` cannot be written.
         PassBroken: The export does not match PyTorch.
     """
-    bundle = out / "bundle"
-    report = export_bundle(SOURCE, bundle, batch=BATCH, on_stage=on_stage)
+    bundle, picture = out / "bundle", out / "images.png"
+    _make_bundle(bundle, on_stage, on_step)
+    manifest = open_bundle(bundle).manifest
+    on_stage(f"drawing {IMAGES} images with PyTorch")
+    clock = _Clock(on_step)
+    goldens = live_goldens(SOURCE, manifest, SETTINGS, IMAGES, on_step=clock.tick)
+    reference_ms = clock.ms_per_step
+    rows = []
+    for precision in manifest.precisions:
+        on_stage(f"drawing {IMAGES} images with ONNX Runtime, {precision}")
+        rows.append(_measure(bundle, precision, goldens, on_step))
+    drawn = {
+        f"{row.precision}  {row.bytes / 1e6:.1f} MB": to_images(row.comparison.latents)
+        for row in rows
+    }
+    save_png(side_by_side(drawn, COLUMNS, zoom=ZOOM), picture)
+    agreement = judge(goldens.trajectory[-1]).agreement(goldens.classes.tolist())
+    return Demo(tuple(rows), agreement, reference_ms, picture, bundle)
+
+
+def _make_bundle(bundle: Path, on_stage: OnStage, on_step: OnStep) -> None:
+    report = export_bundle(SOURCE, bundle, batch=BATCH, precisions=PRECISIONS, on_stage=on_stage)
     if not report.passed:
         raise PassBroken(
             f"The exported graph is {report.parity.worst:.1e} from PyTorch, "
             f"above {report.parity.tolerance:.0e}"
         )
-    manifest = open_bundle(bundle).manifest
+    recipe = Recipe(num=TRAJECTORIES, steps=SETTINGS.steps, cfg_scale=SETTINGS.cfg_scale)
+    calibrate_bundle(bundle, recipe, on_stage=on_stage, on_step=on_step)
 
-    on_stage(f"drawing {IMAGES} images with PyTorch")
+
+def _measure(bundle: Path, precision: str, goldens: Goldens, on_step: OnStep) -> DemoRow:
+    pipeline = Pipeline.from_bundle(bundle, backend="onnxruntime", precision=precision)
     clock = _Clock(on_step)
-    goldens = live_goldens(SOURCE, manifest, SETTINGS, IMAGES, on_step=clock.tick)
-    reference_ms = clock.ms_per_step
-    asked = goldens.classes.tolist()
-    rows = []
-    for precision in manifest.precisions:
-        on_stage(f"drawing {IMAGES} images with ONNX Runtime, {precision}")
-        pipeline = Pipeline.from_bundle(bundle, backend="onnxruntime", precision=precision)
-        clock = _Clock(on_step)
-        compared = compare(pipeline, goldens, reference="PyTorch fp32", on_step=clock.tick)
-        rows.append(
-            DemoRow(
-                precision=precision,
-                bytes=(bundle / manifest.denoiser(precision).path).stat().st_size,
-                ms_per_step=clock.ms_per_step,
-                comparison=compared,
-                class_agreement=judge(compared.latents).agreement(asked),
-            )
-        )
-    picture = out / "images.png"
-    save_png(make_grid(to_images(compared.latents), COLUMNS, zoom=ZOOM), picture)
-    agreement = judge(goldens.trajectory[-1]).agreement(asked)
-    return Demo(tuple(rows), agreement, reference_ms, picture, bundle)
+    compared = compare(pipeline, goldens, reference="PyTorch fp32", on_step=clock.tick)
+    return DemoRow(
+        precision=precision,
+        bytes=(bundle / pipeline.manifest.denoiser(precision).path).stat().st_size,
+        ms_per_step=clock.ms_per_step,
+        comparison=compared,
+        class_agreement=judge(compared.latents).agreement(goldens.classes.tolist()),
+    )
 
 
 class _Clock:

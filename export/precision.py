@@ -26,6 +26,7 @@ from .retype import retype
 from .rounding import rounded
 
 PRECISIONS = ("fp32", "fp16", "bf16")
+CALIBRATED = "int8"  # needs ranges: `calibration` writes it, not the export
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def choose_precisions(names: Sequence[str]) -> list[str]:
     """
     for name in names:
         if name not in PRECISIONS:
-            raise one_of("precision", name, PRECISIONS)
+            raise one_of("precision", name, (*PRECISIONS, CALIBRATED))
     return [name for name in PRECISIONS if name == "fp32" or name in names]
 
 

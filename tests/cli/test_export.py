@@ -69,3 +69,14 @@ def test_a_precision_beyond_its_tolerance_writes_nothing_and_ends_with_1(
     assert "at most 1e-09" in line
     assert "Nothing was written; leave fp16 out of `--precision`" in line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_int8_is_added_by_a_calibration(checkpoint: Path, tmp_path: Path) -> None:
+    figures, bundle = tmp_path / "figures.json", tmp_path / "bundle"
+
+    done = run("export", checkpoint, "--out", bundle, "--precision", "int8", "--json", figures)
+
+    assert done.exit_code == 0, done.output
+    assert (bundle / "graphs" / "denoiser.int8.onnx").exists()
+    errors = json.loads(figures.read_text())["relative_l2_by_precision"]
+    assert 1e-5 < errors["int8"] < 1

@@ -11,6 +11,7 @@ from PIL import Image
 
 from pitstop.cli import main
 from pitstop.evaluation import demo
+from pitstop.evaluation.picture import GAP, TITLE_SIZE
 from pitstop.evaluation.quality import Judgement
 from pitstop.runtime.pipeline import Settings
 from pitstop.runtime.sampler import Latent
@@ -28,6 +29,9 @@ def small(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(demo, "BATCH", 4)
     monkeypatch.setattr(demo, "IMAGES", 6)
     monkeypatch.setattr(demo, "COLUMNS", 3)
+    monkeypatch.setattr(demo, "TRAJECTORIES", 2)
+    gates = {"fp32": 60.0, "fp16": 40.0, "int8": 0.0}  # random weights amplify what rounding does
+    monkeypatch.setattr("pitstop.evaluation.compare.MIN_PSNR", gates)
     monkeypatch.setattr(demo, "SETTINGS", Settings(steps=4, cfg_scale=2.0))
     monkeypatch.setattr(demo, "judge", see_the_first_class)
 
@@ -45,17 +49,22 @@ def test_the_demo_writes_its_figures_and_a_picture(tmp_path: Path) -> None:
         assert set(keys.split()) <= set(row)
         assert row["class_agreement"] == pytest.approx(2 / 6)
         assert row["ms_per_step"] > 0
-    assert written["rows"][0]["precision"] == "fp32"
+    assert [row["precision"] for row in written["rows"]] == ["fp32", "fp16", "int8"]
+    sizes = [row["bytes"] for row in written["rows"]]
+    assert sizes == sorted(sizes, reverse=True)
     assert written["rows"][0]["relative_l2_max"] <= 1e-5
     with Image.open(written["picture"]) as picture:
-        assert picture.size == (3 * 16 * demo.ZOOM, 2 * 16 * demo.ZOOM)
-    assert "ONNX fp32" in done.output
+        width, height = 3 * 16 * demo.ZOOM, 2 * 16 * demo.ZOOM
+        assert picture.size == (3 * width + 2 * GAP, height + 2 * TITLE_SIZE)
+    assert all(f"ONNX {name}" in done.output for name in ("fp32", "fp16", "int8"))
 
 
 def test_a_gate_that_is_not_met_ends_with_1(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pitstop.evaluation.compare.MIN_PSNR", {"fp32": 1000.0})
+    monkeypatch.setattr(
+        "pitstop.evaluation.compare.MIN_PSNR", {"fp32": 1e3, "fp16": 0.0, "int8": 0.0}
+    )
 
     done = CliRunner().invoke(main, ["demo", "--out", str(tmp_path / "out")])
 

@@ -1,0 +1,141 @@
+"""What each precision costs in accuracy: 256 guided images of the demo beside PyTorch in fp32.
+
+The same noise on both sides, 50 DDIM steps, guidance scale 2, on ONNX Runtime's CPU provider. It
+computes fp16 in fp32 and has no bf16, so both are judged by their twins, which round behind every
+value as a device does; the rows that name a backend are the graphs themselves. Needs the Debian
+package dataset-fashion-mnist for the Fréchet distance to real images.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import click
+import numpy as np
+import onnx_ir as ir
+from record import record
+
+from pitstop.calibration.candidate import candidate
+from pitstop.calibration.pipeline import calibrate_bundle
+from pitstop.calibration.placement import Placement
+from pitstop.calibration.recipe import Recipe
+from pitstop.evaluation.compare import compare
+from pitstop.evaluation.demo import BATCH, SETTINGS, SOURCE
+from pitstop.evaluation.quality import frechet_distance, judge
+from pitstop.evaluation.reference import live_goldens
+from pitstop.export.pipeline import export_bundle
+from pitstop.export.precision import LOW
+from pitstop.export.rounding import rounded
+from pitstop.models.training.fashion_mnist import read_test
+from pitstop.runtime.backend import SessionOptions
+from pitstop.runtime.bundle import open_bundle
+from pitstop.runtime.pipeline import Pipeline
+
+OPTIONS = SessionOptions(provider="CPUExecutionProvider")
+
+BY = {"steps": SETTINGS.steps, "cfg_scale": SETTINGS.cfg_scale}
+TWIN = None
+GRAPHS = {  # precision and backend
+    "fp32": ("fp32", "onnxruntime"),
+    "fp16": ("fp16", TWIN),
+    "fp16, ONNX Runtime": ("fp16", "onnxruntime"),
+    "bf16": ("bf16", TWIN),
+    "bf16, OpenVINO": ("bf16", "openvino"),
+}
+RECIPES = {
+    "int8": Recipe(**BY),
+    "int8, minmax": Recipe(**BY, method="minmax"),
+    "int8, percentile": Recipe(**BY, method="percentile"),
+    "int8, entropy": Recipe(**BY, method="entropy"),
+    "int8, --smooth": Recipe(**BY, smooth=True),
+    "int8, --no-bridge": Recipe(**BY, placement=Placement(bridge=False)),
+    "int8, --attention": Recipe(**BY, placement=Placement(attention=True)),
+    "int8, --base fp32": Recipe(**BY, base="fp32"),
+    "int8, --budget 50": Recipe(**BY, budget_db=50.0),
+}
+
+
+@click.command()
+@click.option("--images", default=256, show_default=True)
+@click.option("--only", multiple=True, help="A row's name; all by default.")
+@click.option("--keep", is_flag=True, help="Write the figures to results/precision.json.")
+def main(images: int, only: tuple[str, ...], keep: bool) -> None:
+    """Export, calibrate, draw, compare, print."""
+    rows = {}
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = Path(folder) / "bundle"
+        precisions = ("fp32", "fp16", "bf16")
+        assert export_bundle(SOURCE, bundle, batch=BATCH, precisions=precisions).passed
+        judged = _Judge(bundle, images)
+        rows["PyTorch fp32"] = judged.reference
+        for name, (precision, backend) in GRAPHS.items():
+            if not only or name in only:
+                rows[name] = judged.row(bundle, precision, backend)
+                click.echo(f"{name}: {json.dumps(rows[name])}")
+        drawn = None
+        for name, recipe in RECIPES.items():
+            if only and name not in only:
+                continue
+            place = Path(folder) / "calibrated"
+            shutil.copytree(bundle, place)
+            made = calibrate_bundle(place, recipe, set_path=drawn)
+            rows[name] = {
+                **judged.row(place, "int8", "onnxruntime"),
+                "sites": len(made.sites),
+                "kept_high_precision": len(made.kept),
+                "saturation_max": max(made.coverage.saturation.values()),
+            }
+            click.echo(f"{name}: {json.dumps(rows[name])}")
+            if drawn is None:
+                drawn = Path(folder) / "set.npz"
+                shutil.copy(place / "calibration" / "set.npz", drawn)
+                coverage = json.loads((place / "calibration" / "coverage.json").read_text())
+            shutil.rmtree(place)
+    figures = {"images": images, **BY, "sampler": SETTINGS.sampler, "rows": rows}
+    if drawn is not None:
+        figures["coverage"] = coverage
+    if keep:
+        click.echo(record("precision", "python benchmarks/precision.py --keep", figures))
+
+
+class _Judge:
+    """PyTorch's images, and how far others are from them."""
+
+    def __init__(self, bundle: Path, images: int) -> None:
+        manifest = Pipeline.from_bundle(bundle, precision="fp32").manifest
+        self._goldens = live_goldens(SOURCE, manifest, SETTINGS, images)
+        self._real = judge(read_test().images.numpy()).features
+        self.reference = self._quality(self._goldens.trajectory[-1])
+
+    def row(self, bundle: Path, precision: str, backend: str | None) -> dict[str, float | str]:
+        if backend is TWIN:
+            opened = open_bundle(bundle)
+            model = ir.load(bundle / opened.manifest.denoiser(precision).path)
+            twin = rounded(model, LOW[precision].dtype)
+            with candidate(opened, twin, precision, OPTIONS) as pipeline:
+                found = compare(pipeline, self._goldens, reference="PyTorch fp32")
+        else:
+            pipeline = Pipeline.from_bundle(bundle, backend=backend, precision=precision)
+            found = compare(pipeline, self._goldens, reference="PyTorch fp32")
+        return {
+            "backend": backend or "onnxruntime, the twin that rounds behind every value",
+            "bytes": (bundle / pipeline.manifest.denoiser(precision).path).stat().st_size,
+            "relative_l2_max": found.relative_l2_max,
+            "psnr_db_median": found.psnr_db_median,
+            "psnr_db_min": float(np.min(found.psnr_db)),
+            **self._quality(found.latents),
+        }
+
+    def _quality(self, latents: np.ndarray) -> dict[str, float]:
+        judged = judge(latents)
+        return {
+            "class_agreement": judged.agreement(self._goldens.classes.tolist()),
+            "frechet_to_test": frechet_distance(judged.features, self._real),
+        }
+
+
+if __name__ == "__main__":
+    main()
