@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..export.parity import check_parity, relative_l2
+from ..export.parity import check_parity
+from ..runtime.distance import latent_peak, psnr, relative_l2
 from ..runtime.errors import OptionError
 from ..runtime.goldens import Goldens
 from ..runtime.pipeline import OnStep, Pipeline
@@ -91,7 +92,7 @@ def compare(
         goldens.classes.tolist(), goldens.seeds.tolist(), goldens.settings, on_step
     )
     steps = zip(goldens.trajectory, walked, strict=True)
-    pixel = candidate.manifest.latent_space == "pixel"
+    space = candidate.manifest.latent_space
     images = zip(goldens.trajectory[-1], walked[-1], strict=True)
     return Comparison(
         backend=candidate.session.device,
@@ -100,14 +101,8 @@ def compare(
         relative_l2=parity.relative_l2,
         timesteps=tuple(map(int, goldens.timesteps)),
         step_relative_l2=tuple(relative_l2(expected, found) for expected, found in steps),
-        psnr_db=tuple(psnr(a, b, 2.0 if pixel else float(np.ptp(a))) for a, b in images),
+        psnr_db=tuple(psnr(a, b, latent_peak(a, space)) for a, b in images),
         min_psnr_db=MIN_PSNR[candidate.precision] if min_psnr_db is None else min_psnr_db,
         max_relative_l2=MAX_RELATIVE_L2.get(candidate.precision),
         latents=walked[-1],
     )
-
-
-def psnr(expected: Latent, found: Latent, peak: float) -> float:
-    """Peak signal-to-noise ratio in dB: ``20 log10(peak) - 10 log10(mean squared error)``."""
-    error = float(np.mean((expected.astype(np.float64) - found) ** 2))
-    return float("inf") if error == 0.0 else float(20 * np.log10(peak) - 10 * np.log10(error))

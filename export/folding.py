@@ -9,13 +9,13 @@ import numpy as np
 import onnx_ir as ir
 
 from ..runtime.backend import Array
+from ..runtime.distance import relative_l2
 from ..runtime.errors import one_of
 from ..runtime.goldens import Goldens
 from ..runtime.manifest import CONDITIONER, Manifest, PassReport
 from ..runtime.noise import START, draw_noise
 from .graph_file import run_calls, run_graph
 from .graph_pass import Feeds, PassBroken, apply_all, report_change
-from .parity import relative_l2
 from .passes import PASSES
 from .split import MODULATION, NoSplit, split
 from .target import find_target

@@ -15,10 +15,10 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from ..runtime.backend import Array
+from ..runtime.distance import relative_l2
 from ..runtime.errors import BundleError
 from ..runtime.manifest import PassReport
 from .graph_file import run_graph
-from .parity import relative_l2
 from .weights import weight_bytes
 
 Feeds = Mapping[str, Array]

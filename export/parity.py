@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from ..runtime.distance import relative_l2
 from ..runtime.goldens import Goldens
 from ..runtime.pipeline import Pipeline
 
@@ -45,14 +42,3 @@ def check_parity(candidate: Pipeline, goldens: Goldens, tolerance: float) -> Par
         for latent, timestep, labels, expected in calls
     )
     return Parity(tuple(errors), tolerance)
-
-
-def relative_l2(expected: npt.NDArray[Any], found: npt.NDArray[Any]) -> float:
-    """``|found - expected| / |expected|``; infinite where ``found`` is not finite."""
-    if not np.isfinite(found).all():
-        return float("inf")
-    error = float(np.linalg.norm(found.astype(np.float64) - expected))
-    size = float(np.linalg.norm(expected.astype(np.float64)))
-    if size == 0.0:  # an untrained adaLN-Zero model answers with zeros
-        return 0.0 if error == 0.0 else float("inf")
-    return error / size

@@ -10,6 +10,7 @@ from pathlib import Path
 from ..runtime.backend import SessionOptions
 from ..runtime.backends import import_backend
 from ..runtime.bundle import Bundle, new_bundle, write_manifest
+from ..runtime.distance import relative_l2
 from ..runtime.errors import OptionError
 from ..runtime.goldens import Goldens, write_goldens
 from ..runtime.manifest import Manifest, PassReport
@@ -17,7 +18,7 @@ from ..runtime.pipeline import Pipeline, open_denoiser
 from .folding import DENOISER, Folded, choose_steps, denoiser_calls, example_feeds, fold
 from .goldens import draw_goldens, golden_settings
 from .graph_file import write_graph
-from .parity import FP32_TOLERANCE, Parity, check_parity, relative_l2
+from .parity import FP32_TOLERANCE, Parity, check_parity
 from .precision import LOW, Precision, choose_precisions, lower
 from .target import find_target
 from .trace import TorchSession, load_source, manifest_for, trace

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from ..runtime.backend import Array
+from ..runtime.distance import relative_l2
 from ..runtime.errors import one_of
 from ..runtime.manifest import PassReport
 from .blocks import name_blocks
@@ -21,7 +22,6 @@ from .graph_file import run_calls
 from .graph_pass import Feeds, report_change
 from .islands import find_islands
 from .overflow import largest_magnitudes, overflowing_blocks, overflowing_weights
-from .parity import relative_l2
 from .retype import retype
 from .rounding import rounded
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from bundle_helpers import FakeSession, toy_manifest
 
-from pitstop.evaluation.compare import MIN_PSNR, compare, psnr
+from pitstop.evaluation.compare import MIN_PSNR, compare
 from pitstop.export.goldens import draw_goldens
 from pitstop.runtime.backend import Array
+from pitstop.runtime.distance import psnr
 from pitstop.runtime.goldens import Goldens
 from pitstop.runtime.pipeline import Pipeline, Settings
 

@@ -5,7 +5,8 @@ import pytest
 from bundle_helpers import FakeSession, toy_manifest
 
 from pitstop.export.goldens import draw_goldens, golden_settings
-from pitstop.export.parity import Parity, check_parity, relative_l2
+from pitstop.export.parity import Parity, check_parity
+from pitstop.runtime.distance import relative_l2
 from pitstop.runtime.pipeline import Pipeline, Settings
 
 

@@ -22,7 +22,6 @@ from pitstop.export.folding import SPLIT, STEP_NAMES
 from pitstop.export.graph_file import run_calls
 from pitstop.export.graph_pass import interface
 from pitstop.export.islands import RULES, find_islands
-from pitstop.export.parity import relative_l2
 from pitstop.export.pipeline import ExportReport, export_bundle
 from pitstop.export.precision import LOW, PRECISIONS, Lowered, choose_precisions, lower
 from pitstop.export.retype import FLOAT
@@ -30,6 +29,7 @@ from pitstop.export.weights import constant
 from pitstop.models.denoiser import DenoiserConfig
 from pitstop.models.pit import BridgeConfig, PccaConfig, PswaConfig
 from pitstop.runtime.bundle import open_bundle
+from pitstop.runtime.distance import relative_l2
 from pitstop.runtime.errors import OptionError
 from pitstop.runtime.pipeline import Pipeline
 

@@ -24,13 +24,13 @@ from pass_helpers import (
 
 from pitstop.export.graph_file import run_graph
 from pitstop.export.graph_pass import apply_all, interface
-from pitstop.export.parity import relative_l2
 from pitstop.export.passes import PASSES
 from pitstop.export.split import NoSplit, split
 from pitstop.export.weights import weight_bytes
 from pitstop.models.checkpoint import build_model
 from pitstop.models.pit import PccaConfig
 from pitstop.models.presets import PRESETS
+from pitstop.runtime.distance import relative_l2
 
 CONFIG = tiny_pit(depth=2)
 CONDITIONING = ("adaLN_modulation", "t_embedder", "y_embedder")

@@ -32,7 +32,7 @@ from pitstop.export import split as splitting
 from pitstop.export.folding import STEP_NAMES, Folded, choose_steps, fold
 from pitstop.export.graph_file import run_graph
 from pitstop.export.graph_pass import PassBroken, apply_all
-from pitstop.export.parity import FP32_TOLERANCE, relative_l2
+from pitstop.export.parity import FP32_TOLERANCE
 from pitstop.export.passes import (
     PASSES,
     fold_bridge,
@@ -43,6 +43,7 @@ from pitstop.export.passes import (
 from pitstop.models.checkpoint import Checkpoint, save_checkpoint
 from pitstop.models.denoiser import DenoiserConfig
 from pitstop.models.pit import BridgeConfig, PccaConfig, PitConfig, PswaConfig
+from pitstop.runtime.distance import relative_l2
 
 ALL = PccaConfig("const", (1.0,))
 PORTABLE = choose_steps("portable", ())
