@@ -17,6 +17,7 @@ from ..runtime.goldens import BROKEN
 from ..runtime.manifest import Manifest
 from ..runtime.pipeline import Settings
 from ..runtime.sampler import Latent
+from ..runtime.schedule import Table, Timesteps
 
 MAX_SEED = 1 << 20  # of a set; the one after a set's own is for what is held out
 ARRAYS = ("latents", "timesteps", "labels")
@@ -29,7 +30,7 @@ class CalibrationSet:
 
     Attributes:
         latents: float32 [row, channel, row, column].
-        timesteps: int64 [row].
+        timesteps: int64 [row], or float64 of a flow.
         labels: int64 [row]; the null class stands for the unguided branch.
         model: The config of the model whose trajectories they are.
         settings: How they were sampled.
@@ -37,7 +38,7 @@ class CalibrationSet:
     """
 
     latents: Latent
-    timesteps: npt.NDArray[np.int64]
+    timesteps: Timesteps | Table
     labels: npt.NDArray[np.int64]
     model: Mapping[str, Any]
     settings: Settings
@@ -108,7 +109,7 @@ def _why_not_facts(drawn: CalibrationSet, manifest: Manifest) -> str | None:
             )
     if not 0 <= drawn.seed < MAX_SEED:
         return f"has seed {drawn.seed}, expected 0 to {MAX_SEED - 1}"
-    steps, most = drawn.settings.steps, manifest.schedule.train_steps
+    steps, most = drawn.settings.steps, manifest.schedule.most_steps
     if not isinstance(steps, int) or not 1 <= steps <= most:
         return f"was drawn in {steps} steps, expected 1 to {most}"
     return None
@@ -127,9 +128,10 @@ def _why_not_arrays(drawn: CalibrationSet, manifest: Manifest) -> str | None:
         row = int(np.argmin(np.isfinite(drawn.latents).reshape(rows, -1).all(axis=1)))
         return f"has a latent that is not finite, in row {row}"
     labels = manifest.num_classes + (manifest.null_class is not None)
+    schedule = manifest.schedule
     limits = {
         "labels": ("int64", labels - 1),
-        "timesteps": ("int64", manifest.schedule.train_steps - 1),
+        "timesteps": (schedule.timestep_dtype, schedule.last_timestep),
     }
     for name, (dtype, last) in limits.items():
         array = getattr(drawn, name)

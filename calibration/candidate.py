@@ -76,7 +76,7 @@ def golden_error(bundle: Bundle, model: ir.Model, options: SessionOptions) -> fl
     )
     with candidate(bundle, model, "int8", options) as pipeline:
         errors = [
-            relative_l2(expected, pipeline.predict(latent, int(timestep), labels))
+            relative_l2(expected, pipeline.predict(latent, float(timestep), labels))
             for latent, timestep, labels, expected in calls
         ]
     if not np.isfinite(errors).all():

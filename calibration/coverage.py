@@ -51,7 +51,8 @@ def cover(
     held_out_thresholds: Mapping[str, float],
 ) -> Coverage:
     """Look at a set, at what it showed, and at what other trajectories make of its ranges."""
-    parts = drawn.timesteps * PARTS // manifest.schedule.train_steps
+    level = manifest.schedule.noise_level(drawn.timesteps)
+    parts = np.minimum((level * PARTS).astype(np.int64), PARTS - 1)
     labels = Counter(_label(label, manifest) for label in drawn.labels.tolist())
     thresholds = {site.name: ranges[site.tensor].threshold for site in sites}
     return Coverage(

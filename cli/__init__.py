@@ -76,7 +76,11 @@ EXTRAS = {
     "onnx_ir": "export",
     "onnxscript": "export",
     "safetensors": "export",
+    "diffusers": "vae",
     "onnxruntime": "cpu",
+    "jinja2": "report",
+    "matplotlib": "report",
+    "skimage": "report",
 }
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .options import classes_option, format_option, heads_option
 from .passes_table import passes_table
 from .printing import console, json_option, megabytes, pairs, stage_progress, write_json
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from ..calibration.recipe import CalibrationReport
     from ..export.parity import Parity
     from ..export.pipeline import ExportReport
+    from ..export.vae import DecoderParity
 
 
 @click.command()
@@ -44,6 +46,23 @@ if TYPE_CHECKING:
     metavar="NAME[,NAME...]",
     help="fp16, bf16 and int8 beside fp32, which is always written.",
 )
+@format_option
+@heads_option
+@classes_option
+@click.option(
+    "--vae",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="A diffusers folder with the VAE whose decoder goes into the bundle.",
+)
+@click.option(
+    "--vae-tile",
+    default=64,
+    show_default=True,
+    metavar="LATENT_PIXELS",
+    help="Larger latents are decoded in tiles of this side.",
+)
+@click.option("--vae-batch", default=1, show_default=True, help="Images of one decoder call.")
 @json_option
 def export(
     source: str,
@@ -54,6 +73,12 @@ def export(
     target: str,
     left_out: tuple[str, ...],
     precisions: str,
+    format_name: str | None,
+    heads: int | None,
+    classes: int | None,
+    vae: Path | None,
+    vae_tile: int,
+    vae_batch: int,
     json_path: Path | None,
 ) -> None:
     """Trace a checkpoint into ONNX, check it against PyTorch, and write a bundle.
@@ -65,6 +90,8 @@ def export(
     from ..export.graph_pass import PassBroken
     from ..export.pipeline import export_bundle
     from ..export.precision import CALIBRATED
+    from ..export.trace import Hints
+    from ..export.vae import DecoderShape
 
     names = [name.strip() for name in precisions.split(",")]
     calibrated = None
@@ -80,6 +107,9 @@ def export(
                 target=target,
                 left_out=left_out,
                 precisions=[name for name in names if name != CALIBRATED],
+                hints=Hints(format_name, heads, classes),
+                vae=vae,
+                vae_shape=DecoderShape(vae_batch, vae_tile),
                 on_stage=on_stage,
             )
             if report.passed and CALIBRATED in names:
@@ -101,6 +131,7 @@ def export(
                 **({CALIBRATED: calibrated.relative_l2} if calibrated else {}),
             },
             "tolerance": report.parity.tolerance,
+            "decoder_psnr_db": {n: parity.worst for n, parity in report.decoders.items()},
             "passes": [dataclasses.asdict(done) for done in report.passes],
             "passed": report.passed,
         },
@@ -110,12 +141,14 @@ def export(
         sys.exit(1)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     parities = [(name, _verdict(name, parity)) for name, parity in report.parities.items()]
+    parities += [(name, _decoder_verdict(parity)) for name, parity in report.decoders.items()]
     if calibrated:
         verdict = f"relative L2 {calibrated.relative_l2:.1e} against PyTorch (no gate)"
         parities.append((CALIBRATED, verdict))
     console.print(passes_table(report.passes))
     console.print()
-    console.print(pairs([("bundle", str(out)), ("size", megabytes(size)), *parities]))
+    notes = [("note", note) for note in report.notes]
+    console.print(pairs([("bundle", str(out)), ("size", megabytes(size)), *parities, *notes]))
 
 
 def _calibrate(bundle: Path, on_stage: Callable[[str], None]) -> CalibrationReport:
@@ -126,6 +159,13 @@ def _calibrate(bundle: Path, on_stage: Callable[[str], None]) -> CalibrationRepo
 
 
 def _failure(report: ExportReport) -> str:
+    decoder = next((item for item in report.decoders.items() if not item[1].passed), None)
+    if decoder is not None:
+        return (
+            f"The ONNX graph {decoder[0]} does not match PyTorch: {_decoder_verdict(decoder[1])}. "
+            "Nothing was written; leave out `--vae` and decode the latents elsewhere, or report "
+            "the VAE."
+        )
     name, parity = next(item for item in report.parities.items() if not item[1].passed)
     remedy = (
         "reinstall with the versions in constraints.txt, or report the checkpoint"
@@ -136,6 +176,10 @@ def _failure(report: ExportReport) -> str:
         f"The ONNX graph in {name} does not match PyTorch: {_verdict(name, parity)}. Nothing was "
         f"written; {remedy}."
     )
+
+
+def _decoder_verdict(parity: DecoderParity) -> str:
+    return f"PSNR {parity.worst:.1f} dB against PyTorch (at least {parity.least_db:.0f})"
 
 
 def _verdict(name: str, parity: Parity) -> str:

@@ -15,7 +15,12 @@ from .printing import console, json_option, pairs, step_progress, write_json
 @click.option("--label", "labels", multiple=True, help="A class, by number or name; repeatable.")
 @click.option("--num", type=click.IntRange(1, 1_000_000), help="Images in all, the labels in turn.")
 @click.option("--steps", default=50, show_default=True, help="Denoiser calls for an image.")
-@click.option("--sampler", default="ddim", show_default=True, help="ddim, ddpm or dpmpp_2m.")
+@click.option(
+    "--sampler",
+    default="auto",
+    show_default=True,
+    help="ddim, ddpm or dpmpp_2m; for flow models euler or heun. The first is what auto takes.",
+)
 @click.option("--cfg-scale", default=4.0, show_default=True, help="Guidance scale; 1 is none.")
 @click.option("--eta", default=0.0, show_default=True, help="DDIM's share of fresh noise, 0 to 1.")
 @click.option(

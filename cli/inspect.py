@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from .options import classes_option, format_option, heads_option
 from .passes_table import passes_table, skipped_lines
 from .printing import console, json_option, megabytes, pairs, table, write_json
 
@@ -19,13 +21,22 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("target", metavar="BUNDLE|CHECKPOINT|PRESET")
+@format_option
+@heads_option
+@classes_option
 @json_option
-def inspect(target: str, json_path: Path | None) -> None:
+def inspect(
+    target: str,
+    format_name: str | None,
+    heads: int | None,
+    classes: int | None,
+    json_path: Path | None,
+) -> None:
     """Say what a bundle holds, or what a checkpoint is; a bundle's hashes are checked.
 
     Example: pitstop inspect fashion.bundle
     """
-    if Path(target).is_dir():
+    if Path(target).is_dir() and not _is_checkpoint(Path(target)):
         from ..runtime.bundle import open_bundle
 
         bundle = open_bundle(target)
@@ -33,10 +44,16 @@ def inspect(target: str, json_path: Path | None) -> None:
         _print_bundle(bundle)
     else:
         from ..evaluation.inspection import inspect_checkpoint
+        from ..models.format import Hints
 
-        report = inspect_checkpoint(target)
+        report = inspect_checkpoint(target, Hints(format_name, heads, classes))
         write_json(json_path, checkpoint_figures(report))
         _print_checkpoint(report)
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    """Whether a folder is one of diffusers."""
+    return any((folder / name).is_file() for name in ("config.json", "model_index.json"))
 
 
 def bundle_figures(bundle: Bundle) -> dict[str, Any]:
@@ -67,6 +84,9 @@ def checkpoint_figures(report: CheckpointReport) -> dict[str, Any]:
         "model": report.model.config,
         "parameters": report.model.parameters,
         "flops_per_call": report.model.flops_per_call,
+        "format": report.model.format or None,
+        "licence": report.model.licence or None,
+        "notes": list(report.notes),
         "graphs": [],
         "passes": [],
         "engines": [],
@@ -112,24 +132,43 @@ def _print_bundle(bundle: Bundle) -> None:
 
 def _print_checkpoint(report: CheckpointReport) -> None:
     channel, row, column = report.latent_shape
-    classes = report.model.config["num_classes"]
+    config = report.model.config
     console.print(
         pairs([
             *_model_rows(report.model),
             ("tensors", f"{report.tensors}, {megabytes(report.weight_bytes)} in fp32"),
             ("FLOPs", f"{report.model.flops_per_call / 1e9:,.2f} G a row"),
             ("latent", f"{channel} x {row} x {column}, {report.latent_space}"),
-            ("labels", _labels(report.labels, classes)),
-            ("config", _config(report.model.config)),
-            ("export", f"pitstop export {report.model.name} --out BUNDLE"),
-        ])
+            ("predicts", _prediction(config)),
+            ("guidance", _guidance(config)),
+            ("labels", _labels(report.labels, config["num_classes"])),
+            ("config", _config(config)),
+            *(("note", note) for note in report.notes),
+            ("export", report.export_command),
+        ]),
+        markup=False,
     )
+
+
+def _prediction(config: Mapping[str, Any]) -> str:
+    if config["prediction_type"] == "velocity":
+        data = config["data_at"]
+        return f"the velocity, at times from {1 - data} (noise) to {data} (data)"
+    sigma = " and its variance" if config["learn_sigma"] else ""
+    return f"the noise{sigma}, at timesteps from 999 (noise) to 0 (data)"
+
+
+def _guidance(config: Mapping[str, Any]) -> str:
+    if not config["class_dropout_prob"]:
+        return "none: it has no class for none"
+    return f"on {config['cfg_channels']} of {config['in_channels']} channels"
 
 
 def _model_rows(model: ModelSpec) -> list[tuple[str, str]]:
     return [
         ("model", f"{model.name} ({model.config['arch']})"),
         ("weights", model.provenance or "the file does not say where they come from"),
+        *([("licence", model.licence)] if model.licence else []),
         ("parameters", f"{model.parameters / 1e6:,.2f} M"),
     ]
 

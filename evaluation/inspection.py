@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 
 from ..export.trace import describe, latent_space, load_source
 from ..models.checkpoint import Checkpoint
+from ..models.format import Hints
 from ..runtime.manifest import ModelSpec
 
 
@@ -20,6 +22,8 @@ class CheckpointReport:
         labels: The names of its classes, or empty.
         tensors: How many tensors its file holds.
         weight_bytes: Their size in fp32.
+        notes: What to know of how its file was read.
+        export_command: What makes a bundle of it.
     """
 
     model: ModelSpec
@@ -28,15 +32,22 @@ class CheckpointReport:
     labels: tuple[str, ...]
     tensors: int
     weight_bytes: int
+    notes: tuple[str, ...]
+    export_command: str
 
 
-def inspect_checkpoint(source: str) -> CheckpointReport:
+def inspect_checkpoint(source: str, hints: Hints | None = None) -> CheckpointReport:
     """Read a checkpoint or build a preset, and say what it is.
+
+    Args:
+        source: A checkpoint's path or a preset's name.
+        hints: What a file of other people's cannot tell by itself.
 
     Raises:
         CheckpointError: No such file or preset, or one that cannot be read.
     """
-    checkpoint: Checkpoint = load_source(source)
+    hints = hints or Hints()
+    checkpoint: Checkpoint = load_source(source, hints=hints)
     weights = checkpoint.model.state_dict().values()
     return CheckpointReport(
         model=describe(checkpoint, source, batch=1),
@@ -45,4 +56,13 @@ def inspect_checkpoint(source: str) -> CheckpointReport:
         labels=checkpoint.labels,
         tensors=len(weights),
         weight_bytes=sum(tensor.numel() * 4 for tensor in weights),
+        notes=checkpoint.notes,
+        export_command=export_command(source, hints),
     )
+
+
+def export_command(source: str, hints: Hints) -> str:
+    """The command that exports a checkpoint, with all that was said of it."""
+    options = {"--format": hints.format, "--heads": hints.num_heads, "--classes": hints.num_classes}
+    told = [f"{name} {value}" for name, value in options.items() if value is not None]
+    return " ".join(["pitstop export", shlex.quote(source), *told, "--out BUNDLE"])

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import torch
+from torch import Tensor, nn
+
 from ..export.goldens import draw_goldens
 from ..export.trace import TorchSession, load_source, vae_factor
 from ..models.config import config_to_dict
+from ..models.denoiser import Denoiser
+from ..models.format import Hints
 from ..runtime.errors import CheckpointError
 from ..runtime.goldens import Goldens
 from ..runtime.manifest import Manifest
 from ..runtime.pipeline import OnStep, Pipeline, Settings
+from .same_model import different_field
+
+AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def live_goldens(
@@ -40,25 +48,48 @@ def open_reference(source: str, manifest: Manifest) -> Pipeline:
     Raises:
         CheckpointError: The checkpoint cannot be read, or is of another model than the bundle.
     """
-    checkpoint = load_source(source)
+    return Pipeline(manifest, TorchSession(load_model(source, manifest)), "fp32")
+
+
+def open_autocast(model: Denoiser, manifest: Manifest, precision: str) -> Pipeline:
+    """PyTorch as it runs in ``fp16`` or ``bf16`` by itself: under autocast, without an export."""
+    return Pipeline(manifest, TorchSession(Autocast(model, AUTOCAST[precision])), precision)
+
+
+class Autocast(nn.Module):
+    """A denoiser whose linears and convolutions run in a lower precision."""
+
+    def __init__(self, model: Denoiser, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.model = model
+        self.dtype = dtype
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        with torch.autocast("cpu", self.dtype):
+            prediction: Tensor = self.model(*inputs)
+        return prediction.float()
+
+
+def load_model(source: str, manifest: Manifest) -> Denoiser:
+    """The network that a bundle was exported from, in eval mode and at the bundle's size.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be read, or is of another model than the bundle.
+    """
+    bundled = manifest.model.config
+    hints = Hints(
+        manifest.model.format or None, bundled.get("num_heads"), bundled.get("num_classes")
+    )
+    checkpoint = load_source(source, hints=hints)
     side = manifest.latent_shape[1]
     if checkpoint.config.input_size != manifest.latent_shape[1:]:
-        checkpoint = load_source(source, side * vae_factor(checkpoint))
+        checkpoint = load_source(source, side * vae_factor(checkpoint), hints=hints)
     config = config_to_dict(checkpoint.config)
-    for name, bundled in manifest.model.config.items():
-        if _plain(config.get(name)) != _plain(bundled):
-            raise CheckpointError(
-                f"{source} has {name} {config.get(name)}, but the bundle was exported from a model "
-                f"with {name} {bundled}",
-                "Name the checkpoint that the bundle was exported from",
-            )
-    return Pipeline(manifest, TorchSession(checkpoint.model), "fp32")
-
-
-def _plain(value: object) -> object:
-    """``value`` as JSON would give it back: lists for tuples."""
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    return value
+    name = different_field(config, bundled)
+    if name is not None:
+        raise CheckpointError(
+            f"{source} has {name} {config.get(name)}, but the bundle was exported from a model "
+            f"with {name} {bundled[name]}",
+            "Name the checkpoint that the bundle was exported from",
+        )
+    return checkpoint.model.eval()

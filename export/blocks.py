@@ -8,7 +8,7 @@ first. The norms of q and k stand inside an attention and share its name.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import onnx_ir as ir
 
@@ -16,6 +16,9 @@ from .split import LATENT
 
 LAYER_NORM = "LayerNormalization"
 OWNER = re.compile(r"(blocks\.\d+\.\w+|\w+)\.")  # of a weight, in its name
+
+NameBlocks = Callable[[ir.Graph], Mapping[ir.Node, str]]
+"""From a graph to the block of each of its nodes."""
 
 
 def trunk(graph: ir.Graph) -> list[ir.Node]:

@@ -81,10 +81,9 @@ def example_feeds(manifest: Manifest) -> Feeds:
     labels = rows % manifest.num_classes
     if manifest.null_class is not None:
         labels = np.where(rows % 2 == 0, labels, manifest.null_class)
-    timesteps = np.linspace(0, manifest.schedule.train_steps - 1, manifest.batch)
     return {
         "latent": draw_noise(rows.tolist(), START, manifest.latent_shape),
-        "timestep": timesteps.round().astype(np.float32),
+        "timestep": manifest.schedule.spread(manifest.batch).astype(np.float32),
         "label": labels.astype(np.int64),
     }
 

@@ -8,6 +8,7 @@ from ..runtime.goldens import Goldens
 from ..runtime.manifest import Manifest
 from ..runtime.noise import START, draw_noise
 from ..runtime.pipeline import OnStep, Pipeline, Settings
+from ..runtime.samplers import default_sampler
 
 CALLS = 5
 STEPS = 20
@@ -15,7 +16,10 @@ STEPS = 20
 
 def golden_settings(manifest: Manifest) -> Settings:
     """How a bundle's own trajectory is sampled: guided wherever the model can be."""
-    return Settings(STEPS) if manifest.null_class is not None else Settings(STEPS, cfg_scale=1.0)
+    sampler = default_sampler(manifest.schedule)
+    if manifest.null_class is None:
+        return Settings(STEPS, sampler, cfg_scale=1.0)
+    return Settings(STEPS, sampler)
 
 
 def draw_goldens(
@@ -50,7 +54,7 @@ def draw_goldens(
     labels = np.where(rows % 2 == 0, rows % manifest.num_classes, null)
     timesteps = reference.sampler(settings).schedule.timesteps[steps]
     predictions = [
-        reference.predict(latent, int(timestep), labels)
+        reference.predict(latent, float(timestep), labels)
         for latent, timestep in zip(fed, timesteps, strict=True)
     ]
     return Goldens(

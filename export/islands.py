@@ -1,4 +1,4 @@
-"""What stays in fp32 inside a graph of lower precision, and why: one table of rules.
+"""What stays in fp32 inside a denoiser of lower precision, and why: one table of rules.
 
 The trunk of the network between its linears stays in fp32: the latent's way into the tokens, the
 residual stream with its norms, modulations and gates, and the way out. What is left for the lower
@@ -7,7 +7,7 @@ precision is nearly all of the work: every linear, both matmuls of the attention
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -36,10 +36,10 @@ class Rule:
     precisions: tuple[str, ...] = ("fp16", "bf16")
 
 
-def find_islands(graph: ir.Graph, precision: str) -> dict[ir.Node, str]:
+def find_islands(graph: ir.Graph, precision: str, rules: Sequence[Rule]) -> dict[ir.Node, str]:
     """The nodes that stay in fp32, each with the reason of the first rule that names it."""
     reasons: dict[ir.Node, str] = {}
-    for rule in RULES:
+    for rule in rules:
         if precision in rule.precisions:
             for node in rule.find(graph):
                 reasons.setdefault(node, f"{rule.name}: {rule.reason}")
@@ -118,6 +118,8 @@ def _reads_conditioning(node: ir.Node, sees_latent: Collection[ir.Node]) -> bool
     return any(maker is not None and maker not in sees_latent for maker in makers)
 
 
+SOFTMAX = Rule("softmax", "its exponentials are summed over all keys", _softmaxes)
+
 RULES: tuple[Rule, ...] = (
     Rule("conditioning", "it sees no latent: it is the conditioner's work", _conditioning),
     Rule("embedding", "the latent would be rounded before anything is made of it", _embedding),
@@ -125,7 +127,7 @@ RULES: tuple[Rule, ...] = (
     Rule("residual stream", "it gathers what every block rounds", _residuals),
     Rule("LayerNorm", "its mean and variance are sums over all channels", _layer_norms),
     Rule("modulation", "it follows a norm in fp32, and its result is cast once", _modulations),
-    Rule("softmax", "its exponentials are summed over all keys", _softmaxes),
+    SOFTMAX,
     Rule("GELU", "x³ leaves fp16 above 40, and 1 + tanh cancels below 0", _gelus),
     Rule("convolutions", "ONNX has them in bf16 from opset 22 only", _convolutions, ("bf16",)),
 )

@@ -1,4 +1,4 @@
-"""How large the values in a denoiser get, and which blocks a narrow type cannot hold.
+"""How large the values in a graph get, and which blocks a narrow type cannot hold.
 
 Measured on the calls that are given: latents of real trajectories. Another latent may reach
 further, so a value may fill half of the type's range and no more.
@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from .blocks import name_blocks
+from .blocks import NameBlocks, name_blocks
 from .graph_file import run_calls
 from .graph_pass import Feeds
 from .weights import constant
@@ -40,6 +40,7 @@ def overflowing_blocks(
     islands: Collection[ir.Node],
     magnitudes: Mapping[str, float],
     largest: float,
+    name_blocks: NameBlocks = name_blocks,
 ) -> dict[str, str]:
     """The blocks that make or take a value beyond half of ``largest``, each with the value.
 

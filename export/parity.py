@@ -38,7 +38,7 @@ def check_parity(candidate: Pipeline, goldens: Goldens, tolerance: float) -> Par
         goldens.latents, goldens.timesteps, goldens.labels, goldens.predictions, strict=True
     )
     errors = (
-        relative_l2(expected, candidate.predict(latent, int(timestep), labels))
+        relative_l2(expected, candidate.predict(latent, float(timestep), labels))
         for latent, timestep, labels, expected in calls
     )
     return Parity(tuple(errors), tolerance)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..runtime.backend import SessionOptions
@@ -15,13 +15,15 @@ from ..runtime.errors import OptionError
 from ..runtime.goldens import Goldens, write_goldens
 from ..runtime.manifest import Manifest, PassReport
 from ..runtime.pipeline import Pipeline, open_denoiser
+from .decoder import read_vae
 from .folding import DENOISER, Folded, choose_steps, denoiser_calls, example_feeds, fold
 from .goldens import draw_goldens, golden_settings
 from .graph_file import write_graph
 from .parity import FP32_TOLERANCE, Parity, check_parity
 from .precision import LOW, Precision, choose_precisions, lower
 from .target import find_target
-from .trace import TorchSession, load_source, manifest_for, trace
+from .trace import VAE_FACTOR, Hints, TorchSession, load_source, manifest_for, trace
+from .vae import ONE_TILE, DecoderParity, DecoderShape, add_decoders, manifest_with
 
 MAX_BATCH = 256
 MAX_SEED = 2**63 - 1  # of PyTorch's generator
@@ -38,11 +40,15 @@ class ExportReport:
         bundle: Where the bundle is, if the gates were met.
         parities: Each precision's graphs against PyTorch; no other where fp32's gate is not met.
         passes: What each pass did, and what was left in fp32 in the other precisions.
+        decoders: The VAE decoder's graphs against PyTorch, where there is one.
+        notes: What a user should know of how the checkpoint was read.
     """
 
     bundle: Path
     parities: Mapping[str, Parity]
     passes: tuple[PassReport, ...]
+    decoders: Mapping[str, DecoderParity] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def parity(self) -> Parity:
@@ -51,7 +57,8 @@ class ExportReport:
 
     @property
     def passed(self) -> bool:
-        return all(parity.passed for parity in self.parities.values())
+        held = [parity.passed for parity in self.parities.values()]
+        return all(held + [parity.passed for parity in self.decoders.values()])
 
 
 def export_bundle(
@@ -64,6 +71,9 @@ def export_bundle(
     target: str = "portable",
     left_out: Sequence[str] = (),
     precisions: Sequence[str] = ("fp32",),
+    hints: Hints | None = None,
+    vae: Path | None = None,
+    vae_shape: DecoderShape = ONE_TILE,
     on_stage: OnStage = lambda stage: None,
 ) -> ExportReport:
     """Trace a checkpoint, hold its graphs against PyTorch, and write a bundle.
@@ -78,6 +88,9 @@ def export_bundle(
         left_out: Names of passes, or ``split``, that are not to run.
         precisions: Of the denoiser's graphs, names in `export.precision.PRECISIONS`; fp32 is
             always among them.
+        hints: What a checkpoint of other people's cannot tell by itself.
+        vae: A folder of diffusers with the VAE whose decoder goes into the bundle, or None.
+        vae_shape: What its decoder is traced for.
         on_stage: Told what is being done.
 
     Returns:
@@ -94,9 +107,13 @@ def export_bundle(
         raise OptionError(f"The seed is {seed}", f"Choose one from 0 to {MAX_SEED}")
     steps, chosen = choose_steps(target, left_out), choose_precisions(precisions)
     on_stage("reading the checkpoint")
-    checkpoint = load_source(source, image_size, seed)
+    read = None if vae is None else read_vae(vae)
+    factor = VAE_FACTOR if read is None else read.factor
+    checkpoint = load_source(source, image_size, seed, hints, factor)
     with new_bundle(out) as folder:
         manifest = manifest_for(checkpoint, Path(source).stem, batch)
+        if read is not None:
+            manifest = manifest_with(read, manifest)
         on_stage("tracing")
         traced = trace(checkpoint.model, batch, find_target(target).opset)
         folded = fold(traced, example_feeds(manifest), steps, on_stage)
@@ -118,9 +135,15 @@ def export_bundle(
             on_stage(f"writing the denoiser in {name}")
             manifest, parity = add_precision(manifest, folder, LOW[name], folded, goldens)
             report = ExportReport(out, {**report.parities, name: parity}, manifest.passes)
+        if read is not None and report.passed:
+            opset = find_target(target).opset
+            manifest, decoders = add_decoders(
+                manifest, folder, read, vae_shape, goldens, opset, on_stage
+            )
+            report = dataclasses.replace(report, decoders=decoders, passes=manifest.passes)
         if report.passed:
             write_manifest(folder, manifest)
-    return report
+    return dataclasses.replace(report, notes=checkpoint.notes)
 
 
 def add_precision(

@@ -8,7 +8,7 @@ in fp32 too, and the report names it. The conditioner is not touched: it runs be
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -17,10 +17,10 @@ from ..runtime.backend import Array
 from ..runtime.distance import relative_l2
 from ..runtime.errors import one_of
 from ..runtime.manifest import PassReport
-from .blocks import name_blocks
+from .blocks import NameBlocks, name_blocks
 from .graph_file import run_calls
 from .graph_pass import Feeds, report_change
-from .islands import find_islands
+from .islands import RULES, Rule, find_islands
 from .overflow import largest_magnitudes, overflowing_blocks, overflowing_weights
 from .retype import retype
 from .rounding import rounded
@@ -81,17 +81,29 @@ def choose_precisions(names: Sequence[str]) -> list[str]:
     return [name for name in PRECISIONS if name == "fp32" or name in names]
 
 
-def lower(model: ir.Model, precision: Precision, calls: Sequence[Feeds]) -> Lowered:
-    """Write a denoiser's graph in a lower precision.
+def lower(
+    model: ir.Model,
+    precision: Precision,
+    calls: Sequence[Feeds],
+    *,
+    rules: Sequence[Rule] = RULES,
+    name_blocks: NameBlocks = name_blocks,
+) -> Lowered:
+    """Write a graph in a lower precision.
 
     Args:
         model: The fp32 graph after the passes and the split; it is left as it is.
         precision: Of the new graph.
         calls: Inputs on which overflow is looked for and the new graph is held against the old.
+        rules: What stays in fp32; the denoiser's by default.
+        name_blocks: What stays in fp32 together, where a value of it would overflow.
     """
     low = model.clone()
     graph = low.graph
-    kept = _kept(model, graph, precision, calls)
+    kept = find_islands(graph, precision.name, rules)
+    if math.isfinite(precision.largest):
+        for node, why in _beyond(graph, model, calls, precision, kept, name_blocks):
+            kept.setdefault(node, why)
     nodes = {node for node in graph if node not in kept}
     rewritten = [str(node.outputs[0].name) for node in graph if node in nodes]
     skipped = {str(node.outputs[0].name): why for node, why in kept.items()}
@@ -106,19 +118,22 @@ def lower(model: ir.Model, precision: Precision, calls: Sequence[Feeds]) -> Lowe
     return Lowered(low, report, tuple(found))
 
 
-def _kept(
-    model: ir.Model, graph: ir.Graph, precision: Precision, calls: Sequence[Feeds]
-) -> dict[ir.Node, str]:
-    """The nodes of the new graph that stay in fp32, and why."""
-    kept = find_islands(graph, precision.name)
-    if math.isinf(precision.largest):
-        return kept
-    for node, why in overflowing_weights(graph, precision.largest).items():
-        kept.setdefault(node, f"{why}, beyond {precision.name}'s {precision.largest:.0f}")
+def _beyond(
+    graph: ir.Graph,
+    model: ir.Model,
+    calls: Sequence[Feeds],
+    precision: Precision,
+    kept: Collection[ir.Node],
+    name_blocks: NameBlocks,
+) -> Iterator[tuple[ir.Node, str]]:
+    """The nodes of the new graph whose values or constants are too large, and why."""
+    large = overflowing_weights(graph, precision.largest)
+    for node, why in large.items():
+        yield node, f"{why}, beyond {precision.name}'s {precision.largest:.0f}"
     magnitudes = largest_magnitudes(model, calls)
-    blocks = overflowing_blocks(graph, kept, magnitudes, precision.largest)
+    kept = {*kept, *large}
+    found = overflowing_blocks(graph, kept, magnitudes, precision.largest, name_blocks)
     for node, block in name_blocks(graph).items():
-        if block in blocks:
-            why = f"{block} would overflow: {blocks[block]}"
-            kept.setdefault(node, f"{why}, beyond half of {precision.name}'s range")
-    return kept
+        if block in found:
+            why = f"{block} would overflow: {found[block]}"
+            yield node, f"{why}, beyond half of {precision.name}'s range"

@@ -14,6 +14,7 @@ import onnx_ir as ir
 from .weights import add_constant, constant
 
 FLOAT = ir.DataType.FLOAT
+FP32_OPERANDS = {"Resize": (1, 2)}  # the region and the scales: float32 whatever is resized
 SUFFIX = {FLOAT: "fp32", ir.DataType.FLOAT16: "fp16", ir.DataType.BFLOAT16: "bf16"}
 
 
@@ -28,7 +29,9 @@ def retype(graph: ir.Graph, nodes: Collection[ir.Node], dtype: ir.DataType) -> N
     for node in list(graph):
         wanted = dtype if node in nodes else FLOAT
         for index, operand in enumerate(node.inputs):
-            if operand is not None and operand.dtype in {FLOAT, dtype} - {wanted}:
+            if operand is None or _is_fp32(node, index):
+                continue
+            if operand.dtype in {FLOAT, dtype} - {wanted}:
                 node.replace_input_with(index, casts.cast(operand, wanted))
     _cast_outputs(graph, casts, dtype)
 
@@ -37,18 +40,22 @@ def _convert_constants(graph: ir.Graph, nodes: Collection[ir.Node], dtype: ir.Da
     """Round the constants of those nodes; one that others read too then exists in both types."""
     for value in list(graph.initializers.values()):
         array = constant(value)
-        readers = [use.node for use in value.uses() if use.node in nodes]
-        if array is None or value.dtype != FLOAT or not readers:
+        uses = [use for use in value.uses() if use.node in nodes and not _is_fp32(*use)]
+        if array is None or value.dtype != FLOAT or not uses:
             continue
         rounded = array.astype(dtype.numpy())
-        if len(readers) < len(value.uses()):
+        if len(uses) < len(value.uses()):
             low = add_constant(graph, f"{value.name}_{SUFFIX[dtype]}", rounded)
-            for node, index in [(use.node, use.idx) for use in value.uses()]:
-                if node in nodes:
-                    node.replace_input_with(index, low)
+            for node, index in uses:
+                node.replace_input_with(index, low)
         else:
             value.const_value = ir.tensor(rounded, name=value.name)
             value.type = ir.TensorType(dtype)
+
+
+def _is_fp32(node: ir.Node, index: int) -> bool:
+    """Whether ONNX has that operand in float32 only."""
+    return index in FP32_OPERANDS.get(node.op_type, ())
 
 
 @dataclass

@@ -10,7 +10,7 @@ import io
 import logging
 import platform
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +23,15 @@ from ..models.checkpoint import Checkpoint, build_model, load_checkpoint, with_i
 from ..models.config import config_to_dict
 from ..models.denoiser import Denoiser
 from ..models.errors import ModelError
+from ..models.format import Hints as Hints  # for the rest of the room, which imports no model
 from ..models.presets import load_preset
+from ..models.weight_file import is_stored
 from ..runtime.backend import Array
 from ..runtime.errors import CheckpointError
 from ..runtime.goldens import FILE_NAME
 from ..runtime.machine import installed_versions
-from ..runtime.manifest import Manifest, ModelSpec
-from ..runtime.schedule import LinearBetas
+from ..runtime.manifest import LATENT_SCALES, Manifest, ModelSpec
+from ..runtime.schedule import LinearBetas, LinearFlow
 
 OPSET = 19
 INPUTS = ("latent", "timestep", "label")
@@ -39,24 +41,35 @@ VAE_FACTOR = 8  # image pixels along one side of a latent pixel
 PIXEL_CHANNELS = (1, 3)  # a denoiser of grey or RGB works on the image itself
 
 
-def load_source(source: str, image_size: int | None = None, seed: int = 0) -> Checkpoint:
-    """The checkpoint in the file ``source``, or the preset of that name.
+def load_source(
+    source: str,
+    image_size: int | None = None,
+    seed: int = 0,
+    hints: Hints | None = None,
+    factor: int = VAE_FACTOR,
+) -> Checkpoint:
+    """The checkpoint in the file or folder ``source``, or the preset of that name.
 
     Args:
         source: A path, or a preset's name.
         image_size: Side of the image in pixels, where it is not the one in the config.
         seed: For the weights of a preset that was never trained.
+        hints: What a file of other people's cannot tell by itself.
+        factor: Image pixels along one side of a latent pixel, where the model draws latents.
 
     Raises:
         CheckpointError: No such file or preset, or one that cannot be read.
     """
     path = Path(source)
     try:
-        is_file = path.exists() or path.suffix or path.name != source
-        checkpoint = load_checkpoint(path) if is_file else load_preset(source, seed)
+        # A folder may have a preset's name: a bundle that was made of it, say.
+        is_preset = not (is_stored(path) or path.suffix or path.name != source)
+        checkpoint = (
+            load_preset(source, seed) if is_preset else load_checkpoint(path, hints or Hints())
+        )
         if image_size is None:
             return checkpoint
-        factor = vae_factor(checkpoint)
+        factor = 1 if latent_space(checkpoint) == "pixel" else factor
         if image_size < factor or image_size % factor:
             raise CheckpointError(
                 f"The image size is {image_size}, but a latent pixel is {factor} image pixels wide",
@@ -91,7 +104,8 @@ def manifest_for(checkpoint: Checkpoint, name: str, batch: int) -> Manifest:
         prediction_type=config.prediction_type,
         learn_sigma=config.learn_sigma,
         cfg_channels=config.cfg_channels,
-        schedule=LinearBetas(),
+        schedule=training(checkpoint),
+        latent_scale=LATENT_SCALES[latent_space(checkpoint)],
         graphs={},
         goldens=FILE_NAME,
         versions={
@@ -100,6 +114,12 @@ def manifest_for(checkpoint: Checkpoint, name: str, batch: int) -> Manifest:
             **installed_versions(PACKAGES),
         },
     )
+
+
+def training(checkpoint: Checkpoint) -> LinearBetas | LinearFlow:
+    """What a checkpoint's model calls time, and the noise that it knows."""
+    config = checkpoint.config
+    return LinearFlow(config.data_at) if config.prediction_type == "velocity" else LinearBetas()
 
 
 def describe(checkpoint: Checkpoint, name: str, batch: int) -> ModelSpec:
@@ -114,6 +134,8 @@ def describe(checkpoint: Checkpoint, name: str, batch: int) -> ModelSpec:
         parameters=sum(weight.numel() for weight in model.parameters()),
         flops_per_call=counter.get_total_flops(),
         provenance=checkpoint.provenance,
+        format=checkpoint.format,
+        licence=checkpoint.licence,
     )
 
 
@@ -129,14 +151,25 @@ def trace(model: Denoiser, batch: int, opset: int = OPSET) -> ir.Model:
         An fp32 graph with static shapes everywhere: latent float32 [batch, channel, row, column],
         timestep float32 [batch] and label int64 [batch] in, prediction float32 out.
     """
+    return trace_module(model, _example(model, batch), INPUTS, OUTPUT, opset)
+
+
+def trace_module(
+    module: torch.nn.Module,
+    example: tuple[torch.Tensor, ...],
+    inputs: Sequence[str],
+    output: str,
+    opset: int,
+) -> ir.Model:
+    """Trace any network of one output, with the shapes of its example's inputs."""
     with _quiet():
         program = torch.onnx.export(
-            model.eval(),
-            _example(model, batch),
+            module.eval(),
+            example,
             dynamo=True,
             opset_version=opset,
-            input_names=list(INPUTS),
-            output_names=[OUTPUT],
+            input_names=list(inputs),
+            output_names=[output],
             verbose=False,
         )
     assert program is not None

@@ -1,7 +1,7 @@
-"""Read and write checkpoints: safetensors with the config in the metadata, and ``.pt`` to read.
+"""Read and write checkpoints: safetensors with the config in the metadata, other formats to read.
 
-A ``.pt`` file is opened with ``weights_only`` and nothing else: a checkpoint is data, and
-unpickling one must not run code. Every tensor's shape is checked against the config.
+`weight_file` opens a file and `formats` knows other people's keys; here every tensor is held
+against its config, and the model is filled with it.
 """
 
 from __future__ import annotations
@@ -9,44 +9,30 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from .classifier import Classifier
 from .config import config_from_dict, config_to_dict
 from .denoiser import Denoiser, DenoiserConfig
 from .dit import Dit, DitConfig
 from .errors import CheckpointError
+from .format import NOT_WHOLE, Conversion, Format, Hints, Stored, name_some
+from .formats import recognise
 from .pit import Pit, PitConfig
+from .weight_checks import check_dtypes, check_labels, check_values, fields_of, odd_keys
+from .weight_file import read_stored
 
 FORMAT_VERSION = 1
-SHOWN = 10  # keys named in a message, at most
-
-# Which fields of the config decide a tensor's shape, by its key.
-FIELDS_BY_KEY = {
-    r"^pos_embed$": "input_size, patch_size or hidden_size",
-    r"^x_embedder\.": "hidden_size, in_channels or patch_size",
-    r"^t_embedder\.": "hidden_size",
-    r"^y_embedder\.": "num_classes, class_dropout_prob or hidden_size",
-    r"\.attn\.rel_pos_bias\.": "pswa.window_size, pswa.rel_pos_bias or num_heads",
-    r"\.attn\.[qk]_norm\.": "pswa.qk_norm, num_heads or hidden_size",
-    r"\.attn\.bridge\.dw\.weight": "pswa.bridge.kernel, pcca.ratios or num_heads",
-    r"\.attn\.bridge\.": "pswa.bridge.kind, pswa.bridge.norm, pcca.ratios or num_heads",
-    r"\.attn\.qkv\.": "pcca.ratios, pcca.mode, pswa.split, num_heads or hidden_size",
-    r"\.mlp\.": "mlp_ratio or hidden_size",
-    r"^final_layer\.linear\.": "patch_size, in_channels or learn_sigma",
-    r"^final_layer\.": "hidden_size",
-    r"^blocks\.": "hidden_size or depth",
-    r"": "arch",
-}
+NO_HINTS = Hints()
 
 
 @dataclass(frozen=True)
@@ -57,11 +43,17 @@ class Checkpoint:
         model: In eval mode, float32.
         labels: The names of the classes in order, or empty where the file has none.
         provenance: Where the weights come from, one line; empty where the file does not say.
+        licence: What is known of the weights' licence; empty where nothing is.
+        format: Of its file, a name in `models.formats.FORMATS`; empty for our own.
+        notes: What a user should know of how the file was read.
     """
 
     model: Denoiser
     labels: tuple[str, ...] = ()
     provenance: str = ""
+    licence: str = ""
+    format: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def config(self) -> DenoiserConfig:
@@ -91,31 +83,117 @@ def save_checkpoint(
         "config": json.dumps(config_to_dict(checkpoint.config)),
         "labels": json.dumps(checkpoint.labels),
         "provenance": checkpoint.provenance,
+        "licence": checkpoint.licence,
     }
     _write(checkpoint.model, Path(path), metadata, dtype)
 
 
-def load_checkpoint(path: Path | str) -> Checkpoint:
-    """Read a checkpoint: ``.safetensors`` of this package, or ``.pt`` with a config in it.
+def load_checkpoint(path: Path | str, hints: Hints = NO_HINTS) -> Checkpoint:
+    """Read a checkpoint, of this package or in one of the formats of `models.formats`.
+
+    Weights in float32 stay mapped from the file: it must not be changed while they are in use.
+
+    Args:
+        path: A file, or a folder of diffusers.
+        hints: What the file cannot tell by itself, where it is not of this package.
 
     Raises:
-        CheckpointError: The file is missing, broken, pickles objects, or does not fit its config.
+        CheckpointError: The file is missing, broken, pickles objects, is in no format that is
+            known, or does not fit its config.
         ConfigError: Its config describes no model.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(
-            f"There is no checkpoint at {path}", "Name a .safetensors or .pt file, or a preset"
-        )
-    tensors, metadata = _read_pickle(path) if _is_pickle(path) else _read_safetensors(path)
-    config = config_from_dict(metadata["config"])
+    stored = read_stored(Path(path))
+    facts = _decode(stored)
+    if isinstance(facts.get("config"), Mapping):
+        return _load_ours(stored, facts)
+    return _load_theirs(stored, recognise(stored, hints), hints)
+
+
+def _load_ours(stored: Stored, facts: Mapping[str, Any]) -> Checkpoint:
+    config = config_from_dict(facts["config"])
     expected = _empty_weights(config)
-    _check_keys(path, tensors, expected)
-    _check_values(path, tensors, expected)
-    model = build_model(config)
-    model.load_state_dict(tensors)
-    labels = _labels(path, metadata.get("labels", ()), config.num_classes)
-    return Checkpoint(model.eval(), labels, str(metadata.get("provenance", "")))
+    for verb, keys in odd_keys(stored.tensors, expected):
+        raise CheckpointError(
+            f"{stored.path} {verb} {name_some(keys)}",
+            f"Check {fields_of(min(keys))} in its config",
+        )
+    check_values(stored.path, stored.tensors, expected)
+    labels = check_labels(stored.path, facts.get("labels", ()), config.num_classes)
+    return Checkpoint(
+        _fill(config, stored.tensors),
+        labels,
+        str(facts.get("provenance", "")),
+        licence=str(facts.get("licence", "")),
+    )
+
+
+def _load_theirs(stored: Stored, known: Format, hints: Hints) -> Checkpoint:
+    check_dtypes(stored.path, stored.tensors)
+    conversion = known.convert(stored, hints)
+    expected = _empty_weights(conversion.config)
+    sources = {key: conversion.sources.get(key, (key,)) for key in expected}
+    wanted = {source for keys in sources.values() for source in keys}
+    found = set(stored.tensors) - conversion.dropped
+    for verb, keys in odd_keys(found, wanted):
+        raise CheckpointError(
+            f"{stored.path}, read as {known.title}, {verb} {name_some(keys)}", NOT_WHOLE
+        )
+    tensors = {key: _join(stored, keys) for key, keys in sources.items() if keys}
+    given = {key: expected[key] for key in tensors}
+    check_values(stored.path, tensors, given, NOT_WHOLE)
+    return Checkpoint(
+        _fill(conversion.config, tensors),
+        provenance=f"a file of {known.title}",
+        licence=known.licence,
+        format=known.name,
+        notes=tuple(_notes(stored, known, conversion, hints)),
+    )
+
+
+def _join(stored: Stored, keys: Sequence[str]) -> Tensor:
+    """The tensors of several keys along the first side; one alone stays mapped from the file."""
+    tensors = [stored.tensors[key] for key in keys]
+    if len(tensors) == 1:
+        return tensors[0]
+    sides = {tuple(tensor.shape[1:]) for tensor in tensors}
+    if len(sides) > 1 or not tensors[0].ndim:
+        raise CheckpointError(
+            f"{', '.join(keys)} in {stored.path} have shapes "
+            f"{', '.join(str(list(tensor.shape)) for tensor in tensors)}, which do not join",
+            NOT_WHOLE,
+        )
+    return torch.cat(tensors)
+
+
+def _notes(stored: Stored, known: Format, conversion: Conversion, hints: Hints) -> Iterator[str]:
+    if known.note and hints.format is None:
+        yield known.note
+    if stored.skipped:
+        yield f"not read: {name_some(stored.skipped)}"
+    if conversion.dropped:
+        yield f"{len(conversion.dropped)} tensors left out: {conversion.why_dropped}"
+
+
+def _fill(config: DenoiserConfig, tensors: Mapping[str, Tensor]) -> Denoiser:
+    """A model with these weights in float32; those that are so already are not copied."""
+    with WithoutInit():
+        model = build_model(config)
+    own = model.state_dict()
+    weights = {name: tensor.to(own[name].dtype) for name, tensor in tensors.items()}
+    model.load_state_dict({**own, **weights}, assign=True)
+    return model.eval()
+
+
+class WithoutInit(TorchFunctionMode):
+    """Skips the random start of weights that are replaced: they take neither time nor memory."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        named = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return named["tensor"] if "tensor" in named else args[0]
+        return func(*args, **named)
 
 
 def with_input_size(checkpoint: Checkpoint, input_size: tuple[int, int]) -> Checkpoint:
@@ -126,11 +204,12 @@ def with_input_size(checkpoint: Checkpoint, input_size: tuple[int, int]) -> Chec
         CheckpointError: A weight depends on the size, such as a global layer's position bias.
     """
     config = dataclasses.replace(checkpoint.config, input_size=input_size)
-    model = build_model(config)
-    weights = {**checkpoint.model.state_dict(), "pos_embed": model.pos_embed.detach()}
-    _check_values(Path("the checkpoint"), weights, _empty_weights(config))
-    model.load_state_dict(weights)
-    return dataclasses.replace(checkpoint, model=model.eval())
+    weights = dict(checkpoint.model.state_dict())
+    del weights["pos_embed"]
+    expected = _empty_weights(config)
+    del expected["pos_embed"]
+    check_values(Path("the checkpoint"), weights, expected)
+    return dataclasses.replace(checkpoint, model=_fill(config, weights))
 
 
 def save_classifier(model: Classifier, path: Path) -> None:
@@ -160,126 +239,27 @@ def _write(model: nn.Module, path: Path, metadata: dict[str, str], dtype: torch.
         beside.unlink(missing_ok=True)
 
 
-def _is_pickle(path: Path) -> bool:
-    return path.suffix in {".pt", ".pth", ".bin", ".ckpt"}
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"{path} is not a whole safetensors file ({error})",
-            "Copy or download it again; a PyTorch file must end in .pt",
-        ) from error
-    version = metadata.get("format_version")
+def _decode(stored: Stored) -> dict[str, Any]:
+    """The facts of a file of ours: in safetensors they are JSON."""
+    facts = dict(stored.facts)
+    if "format_version" not in facts:
+        return facts
+    version = facts["format_version"]
     if version != str(FORMAT_VERSION):
         raise CheckpointError(
-            f"{path} has format_version {version}, this pitstop reads {FORMAT_VERSION}",
-            "Save it with pitstop.models.save_checkpoint, which writes the config beside the "
-            "weights"
-            if version is None
-            else "Install the version of pitstop that wrote it",
+            f"{stored.path} has format_version {version}, this pitstop reads {FORMAT_VERSION}",
+            "Install the version of pitstop that wrote it",
         )
     try:
-        decoded = {name: json.loads(metadata[name]) for name in ("config", "labels")}
-    except (KeyError, json.JSONDecodeError, RecursionError) as error:
+        return {**facts, **{name: json.loads(facts[name]) for name in ("config", "labels")}}
+    except (KeyError, TypeError, json.JSONDecodeError, RecursionError) as error:
         raise CheckpointError(
-            f"{path} has no readable config in its metadata ({error})",
+            f"{stored.path} has no readable config in its metadata ({error})",
             "Save it again with pitstop.models.save_checkpoint",
         ) from error
-    return tensors, {**decoded, "provenance": metadata.get("provenance", "")}
-
-
-def _read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken file makes torch.load raise almost anything
-        if refused := re.search(r"GLOBAL (\S+)", str(error)):
-            raise CheckpointError(
-                f"{path} pickles {refused[1]}, not tensors alone, and could run code when opened",
-                "Load it where you trust it and write it with pitstop.models.save_checkpoint",
-            ) from error
-        raise CheckpointError(
-            f"{path} is not a whole PyTorch file", "Copy or download it again"
-        ) from error
-    config = content.get("config") if isinstance(content, Mapping) else None
-    if not isinstance(config, Mapping):
-        raise CheckpointError(
-            f"{path} has no config beside its weights",
-            "Build the model in Python, load the weights, and write it with "
-            "pitstop.models.save_checkpoint",
-        )
-    weights = next((content[name] for name in ("ema", "model") if name in content), None)
-    if not isinstance(weights, Mapping) or not all(
-        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in weights.items()
-    ):
-        raise CheckpointError(
-            f"{path} has no weights under 'ema' or 'model' (found: {', '.join(map(str, content))})",
-            "Save a dict with 'config' and the state dict under 'ema' or 'model'",
-        )
-    return dict(weights), dict(content)
-
-
-def _labels(path: Path, found: object, classes: int) -> tuple[str, ...]:
-    if not isinstance(found, list | tuple) or not all(isinstance(label, str) for label in found):
-        raise CheckpointError(
-            f"The labels of {path} are {found!r}",
-            "Save it again with a list of texts, or an empty one",
-        )
-    if found and len(found) != classes:
-        raise CheckpointError(
-            f"{path} names {len(found)} labels, but its config has {classes} classes",
-            "Save it again with one label for each class",
-        )
-    return tuple(found)
 
 
 def _empty_weights(config: DenoiserConfig) -> dict[str, Tensor]:
     """The state dict that a config has, with shapes and dtypes and no numbers in it."""
     with torch.device("meta"):
         return build_model(config).state_dict()
-
-
-def _check_keys(path: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    for verb, keys in (
-        ("lacks", sorted(set(expected) - set(tensors))),
-        ("has, against its config,", sorted(set(tensors) - set(expected))),
-    ):
-        if keys:
-            more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
-            raise CheckpointError(
-                f"{path} {verb} {', '.join(keys[:SHOWN])}{more}",
-                f"Check {_fields(keys[0])} in its config",
-            )
-
-
-def _check_values(
-    path: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]
-) -> None:
-    for name, wanted in expected.items():
-        tensor = tensors[name]
-        if tensor.shape != wanted.shape:
-            raise CheckpointError(
-                f"{name} in {path} has shape {list(tensor.shape)}, "
-                f"but its config expects {list(wanted.shape)}",
-                f"Change {_fields(name)} in the config to what the weights were trained with",
-            )
-        floating = wanted.is_floating_point()
-        if tensor.is_floating_point() != floating or tensor.layout != torch.strided:
-            raise CheckpointError(
-                f"{name} in {path} is {tensor.layout} {tensor.dtype}, not dense "
-                f"{'floating-point' if floating else 'integer'} numbers",
-                "Save the weights as they were trained, in float32, bfloat16 or float16",
-            )
-        if not torch.isfinite(tensor.to(wanted.dtype)).all():
-            raise CheckpointError(
-                f"{name} in {path} holds NaN or infinity",
-                "Take a checkpoint from before the training diverged",
-            )
-
-
-def _fields(key: str) -> str:
-    return next(fields for pattern, fields in FIELDS_BY_KEY.items() if re.search(pattern, key))

@@ -46,6 +46,8 @@ class DenoiserConfig:
             table has one row more, the null class that guidance needs.
         learn_sigma: Predict the variance beside the noise, in as many channels more.
         prediction_type: What the network predicts of a noisy latent.
+        data_at: The time of the data where a velocity is predicted, 1 (SiT) or 0 (REPA); noise is
+            at the other end. 0 where noise is predicted, at timesteps.
         cfg_channels: How many of the leading output channels guidance acts on (DiT: 3 of 4).
     """
 
@@ -62,6 +64,7 @@ class DenoiserConfig:
     class_dropout_prob: float = 0.1
     learn_sigma: bool = True
     prediction_type: PredictionType = "epsilon"
+    data_at: int = 0
     cfg_channels: int = 3
 
     def __post_init__(self) -> None:
@@ -93,6 +96,11 @@ class DenoiserConfig:
             "in [0, 1)",
         )
         require_one_of("prediction_type", self.prediction_type, get_args(PredictionType))
+        require(
+            self.data_at == 0 or (self.data_at == 1 and self.prediction_type == "velocity"),
+            f"data_at is {self.data_at}",
+            "0, or 1 where prediction_type is 'velocity'",
+        )
         require(
             1 <= self.cfg_channels <= self.in_channels,
             f"cfg_channels is {self.cfg_channels}",

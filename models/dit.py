@@ -10,14 +10,33 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from .denoiser import Denoiser, DenoiserConfig
+from .denoiser import MAX_SIZE, Denoiser, DenoiserConfig, require
+from .layers import timestep_frequencies
 
 
 @dataclass(frozen=True)
 class DitConfig(DenoiserConfig):
-    """The shape of a DiT."""
+    """The shape of a DiT.
+
+    Attributes:
+        timestep_divisor: The timestep's i-th frequency is ``10000 ** (-i / timestep_divisor)``:
+            128 in the official code, 127 in diffusers.
+        mlp_norm_eps: Epsilon of the norm before each MLP: 1e-6 in the official code.
+    """
 
     arch: ClassVar[str] = "dit"
+
+    timestep_divisor: int = 128
+    mlp_norm_eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            1 <= self.timestep_divisor <= MAX_SIZE,
+            f"timestep_divisor is {self.timestep_divisor}",
+            f"1 to {MAX_SIZE}",
+        )
+        require(0 < self.mlp_norm_eps < 1, f"mlp_norm_eps is {self.mlp_norm_eps}", "in (0, 1)")
 
 
 class Attention(nn.Module):
@@ -46,3 +65,7 @@ class Dit(Denoiser):
             config,
             (Attention(config.hidden_size, config.num_heads) for _ in range(config.depth)),
         )
+        self.t_embedder.frequencies = timestep_frequencies(config.timestep_divisor)
+        for name, module in self.named_modules():
+            if name.endswith(".norm2"):
+                module.eps = config.mlp_norm_eps

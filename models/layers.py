@@ -63,6 +63,12 @@ class PatchEmbed(nn.Module):
         return self.proj(x).flatten(2).transpose(1, 2)  # (N, C, rows, columns) -> (N, T, D)
 
 
+def timestep_frequencies(divisor: int = FREQUENCIES // 2) -> Tensor:
+    """float32 [128]: the i-th is ``10000 ** (-i / divisor)``."""
+    indices = torch.arange(FREQUENCIES // 2, dtype=torch.float32)
+    return torch.exp(-math.log(MAX_PERIOD) * indices / divisor)
+
+
 class TimestepEmbedder(nn.Module):
     """Timesteps to vectors: cosines and sines of 128 frequencies, then an MLP."""
 
@@ -71,11 +77,7 @@ class TimestepEmbedder(nn.Module):
         self.mlp = nn.Sequential(
             nn.Linear(FREQUENCIES, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size)
         )
-        half = FREQUENCIES // 2
-        exponents = torch.arange(half, dtype=torch.float32) / half
-        self.register_buffer(
-            "frequencies", torch.exp(-math.log(MAX_PERIOD) * exponents), persistent=False
-        )
+        self.register_buffer("frequencies", timestep_frequencies(), persistent=False)
         self.frequencies: Tensor
 
     def forward(self, t: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ fit, they are made in chunks of steps.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -49,18 +50,18 @@ class ConditionedSession:
         _, *self._shape = spec.outputs[0].shape
         self._denoiser = denoiser
         self._chunk_bytes = chunk_bytes
-        self._steps: list[int] = []
+        self._steps: list[float] = []
         self._labels: list[int] = []
-        self._place: dict[tuple[int, int], int] = {}
+        self._place: dict[tuple[float, int], int] = {}
         self._held = np.empty((0, *self._shape), dtype=np.float32)
 
     @property
     def device(self) -> str:
         return self._denoiser.device
 
-    def prepare(self, timesteps: Iterable[int], labels: Iterable[int]) -> None:
+    def prepare(self, timesteps: Iterable[float], labels: Iterable[int]) -> None:
         """Make the modulations of a run, or of as many of its first steps as fit."""
-        self._steps = [int(step) for step in timesteps]
+        self._steps = list(dict.fromkeys(map(as_fed, timesteps)))  # a rule may visit one twice
         self._labels = sorted({int(label) for label in labels})
         pairs = [(step, label) for step in self._steps for label in self._labels]
         if not all(pair in self._place for pair in pairs):
@@ -68,7 +69,7 @@ class ConditionedSession:
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         steps, labels = feeds["timestep"].tolist(), feeds["label"].tolist()
-        pairs = [(int(step), int(label)) for step, label in zip(steps, labels, strict=True)]
+        pairs = [(as_fed(step), int(label)) for step, label in zip(steps, labels, strict=True)]
         if not all(pair in self._place for pair in pairs):
             self._make_for(pairs)
         modulation = self._held[[self._place[pair] for pair in pairs]]
@@ -81,34 +82,42 @@ class ConditionedSession:
     def _forget(self) -> None:
         self._place, self._held = {}, np.empty((0, *self._shape), dtype=np.float32)
 
-    def _make_for(self, pairs: list[tuple[int, int]]) -> None:
+    def _make_for(self, pairs: list[tuple[float, int]]) -> None:
         """Make what a call lacks: the next chunk of the run, or just this call's rows."""
-        steps, labels = ({pair[index] for pair in pairs} for index in range(2))
+        steps, labels = {step for step, _ in pairs}, {label for _, label in pairs}
         if len(steps) == 1 and labels <= set(self._labels) and steps <= set(self._steps):
-            self._make(self._steps[self._steps.index(*steps) :], self._labels)
+            [step] = steps
+            self._make(self._steps[self._steps.index(step) :], self._labels)
         else:
             self._make(sorted(steps), sorted(labels))
 
-    def _make(self, steps: list[int], labels: list[int]) -> None:
+    def _make(self, steps: list[float], labels: list[int]) -> None:
         row_bytes = 4 * int(np.prod(self._shape))
         fitting = max(1, self._chunk_bytes // (row_bytes * len(labels)))
         pairs = [(step, label) for step in steps[:fitting] for label in labels]
         self._forget()  # before the next are made
-        self._held = self._ask(np.array(pairs, dtype=np.int64))
+        self._held = self._ask(pairs)
         self._place = {pair: index for index, pair in enumerate(pairs)}
 
-    def _ask(self, pairs: npt.NDArray[np.int64]) -> Modulation:
+    def _ask(self, pairs: list[tuple[float, int]]) -> Modulation:
+        timesteps = np.array([step for step, _ in pairs], dtype=np.float32)
+        labels = np.array([label for _, label in pairs], dtype=np.int64)
         conditioner = self._open_conditioner()
         try:
-            return ask_conditioner(conditioner, self._spec, pairs[:, 0], pairs[:, 1])
+            return ask_conditioner(conditioner, self._spec, timesteps, labels)
         finally:
             conditioner.close()
+
+
+def as_fed(timestep: float) -> float:
+    """A timestep as the denoiser's float32 input holds it, so that it is found again."""
+    return float(np.float32(timestep))
 
 
 def ask_conditioner(
     conditioner: Session,
     spec: GraphSpec,
-    timesteps: npt.NDArray[np.int64],
+    timesteps: npt.NDArray[np.number[Any]],
     labels: npt.NDArray[np.int64],
 ) -> Modulation:
     """The modulations of pairs of timestep [row] and label [row], the last call padded.

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from .errors import BundleError
 from .pipeline import Settings
 from .sampler import Latent
+from .schedule import Table, Timesteps
 
 FILE_NAME = "goldens.npz"
 BROKEN = (  # what NumPy raises at one kind of broken file or another
@@ -35,7 +36,7 @@ class Goldens:
     """What PyTorch in fp32 answered, for single calls and for a whole trajectory.
 
     Attributes:
-        timesteps: int64 [call], the timestep of each call.
+        timesteps: int64 or float64 [call], the timestep of each call.
         latents: float32 [call, batch, channel, row, column], fed at that timestep.
         labels: int64 [call, batch], fed beside them.
         predictions: float32 [call, batch, output channel, row, column].
@@ -45,7 +46,7 @@ class Goldens:
         trajectory: float32 [step, image, channel, row, column], the latents after each step.
     """
 
-    timesteps: npt.NDArray[np.int64]
+    timesteps: Timesteps | Table
     latents: Latent
     labels: npt.NDArray[np.int64]
     predictions: Latent

@@ -56,8 +56,8 @@ class GuidedDenoiser:
             return labels
         return np.concatenate([labels, np.full_like(labels, self.manifest.null_class)])
 
-    def __call__(self, latent: Latent, timestep: int) -> Prediction:
-        """Predict the noise in a latent [image, channel, row, column] at ``timestep``."""
+    def __call__(self, latent: Latent, timestep: float) -> Prediction:
+        """Predict noise or velocity in a latent [image, channel, row, column] at ``timestep``."""
         rows = np.concatenate([latent, latent]) if self.guided else latent
         output = run_rows(self.session, self.manifest.batch, rows, timestep, self.all_labels)
         if not self.guided:
@@ -72,11 +72,12 @@ class GuidedDenoiser:
     def _split(self, output: Latent) -> Prediction:
         if not self.manifest.learn_sigma:
             return Prediction(output)
-        epsilon, variance = np.split(output, 2, axis=1)
-        return Prediction(epsilon, variance)
+        return Prediction(*np.split(output, 2, axis=1))
 
 
-def run_rows(session: Session, batch: int, latent: Latent, timestep: int, labels: Labels) -> Latent:
+def run_rows(
+    session: Session, batch: int, latent: Latent, timestep: float, labels: Labels
+) -> Latent:
     """Run as many calls of the traced batch as the rows need, the last one padded.
 
     Args:

@@ -51,8 +51,12 @@ def save_png(image: Image.Image, path: Path, parameters: Mapping[str, Any] | Non
 
 
 @contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def written_whole(path: Path, option: str = "--out") -> Iterator[Path]:
     """Give a file beside ``path`` to fill, and rename it to ``path`` when the block ends well.
+
+    Args:
+        path: The file.
+        option: The one that names it, for the message.
 
     Raises:
         OptionError: ``path`` cannot be written.
@@ -65,7 +69,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise OptionError(
             f"{path} cannot be written ({error.strerror or error})",
-            "Free some space there, or choose another folder with `--out`",
+            f"Free some space there, or choose another folder with `{option}`",
         ) from error
     finally:
         with contextlib.suppress(OSError):

@@ -16,13 +16,13 @@ from PIL import Image
 
 from .. import __version__
 from .errors import OptionError
-from .image import make_grid, read_parameters, save_png, to_images, written_whole
+from .image import make_grid, read_parameters, save_png, written_whole
 from .manifest import CONDITIONER, Manifest
-from .pipeline import Pipeline, Settings
-from .sampler import Latent
+from .pipeline import Pipeline, Samples, Settings
 
 GRID_LIMIT = 256  # images; a larger grid is no help to the eye
 GRID_FILE = "grid.png"
+ZOOM_LIMIT = 128  # pixels along one side; smaller pictures are enlarged twofold in the grid
 UNSAFE = r"[^\w ,.()'-]"  # in the name of a file
 NAME_LIMIT = 40  # characters of a class's name, at most 4 bytes each, in that of a file
 
@@ -50,7 +50,8 @@ class RunReport:
     Attributes:
         drawn: Images that were drawn.
         kept: Images that an earlier run had drawn with the same options.
-        seconds: Time spent on drawing, writing included.
+        seconds: Time spent on drawing, decoding and writing included.
+        seconds_saving: Of that, on decoding and writing.
         steps: Denoiser steps taken, a group of images at a time.
         device: What ran the denoiser.
         precision: Of its graph.
@@ -61,6 +62,7 @@ class RunReport:
     drawn: int
     kept: int
     seconds: float
+    seconds_saving: float
     steps: int
     device: str
     precision: str
@@ -70,7 +72,7 @@ class RunReport:
     @property
     def ms_per_step(self) -> float | None:
         """Milliseconds of one step of one group of images; None where nothing was drawn."""
-        return 1000 * self.seconds / self.steps if self.steps else None
+        return 1000 * (self.seconds - self.seconds_saving) / self.steps if self.steps else None
 
     def figures(self) -> dict[str, Any]:
         """The figures for ``--json``."""
@@ -79,6 +81,7 @@ class RunReport:
             "drawn": self.drawn,
             "kept": self.kept,
             "seconds": self.seconds,
+            "seconds_saving": self.seconds_saving,
             "ms_per_step": self.ms_per_step,
             "backend": self.device,
             "precision": self.precision,
@@ -129,10 +132,11 @@ def draw_images(
         PitstopError: ``out`` cannot be written, or an option does not fit the bundle.
     """
     _make_folder(out)
+    settings = pipeline.settle(settings)
     pending = [image for image in plan if not _is_drawn(pipeline, image, settings, out)]
     groups = pipeline.groups(len(pending), settings)
     on_start(len(groups) * settings.steps)
-    started = time.perf_counter()
+    started, seconds_saving = time.perf_counter(), 0.0
     for group in groups:
         images = pending[group]
         samples = pipeline(
@@ -141,14 +145,16 @@ def draw_images(
             **dataclasses.asdict(settings),
             on_step=lambda moved: on_step(),
         )
-        for image, latent in zip(images, samples.latents, strict=True):
-            _save(pipeline, image, settings, latent, out)
+        sampled = time.perf_counter()
+        _save(pipeline, images, settings, samples, out)
+        seconds_saving += time.perf_counter() - sampled
     seconds = time.perf_counter() - started
-    why_no_grid = _why_no_grid(pipeline.manifest, len(plan))
+    why_no_grid = _why_no_grid(pipeline, len(plan))
     return RunReport(
         drawn=len(pending),
         kept=len(plan) - len(pending),
         seconds=seconds,
+        seconds_saving=seconds_saving,
         steps=len(groups) * settings.steps,
         device=pipeline.session.device,
         precision=pipeline.precision,
@@ -163,6 +169,9 @@ def parameters(pipeline: Pipeline, image: PlannedImage, settings: Settings) -> d
     graphs = {"denoiser": manifest.denoiser(pipeline.precision)}
     if CONDITIONER in manifest.graphs:
         graphs[CONDITIONER] = manifest.graphs[CONDITIONER]
+    decoder = manifest.decoder(pipeline.precision)
+    if decoder is not None:
+        graphs["decoder"] = decoder
     return {
         "pitstop": __version__,
         "model": manifest.model.name,
@@ -190,18 +199,23 @@ def _is_drawn(pipeline: Pipeline, image: PlannedImage, settings: Settings, out: 
 
 
 def _save(
-    pipeline: Pipeline, image: PlannedImage, settings: Settings, latent: Latent, out: Path
+    pipeline: Pipeline,
+    images: Sequence[PlannedImage],
+    settings: Settings,
+    samples: Samples,
+    out: Path,
 ) -> None:
-    if pipeline.manifest.latent_space == "pixel":
-        [picture] = to_images(latent[None])
-        save_png(picture, out / f"{image.stem}.png", parameters(pipeline, image, settings))
+    if pipeline.gives_pictures:
+        for image, picture in zip(images, samples.pictures(), strict=True):
+            save_png(picture, out / f"{image.stem}.png", parameters(pipeline, image, settings))
     else:
-        with written_whole(out / f"{image.stem}.npy") as beside, beside.open("wb") as file:
-            np.save(file, latent)
+        for image, latent in zip(images, samples.latents, strict=True):
+            with written_whole(out / f"{image.stem}.npy") as beside, beside.open("wb") as file:
+                np.save(file, latent)
 
 
-def _why_no_grid(manifest: Manifest, images: int) -> str:
-    if manifest.latent_space != "pixel":
+def _why_no_grid(pipeline: Pipeline, images: int) -> str:
+    if not pipeline.gives_pictures:
         return "none: the bundle has no decoder, the latents are saved as .npy"
     return f"none: more than {GRID_LIMIT} images" if images > GRID_LIMIT else ""
 
@@ -212,7 +226,8 @@ def _save_grid(plan: Sequence[PlannedImage], out: Path) -> Path:
         with Image.open(out / f"{image.stem}.png") as picture:
             pictures.append(picture.copy())
     columns = math.ceil(math.sqrt(len(plan)))
-    save_png(make_grid(pictures, columns, zoom=2), out / GRID_FILE)
+    zoom = 2 if max(pictures[0].size) < ZOOM_LIMIT else 1
+    save_png(make_grid(pictures, columns, zoom=zoom), out / GRID_FILE)
     return out / GRID_FILE
 
 

@@ -10,8 +10,8 @@ from .errors import NonFiniteError
 from .noise import START, draw_noise
 from .sampler import Latent, Memory, Prediction, Sampler
 
-Denoise = Callable[[Latent, int], Prediction]
-"""From a latent [image, channel, row, column] and a timestep to what it holds of noise."""
+Denoise = Callable[[Latent, float], Prediction]
+"""From a latent [image, channel, row, column] and a timestep to its noise or velocity."""
 
 
 def walk(
@@ -33,12 +33,12 @@ def walk(
     for index, timestep in enumerate(sampler.schedule.timesteps):
         noise = draw_noise(seeds, index + 1, shape) if sampler.stochastic else None
         with np.errstate(over="ignore", invalid="ignore"):  # told below, in one line
-            prediction = denoise(latent, int(timestep))
+            prediction = denoise(latent, float(timestep))
             latent, memory = sampler.step(index, latent, prediction, noise, memory)
         if not np.isfinite(latent).all():
             raise NonFiniteError(
-                f"Step {index + 1} of {sampler.schedule.steps} (timestep {timestep}) gave a latent "
-                "that is not finite",
+                f"Step {index + 1} of {sampler.schedule.steps} (timestep {timestep:g}) gave a "
+                "latent that is not finite",
                 "Try `--precision fp32` and a lower `--cfg-scale`; `pitstop compare` shows where "
                 "the bundle leaves PyTorch",
             )

@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
 from .errors import BundleError, OptionError
-from .schedule import LinearBetas
+from .schedule import LinearBetas, LinearFlow
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE = (1, 2)  # version 2 adds flows, the latent's scale and shift, the weights' licence
 FILE_NAME = "manifest.json"
 CONDITIONER = "conditioner"
+DECODERS = ("decoder.fp32", "decoder.fp16")
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 LATENT_SPACES = ("pixel", "vae")
-PREDICTION_TYPES = ("epsilon",)
+PREDICTION_TYPES = ("epsilon", "velocity")
+LATENT_SCALES = {"pixel": 1.0, "vae": 0.18215}  # of the model's latent; Stable Diffusion's VAE
+IMAGE_CHANNELS = (1, 3)  # grey or RGB
 DTYPES = ("float32", "float16", "int64", "int32", "int8", "uint8", "bool")
 
 T = TypeVar("T")
@@ -101,6 +106,8 @@ class ModelSpec:
         flops_per_call: Floating-point operations of one denoiser call at the traced batch, a
             multiply-add counted as two.
         provenance: Where the weights come from.
+        format: Of the checkpoint's file, a name in ``models.formats``; empty for our own.
+        licence: What is known of the weights' licence, or empty.
     """
 
     name: str
@@ -108,6 +115,8 @@ class ModelSpec:
     parameters: int
     flops_per_call: int
     provenance: str = ""
+    format: str = ""
+    licence: str = ""
 
 
 @dataclass(frozen=True)
@@ -123,16 +132,19 @@ class Manifest:
         num_classes: Classes, without the null class.
         null_class: The label that stands for none, or None where guidance is impossible.
         labels: The classes' names in order, or empty.
-        prediction_type: What the denoiser predicts: ``epsilon``.
+        prediction_type: What the denoiser predicts: ``epsilon``, or the ``velocity`` of a flow.
         learn_sigma: Whether the second half of the output's channels is a learned variance.
         cfg_channels: How many leading channels guidance acts on.
-        schedule: The noise that the model was trained with.
-        graphs: By name: ``denoiser.fp32``, ...; ``conditioner`` where the graph was split.
+        schedule: The noise that the model was trained with, and what it calls time.
+        graphs: By name: ``denoiser.fp32``, ...; ``conditioner`` where the graph was split;
+            ``decoder.fp32`` and ``decoder.fp16`` where the bundle has a VAE's decoder.
         goldens: Path of the reference outputs, relative to the folder.
         files: sha256 of every file of the bundle but this one, by relative path.
         versions: Of the packages that took part in the export.
         passes: What each graph pass did, in order.
         target: What the graphs were made for, e.g. ``portable``.
+        latent_scale: The latent is ``(z - latent_shift) * latent_scale`` of what a decoder takes.
+        latent_shift: See ``latent_scale``.
     """
 
     model: ModelSpec
@@ -145,13 +157,15 @@ class Manifest:
     prediction_type: str
     learn_sigma: bool
     cfg_channels: int
-    schedule: LinearBetas
+    schedule: LinearBetas | LinearFlow
     graphs: Mapping[str, GraphSpec]
     goldens: str
     files: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     passes: tuple[PassReport, ...] = ()
     target: str = "portable"
+    latent_scale: float = 1.0
+    latent_shift: float = 0.0
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -171,6 +185,14 @@ class Manifest:
                 f"Choose one of: {', '.join(self.precisions)}",
             )
         return self.graphs[f"denoiser.{precision}"]
+
+    def decoder(self, precision: str) -> GraphSpec | None:
+        """The decoder that goes with a denoiser in ``precision``, where the bundle has one.
+
+        It is in fp32 beside an fp32 denoiser, and in fp16 beside any other.
+        """
+        names = DECODERS if precision == "fp32" else DECODERS[::-1]
+        return next((self.graphs[name] for name in names if name in self.graphs), None)
 
     def label_index(self, label: str | int) -> int:
         """The class of a label, given by number or by name.
@@ -201,7 +223,7 @@ class Manifest:
         try:
             content: dict[str, Any] = json.loads(text)
             found = content["schema_version"]
-            if found != SCHEMA_VERSION:
+            if found not in READABLE:
                 raise BundleError(
                     f"This bundle has schema version {found}, this pitstop reads {SCHEMA_VERSION}",
                     "Install the version of pitstop that wrote it, or export it again with this one"
@@ -239,6 +261,8 @@ def _manifest(content: dict[str, Any]) -> Manifest:
         "learn_sigma": _one_of(content, "learn_sigma", (False, True)),
         "cfg_channels": _count(content["cfg_channels"], "cfg_channels"),
         "schedule": _schedule(content["schedule"]),
+        "latent_scale": _number(content, "latent_scale", LATENT_SCALES[content["latent_space"]]),
+        "latent_shift": _number(content, "latent_shift", 0.0),
         "goldens": _text(content["goldens"], "goldens"),
         "graphs": {name: _graph_spec(graph) for name, graph in content["graphs"].items()},
         "passes": tuple(_pass_report(report) for report in content["passes"]),
@@ -247,17 +271,43 @@ def _manifest(content: dict[str, Any]) -> Manifest:
     manifest = Manifest(**values)
     if len(manifest.labels) not in {0, manifest.num_classes}:
         raise ValueError(f"{len(manifest.labels)} labels for {manifest.num_classes} classes")
+    if (manifest.prediction_type == "velocity") != isinstance(manifest.schedule, LinearFlow):
+        raise ValueError(
+            f"prediction_type {manifest.prediction_type} does not go with {manifest.schedule}"
+        )
+    if not manifest.latent_scale > 0:
+        raise ValueError(f"latent_scale is {manifest.latent_scale}, not above 0")
     if not manifest.precisions:
         raise ValueError("graphs has no denoiser")
+    for name in DECODERS:
+        if name in manifest.graphs:
+            _check_decoder(manifest.graphs[name], manifest.latent_shape)
     return manifest
 
 
-def _schedule(content: dict[str, Any]) -> LinearBetas:
+def _schedule(content: dict[str, Any]) -> LinearBetas | LinearFlow:
+    if "data_at" in content:
+        flow = LinearFlow(**content)
+        _one_of(content, "data_at", (0, 1))
+        return flow
     betas = LinearBetas(**content)
     _count(betas.train_steps, "train_steps")
     if not 0 < betas.beta_start <= betas.beta_end < 1:
         raise ValueError(f"the betas are {betas.beta_start} to {betas.beta_end}, not inside (0, 1)")
     return betas
+
+
+def _check_decoder(spec: GraphSpec, latent_shape: tuple[int, int, int]) -> None:
+    """Refuse a decoder whose tile does not fit into the latent, or that does not enlarge it."""
+    shapes = [tensor.shape for tensor in (*spec.inputs, *spec.outputs)]
+    if [len(shape) for shape in shapes] != [4, 4]:
+        raise ValueError(f"the decoder has shapes {shapes}, not one image in and one out")
+    (batch, channels, *tile), (images, colours, *sides) = shapes
+    factor = sides[0] // tile[0]
+    fits = channels == latent_shape[0] and tile[0] <= latent_shape[1] and tile[1] <= latent_shape[2]
+    enlarges = images == batch and factor > 0 and sides == [factor * side for side in tile]
+    if not fits or not enlarges or colours not in IMAGE_CHANNELS:
+        raise ValueError(f"the decoder's shapes {shapes} do not go with a latent {latent_shape}")
 
 
 def _pass_report(content: dict[str, Any]) -> PassReport:
@@ -281,6 +331,13 @@ def _count(value: object, name: str, *, least: int = 1) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name} has {value!r} where a number of at least {least} is expected")
     return value
+
+
+def _number(content: dict[str, Any], name: str, default: float) -> float:
+    value = content.get(name, default)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        raise ValueError(f"{name} has {value!r} where a finite number is expected")
+    return float(value)
 
 
 def _text(value: object, name: str) -> str:

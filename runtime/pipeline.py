@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +14,14 @@ from .backend import Backend, Session, SessionOptions
 from .backends import load_backend
 from .bundle import Bundle, open_bundle
 from .conditioning import ConditionedSession
+from .decoder import Decode, TiledDecoder
 from .errors import OptionError
 from .guidance import GuidedDenoiser, Labels, run_rows
 from .loop import walk
 from .manifest import CONDITIONER, GraphSpec, Manifest
 from .noise import MAX_SEED
 from .sampler import Latent, Sampler
-from .samplers import make_sampler
+from .samplers import AUTO, default_sampler, make_sampler
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,13 +36,14 @@ class Settings:
 
     Attributes:
         steps: Denoiser calls for an image, from 1 to the model's training steps.
-        sampler: ``ddim``, ``ddpm`` or ``dpmpp_2m``.
+        sampler: ``ddim``, ``ddpm`` or ``dpmpp_2m``; ``euler`` or ``heun`` for a flow; ``auto`` is
+            the first that fits the model.
         cfg_scale: Guidance scale; 1 is none.
         eta: DDIM's share of fresh noise, in [0, 1].
     """
 
     steps: int = 50
-    sampler: str = "ddim"
+    sampler: str = AUTO
     cfg_scale: float = 4.0
     eta: float = 0.0
 
@@ -58,26 +61,38 @@ class Samples:
     Attributes:
         latents: float32 [image, channel, row, column].
         latent_space: ``pixel`` where the latents are the images.
+        decode: The bundle's decoder, where it has one.
     """
 
     latents: Latent
     latent_space: str
+    decode: Decode | None = None
 
     @property
     def images(self) -> list[Image]:
-        """The pictures, where the model works on pixels.
+        """The pictures.
 
         Raises:
             OptionError: The latents are a VAE's, and the bundle has no decoder.
+            NonFiniteError: The decoder left the finite numbers.
         """
+        return list(self.pictures())
+
+    def pictures(self) -> Iterator[Image]:
+        """The pictures in order, each as soon as it is decoded; raises what `images` raises."""
         from .image import to_images
 
-        if self.latent_space != "pixel":
+        if self.latent_space == "pixel":
+            yield from to_images(self.latents)
+        elif self.decode is None:
             raise OptionError(
                 "This bundle has no decoder, so its latents cannot be shown",
-                "Save `.latents` and decode them with the model's VAE",
+                "Export it again with `--vae DIR`, or save `.latents` and decode them with the "
+                "model's VAE",
             )
-        return to_images(self.latents)
+        else:
+            for pixels in self.decode(self.latents):
+                yield from to_images(pixels)
 
 
 class Pipeline:
@@ -87,10 +102,22 @@ class Pipeline:
     sides of a comparison run the same loop on the same noise.
     """
 
-    def __init__(self, manifest: Manifest, session: Session, precision: str) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        session: Session,
+        precision: str,
+        decode: Decode | None = None,
+    ) -> None:
         self.manifest = manifest
         self.session = session
         self.precision = precision
+        self.decode = decode
+
+    @property
+    def gives_pictures(self) -> bool:
+        """Whether its samples can be shown: they are pixels, or there is a decoder."""
+        return self.manifest.latent_space == "pixel" or self.decode is not None
 
     @classmethod
     def from_bundle(
@@ -101,7 +128,7 @@ class Pipeline:
         precision: str | None = None,
         options: SessionOptions | None = None,
     ) -> Pipeline:
-        """Open a bundle's denoiser.
+        """Open a bundle's denoiser, and its decoder when the first latent is to be shown.
 
         Args:
             bundle: The folder that ``pitstop export`` made.
@@ -114,10 +141,10 @@ class Pipeline:
         """
         opened = open_bundle(bundle)
         precision = precision or opened.manifest.precisions[0]
-        session = open_denoiser(
-            opened, precision, load_backend(backend), options or SessionOptions()
-        )
-        return cls(opened.manifest, session, precision)
+        loaded, options = load_backend(backend), options or SessionOptions()
+        session = open_denoiser(opened, precision, loaded, options)
+        decode = open_decoder(opened, precision, loaded, options)
+        return cls(opened.manifest, session, precision, decode)
 
     def __call__(
         self,
@@ -136,7 +163,7 @@ class Pipeline:
             labels: Classes, by number or by the names in the manifest.
             seeds: One for each image, in [0, 2**64); by default 0, 1, 2, ...
             steps: Denoiser calls for an image.
-            sampler: ``ddim``, ``ddpm`` or ``dpmpp_2m``.
+            sampler: ``ddim``, ``ddpm`` or ``dpmpp_2m``; ``euler`` or ``heun`` for a flow.
             cfg_scale: Guidance scale; 1 is none.
             eta: DDIM's share of fresh noise, in [0, 1].
             on_step: Told of every step.
@@ -154,7 +181,7 @@ class Pipeline:
                 if on_step:
                     on_step(len(latent))
             parts.append(latent)
-        return Samples(np.concatenate(parts), self.manifest.latent_space)
+        return Samples(np.concatenate(parts), self.manifest.latent_space, self.decode)
 
     def groups(self, images: int, settings: Settings) -> list[slice]:
         """How ``images`` are shared out so that each group takes one denoiser call a step."""
@@ -202,7 +229,13 @@ class Pipeline:
             settings.sampler, self.manifest.schedule, settings.steps, eta=settings.eta
         )
 
-    def predict(self, latent: Latent, timestep: int, labels: Labels) -> Latent:
+    def settle(self, settings: Settings) -> Settings:
+        """``settings`` with the sampler's own name in the place of ``auto``."""
+        if settings.sampler != AUTO:
+            return settings
+        return dataclasses.replace(settings, sampler=default_sampler(self.manifest.schedule))
+
+    def predict(self, latent: Latent, timestep: float, labels: Labels) -> Latent:
         """Ask the denoiser once, without guidance: its raw output for each row."""
         return run_rows(self.session, self.manifest.batch, latent, timestep, labels)
 
@@ -220,6 +253,17 @@ def open_denoiser(
     if spec is None:
         return denoiser
     return ConditionedSession(lambda: open_graph(spec), spec, denoiser)
+
+
+def open_decoder(
+    bundle: Bundle, precision: str, backend: Backend, options: SessionOptions
+) -> TiledDecoder | None:
+    """The decoder that goes with a denoiser's precision, where the bundle has one."""
+    spec = bundle.manifest.decoder(precision)
+    if spec is None:
+        return None
+    path = bundle.path(spec.path)
+    return TiledDecoder(lambda: backend.open_graph(path, spec, options), spec, bundle.manifest)
 
 
 def _check_seeds(seeds: Sequence[int], images: int) -> Sequence[int]:

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from .schedule import Schedule
+from .schedule import Visits
 
 Latent = npt.NDArray[np.float32]
 
@@ -18,12 +18,13 @@ class Prediction:
     """What the denoiser says of a latent, after guidance.
 
     Attributes:
-        epsilon: float32 [batch, channel, row, column], the noise in the latent.
+        output: float32 [batch, channel, row, column], what the model was trained to predict: the
+            noise in the latent (epsilon), or the latent's velocity.
         variance: The learned variance, raw in about [-1, 1], the same shape; None where the
             model does not learn it.
     """
 
-    epsilon: Latent
+    output: Latent
     variance: Latent | None = None
 
 
@@ -35,7 +36,7 @@ class Sampler(Protocol):
     """A rule without state: the same arguments always give the same latent."""
 
     @property
-    def schedule(self) -> Schedule:
+    def schedule(self) -> Visits:
         """The timesteps that it visits."""
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,7 +12,14 @@ import onnx
 from pitstop.runtime import goldens
 from pitstop.runtime.backend import Array
 from pitstop.runtime.bundle import new_bundle, write_manifest
-from pitstop.runtime.manifest import CONDITIONER, GraphSpec, Manifest, ModelSpec, TensorSpec
+from pitstop.runtime.manifest import (
+    CONDITIONER,
+    DECODERS,
+    GraphSpec,
+    Manifest,
+    ModelSpec,
+    TensorSpec,
+)
 from pitstop.runtime.pipeline import Settings
 from pitstop.runtime.sampler import Latent
 from pitstop.runtime.schedule import LinearBetas
@@ -59,6 +67,27 @@ def toy_manifest(*, batch: int = 2, split: bool = False, null_class: bool = True
     )
 
 
+def with_decoder(manifest: Manifest, *, batch: int = 1, tile: int = SHAPE[1]) -> Manifest:
+    """The toy as a model of latents, with a decoder that doubles every pixel of their tanh."""
+    decoder = GraphSpec(
+        path="decoder.fp32.onnx",
+        inputs=(TensorSpec("latent", (batch, 1, tile, tile), "float32"),),
+        outputs=(TensorSpec("image", (batch, 1, 2 * tile, 2 * tile), "float32"),),
+        opset=18,
+        nodes={"Tanh": 1, "Concat": 1, "DepthToSpace": 1},
+        weight_bytes=0,
+    )
+    graphs = {**manifest.graphs, "decoder.fp32": decoder}
+    return dataclasses.replace(
+        manifest, latent_space="vae", latent_scale=2.5, latent_shift=0.25, graphs=graphs
+    )
+
+
+def toy_image(latent: Latent) -> Latent:
+    """What the decoder of `with_decoder` makes of a latent of the toy."""
+    return np.tanh(latent / 2.5 + 0.25).repeat(2, axis=2).repeat(2, axis=3)
+
+
 def write_bundle(folder: Path, manifest: Manifest | None = None) -> Path:
     """Write a toy bundle to ``folder``, as an export does."""
     manifest = manifest or toy_manifest()
@@ -73,6 +102,7 @@ def write_bundle(folder: Path, manifest: Manifest | None = None) -> Path:
 def write_graph(path: Path, name: str, spec: GraphSpec) -> Path:
     split = [tensor.name for tensor in spec.inputs] == ["latent", "modulation"]
     body = CONDITIONER_BODY if name == CONDITIONER else DENOISER_BODY if split else WHOLE_BODY
+    body = DECODER_BODY if name in DECODERS else body
     sides = (", ".join(map(_as_text, side)) for side in (spec.inputs, spec.outputs))
     signature = " => ".join(f"({side})" for side in sides)
     header = '<ir_version: 10, opset_import: ["": 18]>'
@@ -147,6 +177,12 @@ DENOISER_BODY = f"""
     moved_columns = Reshape(moved, to_columns)
     sum = Add(gained, moved_columns) prediction = Tanh(sum)
 }}
+"""
+DECODER_BODY = """
+{
+    curved = Tanh(latent) copies = Concat<axis = 1>(curved, curved, curved, curved)
+    image = DepthToSpace<blocksize = 2>(copies)
+}
 """
 _NODES = {"Gather": 1, "Reshape": 2, "Mul": 2, "Add": 1, "Tanh": 1}
 

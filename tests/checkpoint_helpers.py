@@ -11,12 +11,12 @@ from pitstop.models.pit import Pit, PitConfig, PswaConfig
 LABELS = ("shirt", "shoe", "bag")
 
 
-def tiny_checkpoint(path: Path, *, hidden_size: int = 32) -> Path:
-    """Write a PiT of two blocks for 16 x 16 grey images."""
+def tiny_checkpoint(path: Path, *, hidden_size: int = 32, channels: int = 1) -> Path:
+    """Write a PiT of two blocks for 16 x 16 grey images, or latents of that size."""
     config = PitConfig(
         input_size=(16, 16),
-        in_channels=1,
-        cfg_channels=1,
+        in_channels=channels,
+        cfg_channels=min(channels, 3),
         hidden_size=hidden_size,
         depth=2,
         num_heads=4,

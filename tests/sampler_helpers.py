@@ -13,11 +13,11 @@ from pitstop.runtime.schedule import Schedule
 SHAPE = (4, 8, 8)
 SEEDS = (7, 8)
 
-Denoise = Callable[[Latent, int], Prediction]
+Denoise = Callable[[Latent, float], Prediction]
 Step = Callable[[int, Latent, Prediction, Latent], Latent]
 
 
-def toy_denoiser(latent: Latent, timestep: int) -> Prediction:
+def toy_denoiser(latent: Latent, timestep: float) -> Prediction:
     """Mostly noise when noisy, as a trained model says, and smooth but not linear everywhere.
 
     Neighbouring pixels count too. The variance runs through nearly all of [-1, 1].
@@ -25,26 +25,26 @@ def toy_denoiser(latent: Latent, timestep: int) -> Prediction:
     share = timestep / 1000
     swirl = np.sin(3 * latent + np.roll(latent, 1, axis=-1) + 5 * share)
     return Prediction(
-        epsilon=share * latent + 0.2 * (1 - share) * swirl,
+        output=share * latent + 0.2 * (1 - share) * swirl,
         variance=np.sin(2 * latent - 4 * share),
     )
 
 
-def toy_denoiser_without_variance(latent: Latent, timestep: int) -> Prediction:
-    return Prediction(toy_denoiser(latent, timestep).epsilon)
+def toy_denoiser_without_variance(latent: Latent, timestep: float) -> Prediction:
+    return Prediction(toy_denoiser(latent, timestep).output)
 
 
 def start_latent() -> Latent:
     return draw_noise(SEEDS, START, SHAPE)
 
 
-def walk(timesteps: Iterable[int], step: Step, denoise: Denoise, start: Latent) -> list[Latent]:
+def walk(timesteps: Iterable[float], step: Step, denoise: Denoise, start: Latent) -> list[Latent]:
     """The latents after each step, every step with the same fresh noise whoever walks."""
     latents = [start]
     for index, timestep in enumerate(timesteps):
         noise = draw_noise(range(len(start)), index + 1, SHAPE)
         latent = latents[-1]
-        latents.append(step(index, latent, denoise(latent, int(timestep)), noise))
+        latents.append(step(index, latent, denoise(latent, timestep), noise))
     return latents[1:]
 
 
@@ -60,7 +60,7 @@ def walk_ours(
         return moved
 
     start = start_latent() if start is None else start
-    return walk(sampler.schedule.timesteps, step, denoise, start)
+    return walk(sampler.schedule.timesteps.tolist(), step, denoise, start)
 
 
 def relative_l2(reference: Latent, other: Latent) -> float:
@@ -84,4 +84,4 @@ def noise_in(latent: Latent, image: Latent, alpha_bar: float) -> Latent:
 def perfect_denoiser(schedule: Schedule, image: Latent) -> Denoise:
     """The denoiser that knows the image, and so the true noise of any latent."""
     bars = dict(zip(schedule.timesteps.tolist(), schedule.alpha_bar[:-1].tolist(), strict=True))
-    return lambda latent, timestep: Prediction(noise_in(latent, image, bars[timestep]))
+    return lambda latent, timestep: Prediction(noise_in(latent, image, bars[int(timestep)]))

@@ -64,7 +64,8 @@ def test_the_wheel_holds_every_file_of_every_package(wheel: list[PurePosixPath])
 
 def test_the_wheel_holds_the_weights_the_types_and_the_licence(wheel: list[PurePosixPath]) -> None:
     names = {str(path) for path in wheel}
-    shipped = {f"pitstop/models/weights/{path.name}" for path in ROOT.glob("models/weights/*")}
+    beside = (*ROOT.glob("models/weights/*"), *ROOT.glob("evaluation/templates/*"))
+    shipped = {f"pitstop/{path.relative_to(ROOT).as_posix()}" for path in beside}
 
     assert names >= {"pitstop/py.typed", "pitstop/models/weights/probe.safetensors", *shipped}
     assert any(path.parts[-2:] == ("licenses", "LICENSE") for path in wheel)

@@ -37,8 +37,9 @@ class Ddim:
         # Python floats: they leave float32 arrays float32 under every NumPy's promotion rules.
         now, after = map(float, self.schedule.alpha_bar[index : index + 2])
         fresh = self.eta * float(np.sqrt((1 - after) / (1 - now) * (1 - now / after)))
-        image = (latent - (1 - now) ** 0.5 * prediction.epsilon) / now**0.5
-        moved = after**0.5 * image + (1 - after - fresh**2) ** 0.5 * prediction.epsilon
+        epsilon = prediction.output
+        image = (latent - (1 - now) ** 0.5 * epsilon) / now**0.5
+        moved = after**0.5 * image + (1 - after - fresh**2) ** 0.5 * epsilon
         if noise is not None:
             moved = moved + fresh * noise
         return moved, memory

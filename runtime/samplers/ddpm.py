@@ -45,7 +45,7 @@ class Ddpm:
     ) -> tuple[Latent, Memory]:
         now, after = map(float, self.schedule.alpha_bar[index : index + 2])
         beta = 1 - now / after
-        image = (latent - (1 - now) ** 0.5 * prediction.epsilon) / now**0.5
+        image = (latent - (1 - now) ** 0.5 * prediction.output) / now**0.5
         of_image = after**0.5 * beta / (1 - now)
         of_latent = (1 - beta) ** 0.5 * (1 - after) / (1 - now)
         mean = of_image * image + of_latent * latent

@@ -36,7 +36,7 @@ class Dpmpp2m:
         memory: Memory,
     ) -> tuple[Latent, Memory]:
         now, after = map(float, self.schedule.alpha_bar[index : index + 2])
-        image = (latent - (1 - now) ** 0.5 * prediction.epsilon) / now**0.5
+        image = (latent - (1 - now) ** 0.5 * prediction.output) / now**0.5
         of_latent = ((1 - after) / (1 - now)) ** 0.5
         of_image = after**0.5 - of_latent * now**0.5  # alpha * (1 - exp(-h)), finite at the end
         moved = of_latent * latent + of_image * self.halfway(index, image, memory)

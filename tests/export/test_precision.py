@@ -103,7 +103,7 @@ def test_the_linears_and_the_attention_are_lowered_and_nothing_that_a_rule_names
     made = lowered(name)
     found = types(made.model)
 
-    islands = find_islands(denoiser(TINY).graph, name)
+    islands = find_islands(denoiser(TINY).graph, name, RULES)
     assert {node.outputs[0].name: why for node, why in islands.items()} == made.report.skipped
     assert {found[output] for output in made.report.skipped} == {FLOAT}
     assert {found[output] for output in made.report.rewritten} == {LOW[name].dtype}

@@ -119,3 +119,12 @@ def test_a_name_with_a_suffix_is_a_file_and_any_other_a_preset() -> None:
         load_source("fashion.pt")
     with pytest.raises(CheckpointError, match="Did you mean fashion"):
         load_source("fashon")
+
+
+def test_a_folder_of_a_presets_name_does_not_hide_the_preset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pit-ti-8").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    assert load_source("pit-ti-8").config.patch_size == 8

@@ -184,10 +184,10 @@ def test_a_text_file_is_refused(tmp_path: Path) -> None:
     assert "is not a whole safetensors file" in refusal(path)
 
 
-def test_safetensors_of_another_tool_are_refused(tmp_path: Path) -> None:
+def test_a_pit_without_its_config_is_refused(tmp_path: Path) -> None:
     save_file(weights(), tmp_path / "bare.safetensors")
     message = refusal(tmp_path / "bare.safetensors")
-    assert "has format_version None, this pitstop reads 1" in message
+    assert "holds a PiT without its config" in message
     assert "pitstop.models.save_checkpoint" in message
 
 
@@ -361,23 +361,24 @@ def test_a_pickled_module_is_refused(tmp_path: Path) -> None:
     assert "pickles pitstop.models.pit.Pit, not tensors alone" in refusal(tmp_path / "module.pt")
 
 
-@pytest.mark.parametrize("content", [{}, {"model": {}}, {"config": None}, {"blocks.0": 1}])
-def test_a_pt_file_without_a_config_is_refused(write_pt: Write, content: dict[str, Any]) -> None:
-    message = refusal(write_pt(**content))
-    assert "has no config beside its weights" in message
-    assert "pitstop.models.save_checkpoint" in message
-
-
 @pytest.mark.parametrize(
     "content",
-    [{}, {"ema": None}, {"model": [1, 2]}, {"model": {"a": 1}}, {"model": {1: torch.zeros(1)}}],
+    [
+        {},
+        {"blocks.0": 1},
+        {"model": {}},
+        {"ema": None},
+        {"model": [1, 2]},
+        {"model": {"a": 1}},
+        {"model": {1: torch.zeros(1)}},
+    ],
     ids=str,
 )
 def test_a_pt_file_without_weights_says_what_it_found(
     write_pt: Write, content: dict[str, Any]
 ) -> None:
     message = refusal(write_pt(config=config_to_dict(CONFIG), **content))
-    assert "has no weights under 'ema' or 'model'" in message
+    assert "has no weights, by themselves or under 'ema' or 'model'" in message
     assert f"found: {', '.join(['config', *content])}" in message
 
 

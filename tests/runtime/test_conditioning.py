@@ -1,4 +1,4 @@
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pitstop.runtime.backend import Array
 from pitstop.runtime.conditioning import ConditionedSession
 from pitstop.runtime.manifest import GraphSpec, TensorSpec
+from pitstop.runtime.schedule import FlowSchedule, LinearFlow
 
 ROWS = 4
 STEP_BYTES = 2 * 3 * 4  # of one row: [chunk, channel] of float32
@@ -34,7 +35,7 @@ class Conditioner:
     device = "fake"
 
     def __init__(self) -> None:
-        self.asked: list[list[tuple[int, int]]] = []
+        self.asked: list[list[tuple[float, int]]] = []
         self.opened = self.closed = 0
         self.fails = 0
 
@@ -51,14 +52,14 @@ class Conditioner:
             raise RuntimeError("out of memory")
         pairs = list(zip(feeds["timestep"].tolist(), feeds["label"].tolist(), strict=True))
         assert len(pairs) == ROWS
-        self.asked.append([(int(step), label) for step, label in pairs])
+        self.asked.append(pairs)
         return {"modulation": np.stack([modulation_of(*pair) for pair in pairs])}
 
     def close(self) -> None:
         self.closed += 1
 
     @property
-    def pairs(self) -> list[tuple[int, int]]:
+    def pairs(self) -> list[tuple[float, int]]:
         return [pair for call in self.asked for pair in call]
 
 
@@ -86,7 +87,7 @@ def make(chunk_bytes: int = 1 << 20) -> tuple[ConditionedSession, Conditioner, D
     return session, conditioner, denoiser
 
 
-def run_step(session: ConditionedSession, timestep: int, labels: list[int]) -> dict[str, Array]:
+def run_step(session: ConditionedSession, timestep: float, labels: list[int]) -> dict[str, Array]:
     return session.run({
         "latent": some_latent(len(labels)),
         "timestep": np.full(len(labels), timestep, dtype=np.float32),
@@ -94,7 +95,7 @@ def run_step(session: ConditionedSession, timestep: int, labels: list[int]) -> d
     })
 
 
-def assert_fed(denoiser: Denoiser, timestep: int, labels: list[int]) -> None:
+def assert_fed(denoiser: Denoiser, timestep: float, labels: list[int]) -> None:
     wanted = np.stack([modulation_of(timestep, label) for label in labels])
     np.testing.assert_array_equal(denoiser.modulations[-1], wanted)
     assert denoiser.modulations[-1].dtype == np.float32
@@ -166,6 +167,22 @@ def test_another_run_is_asked_for() -> None:
 
     assert conditioner.opened == 2
     assert_fed(denoiser, 6, [2, 0])
+
+
+@pytest.mark.parametrize("visit", [LinearFlow.visit, LinearFlow.visit_twice])
+def test_the_times_of_a_flow_are_made_once_and_found_again(
+    visit: Callable[[LinearFlow, int], FlowSchedule],
+) -> None:
+    session, conditioner, denoiser = make()
+    times = visit(LinearFlow(1), 7).timesteps.tolist()  # sevenths, which float32 rounds
+    session.prepare(times, [0, 1])
+
+    for time in times:
+        run_step(session, time, [1, 0])
+        assert_fed(denoiser, float(np.float32(time)), [1, 0])
+
+    assert conditioner.opened == 1
+    assert len(set(conditioner.pairs)) == 2 * len(set(times))
 
 
 def test_without_prepare_each_call_makes_what_it_needs() -> None:

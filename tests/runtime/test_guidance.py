@@ -19,8 +19,8 @@ def test_guidance_goes_on_from_no_label_to_the_label() -> None:
 
     labelled, unlabelled = toy(latent, 500, CLASSES), toy(latent, 500, 3 * [NULL_CLASS])
     # u + 2.5 (l - u) = 2.5 l - 1.5 u
-    np.testing.assert_allclose(found.epsilon, 2.5 * labelled - 1.5 * unlabelled, atol=1e-6)
-    assert found.epsilon.dtype == np.float32
+    np.testing.assert_allclose(found.output, 2.5 * labelled - 1.5 * unlabelled, atol=1e-6)
+    assert found.output.dtype == np.float32
     assert found.variance is None
 
 
@@ -41,13 +41,13 @@ def test_a_scale_of_one_asks_for_the_labels_alone() -> None:
     found = GuidedDenoiser(session, toy_manifest(batch=3), CLASSES, cfg_scale=1.0)(latent, 500)
 
     assert [feeds["label"].tolist() for feeds in session.calls] == [CLASSES]
-    np.testing.assert_array_equal(found.epsilon, toy(latent, 500, CLASSES))
+    np.testing.assert_array_equal(found.output, toy(latent, 500, CLASSES))
 
 
 def test_a_scale_of_nought_is_the_model_without_labels() -> None:
     latent = some_latent(3)
     found = GuidedDenoiser(FakeSession(), toy_manifest(batch=6), CLASSES, cfg_scale=0.0)(latent, 5)
-    np.testing.assert_array_equal(found.epsilon, toy(latent, 5, 3 * [NULL_CLASS]))
+    np.testing.assert_array_equal(found.output, toy(latent, 5, 3 * [NULL_CLASS]))
 
 
 class FourChannels(FakeSession):
@@ -62,7 +62,7 @@ def test_channels_that_guidance_leaves_are_those_of_the_label() -> None:
     manifest = dataclasses.replace(toy_manifest(batch=6), cfg_channels=3)
     latent = some_latent(3)
 
-    found = GuidedDenoiser(FourChannels(), manifest, CLASSES, cfg_scale=2.5)(latent, 500).epsilon
+    found = GuidedDenoiser(FourChannels(), manifest, CLASSES, cfg_scale=2.5)(latent, 500).output
 
     labelled, unlabelled = toy(latent, 500, CLASSES), toy(latent, 500, 3 * [NULL_CLASS])
     guided = 2.5 * labelled - 1.5 * unlabelled
@@ -81,7 +81,7 @@ def test_a_learned_variance_is_the_second_half_of_the_channels(cfg_scale: float)
     labelled, unlabelled = toy(latent, 500, CLASSES), toy(latent, 500, 3 * [NULL_CLASS])
     guided = cfg_scale * labelled + (1 - cfg_scale) * unlabelled
     np.testing.assert_allclose(
-        found.epsilon, np.concatenate([guided, 2 * guided], axis=1), atol=1e-5
+        found.output, np.concatenate([guided, 2 * guided], axis=1), atol=1e-5
     )
     np.testing.assert_array_equal(
         found.variance, np.concatenate([3 * labelled, 4 * labelled], axis=1)
@@ -98,7 +98,7 @@ def test_guidance_without_a_null_class_is_refused_with_the_scale() -> None:
 def test_without_guidance_no_null_class_is_needed() -> None:
     latent = some_latent(2)
     denoise = GuidedDenoiser(FakeSession(), toy_manifest(null_class=False), [0, 1], cfg_scale=1.0)
-    np.testing.assert_array_equal(denoise(latent, 500).epsilon, toy(latent, 500, [0, 1]))
+    np.testing.assert_array_equal(denoise(latent, 500).output, toy(latent, 500, [0, 1]))
 
 
 @pytest.mark.parametrize("rows", range(1, 10))

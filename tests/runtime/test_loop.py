@@ -57,7 +57,7 @@ def test_a_latent_that_is_not_finite_is_told_with_its_step_and_timestep(
     def denoise(latent: Latent, timestep: int) -> Prediction:
         prediction = nothing(latent, timestep)
         if timestep == third:
-            prediction.epsilon[1, 0, 3, 3] = bad
+            prediction.output[1, 0, 3, 3] = bad
         return prediction
 
     steps = walk(denoise, sampler, [1, 2], SHAPE)

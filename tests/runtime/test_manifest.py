@@ -7,6 +7,7 @@ from bundle_helpers import LABELS, one_line, toy_manifest
 
 from pitstop.runtime.errors import BundleError, OptionError
 from pitstop.runtime.manifest import Manifest, PassReport
+from pitstop.runtime.schedule import LinearFlow
 
 FOLD = PassReport("fold", {"Mul": 2}, {"Mul": 1}, 52, 48, ("y",), {"z": "has two users"}, 2.5e-8)
 
@@ -24,6 +25,34 @@ def test_what_is_written_is_what_is_read() -> None:
     read = Manifest.from_json(manifest.to_json())
 
     assert read == manifest
+
+
+@pytest.mark.parametrize("data_at", [0, 1])
+def test_a_flow_is_read_as_it_was_written(data_at: int) -> None:
+    manifest = dataclasses.replace(
+        toy_manifest(),
+        prediction_type="velocity",
+        schedule=LinearFlow(data_at),
+        latent_scale=0.5,
+        latent_shift=0.1,
+    )
+    assert Manifest.from_json(manifest.to_json()) == manifest
+
+
+@pytest.mark.parametrize(("space", "scale"), [("pixel", 1.0), ("vae", 0.18215)])
+def test_a_bundle_of_version_1_is_read_with_the_scale_of_its_space(
+    space: str, scale: float
+) -> None:
+    fields = json.loads(content(schema_version=1, latent_space=space))
+    for name in ("latent_scale", "latent_shift"):
+        del fields[name]
+    for name in ("format", "licence"):
+        del fields["model"][name]
+
+    read = Manifest.from_json(json.dumps(fields))
+
+    assert (read.latent_scale, read.latent_shift) == (scale, 0.0)
+    assert (read.model.format, read.model.licence) == ("", "")
 
 
 def test_a_model_without_label_dropout_has_no_null_class() -> None:
@@ -71,7 +100,7 @@ def test_an_unknown_precision_is_told_with_the_known_ones() -> None:
 @pytest.mark.parametrize(
     ("version", "remedy"),
     [
-        (2, "Install the version of pitstop that wrote it"),
+        (3, "Install the version of pitstop that wrote it"),
         (0, "Export it again with this version"),
         ("one", "Export it again with this version"),
         (None, "Export it again with this version"),
@@ -80,13 +109,13 @@ def test_an_unknown_precision_is_told_with_the_known_ones() -> None:
 def test_another_schema_version_is_told_with_both_versions(version: object, remedy: str) -> None:
     with pytest.raises(BundleError) as told:
         Manifest.from_json(content(schema_version=version))
-    assert f"has schema version {version}, this pitstop reads 1" in one_line(told.value)
+    assert f"has schema version {version}, this pitstop reads 2" in one_line(told.value)
     assert told.value.remedy.startswith(remedy)
 
 
 def test_a_newer_schema_is_told_before_its_new_fields_are_read() -> None:
-    with pytest.raises(BundleError, match="has schema version 2"):
-        Manifest.from_json('{"schema_version": 2, "graph": {}}')
+    with pytest.raises(BundleError, match="has schema version 3"):
+        Manifest.from_json('{"schema_version": 3, "graph": {}}')
 
 
 @pytest.mark.parametrize(
@@ -103,7 +132,7 @@ def test_garbage_is_told_in_one_line(text: str) -> None:
 def test_a_missing_field_is_told_by_name(name: str) -> None:
     fields = json.loads(content())
     del fields[name]
-    if name in {"versions", "target"}:  # only shown
+    if name in {"versions", "target", "latent_scale", "latent_shift"}:  # with a default
         assert Manifest.from_json(json.dumps(fields)).graphs == toy_manifest().graphs
         return
     with pytest.raises(BundleError) as told:
@@ -132,6 +161,14 @@ def test_an_unknown_field_is_told_by_name() -> None:
         ("labels", "shirt"),
         ("labels", ["shirt", "shoe"]),
         ("prediction_type", "velocity"),
+        ("prediction_type", "image"),
+        ("latent_scale", 0),
+        ("latent_scale", "half"),
+        ("latent_scale", float("inf")),
+        ("latent_shift", None),
+        ("schedule", {"data_at": 1}),
+        ("schedule", {"data_at": 2}),
+        ("schedule", {"data_at": 1, "train_steps": 1000}),
         ("learn_sigma", "no"),
         ("cfg_channels", 0),
         ("schedule", {"train_steps": "many"}),

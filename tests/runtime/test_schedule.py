@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pitstop.runtime.errors import OptionError
 from pitstop.runtime.schedule import (
     LinearBetas,
+    LinearFlow,
     Timesteps,
     leading_timesteps,
     linspace_timesteps,
@@ -129,3 +130,30 @@ def test_a_step_count_that_does_not_fit_is_told_with_both_numbers(
         spread(steps, 1000)
     assert told.value.problem == f"{steps} sampling steps were asked for"
     assert "1 to 1000 steps" in told.value.remedy
+
+
+@pytest.mark.parametrize("training", [LinearBetas(), LinearFlow(0), LinearFlow(1)], ids=str)
+def test_what_a_model_may_be_fed_is_spread_from_0_to_the_last(
+    training: LinearBetas | LinearFlow,
+) -> None:
+    spread = training.spread(5)
+    assert spread.dtype == training.timestep_dtype
+    assert (spread[0], spread[-1]) == (0, training.last_timestep)
+    assert (np.diff(spread) > 0).all()
+
+
+def test_the_noise_level_rises_from_the_data() -> None:
+    times = np.array([0.0, 0.25, 1.0])
+    assert LinearFlow(0).noise_level(times).tolist() == [0, 0.25, 1]
+    assert LinearFlow(1).noise_level(times).tolist() == [1, 0.75, 0]
+    assert LinearBetas().noise_level(np.array([0, 125, 999])).tolist() == [0, 0.125, 0.999]
+
+
+@pytest.mark.parametrize(
+    ("data_at", "times"), [(1, [0, 0.25, 0.5, 0.75]), (0, [1, 0.75, 0.5, 0.25])]
+)
+def test_a_flow_is_visited_from_the_noise_to_the_data(data_at: int, times: list[float]) -> None:
+    schedule = LinearFlow(data_at).visit(4)
+    assert schedule.timesteps.tolist() == times
+    assert schedule.grid.tolist() == [*times, data_at]
+    assert schedule.grid.dtype == np.float64

@@ -31,7 +31,7 @@ def walk_diffusers(steps: int, eta: float) -> list[Latent]:
     scheduler.set_timesteps(steps)
 
     def step(index: int, latent: Latent, prediction: Prediction, noise: Latent) -> Latent:
-        epsilon, sample, fresh = map(torch.from_numpy, (prediction.epsilon, latent, noise))
+        epsilon, sample, fresh = map(torch.from_numpy, (prediction.output, latent, noise))
         timestep = int(scheduler.timesteps[index])
         moved = scheduler.step(epsilon, timestep, sample, eta=eta, variance_noise=fresh)
         after: Latent = moved.prev_sample.numpy()

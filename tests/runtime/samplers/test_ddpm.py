@@ -47,7 +47,7 @@ def walk_diffusers(
             lambda *_args, **_kwargs: torch.from_numpy(noise),
         )
         learned = [] if prediction.variance is None else [prediction.variance]
-        output = torch.from_numpy(np.concatenate([prediction.epsilon, *learned], axis=1))
+        output = torch.from_numpy(np.concatenate([prediction.output, *learned], axis=1))
         timestep = int(scheduler.timesteps[index])
         after: Latent = scheduler.step(output, timestep, torch.from_numpy(latent))[0].numpy()
         return after
@@ -110,7 +110,7 @@ class OfficialTables:
         assert prediction.variance is not None
         frac = (prediction.variance + 1) / 2
         log_variance = frac * np.log(self.betas[t]) + (1 - frac) * self.log_variance_clipped[t]
-        x0 = np.sqrt(1 / self.bars[t]) * x - np.sqrt(1 / self.bars[t] - 1) * prediction.epsilon
+        x0 = np.sqrt(1 / self.bars[t]) * x - np.sqrt(1 / self.bars[t] - 1) * prediction.output
         mean = self.coef1[t] * x0 + self.coef2[t] * x
         moved: Latent = (mean + (t > 0) * np.exp(0.5 * log_variance) * noise).astype(np.float32)
         return moved
@@ -148,7 +148,7 @@ def test_the_ends_of_the_learned_range_are_the_fixed_variances(
     learned: float, fixed: Fixed
 ) -> None:
     latent, noise = start_latent(), draw_noise([3, 4], 1, SHAPE)
-    epsilon = toy_denoiser(latent, 500).epsilon
+    epsilon = toy_denoiser(latent, 500).output
     at_the_end = Prediction(epsilon, np.full_like(latent, learned))
 
     ours, _ = ddpm(50).step(20, latent, at_the_end, noise, ())

@@ -36,7 +36,7 @@ def walk_diffusers(steps: int) -> list[Latent]:
     scheduler.set_timesteps(steps)
 
     def step(index: int, latent: Latent, prediction: Prediction, _noise: Latent) -> Latent:
-        epsilon, sample = torch.from_numpy(prediction.epsilon), torch.from_numpy(latent)
+        epsilon, sample = torch.from_numpy(prediction.output), torch.from_numpy(latent)
         after: Latent = scheduler.step(epsilon, scheduler.timesteps[index], sample)[0].numpy()
         return after
 

@@ -1,11 +1,14 @@
+import numpy as np
 import pytest
 
 from pitstop.runtime.errors import OptionError
-from pitstop.runtime.samplers import SAMPLERS, make_sampler
+from pitstop.runtime.samplers import FLOW_SAMPLERS, SAMPLERS, make_sampler
 from pitstop.runtime.samplers.ddim import Ddim
 from pitstop.runtime.samplers.ddpm import Ddpm
 from pitstop.runtime.samplers.dpmpp_2m import Dpmpp2m
-from pitstop.runtime.schedule import LinearBetas
+from pitstop.runtime.samplers.euler import Euler
+from pitstop.runtime.samplers.heun import Heun
+from pitstop.runtime.schedule import LinearBetas, LinearFlow
 
 BETAS = LinearBetas()
 
@@ -65,3 +68,48 @@ def test_a_step_count_that_does_not_fit_is_told_with_both_numbers(name: str, ste
         make_sampler(name, BETAS, steps)
     assert told.value.problem == f"{steps} sampling steps were asked for"
     assert "1 to 1000 steps" in told.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "timesteps"),
+    [("euler", Euler, [0, 0.25, 0.5, 0.75]), ("heun", Heun, [0, 0.5, 0.5, 1])],
+)
+@pytest.mark.parametrize("data_at", [0, 1])
+def test_a_flow_has_samplers_of_its_own(
+    name: str, kind: type[object], timesteps: list[float], data_at: int
+) -> None:
+    sampler = make_sampler(name, LinearFlow(data_at), 4)
+    assert type(sampler) is kind
+    wanted = np.array(timesteps) if data_at else 1 - np.array(timesteps)
+    assert sampler.schedule.timesteps.tolist() == wanted.tolist()
+
+
+@pytest.mark.parametrize(("training", "kind"), [(BETAS, Ddim), (LinearFlow(1), Euler)])
+def test_auto_is_the_models_own(training: LinearBetas | LinearFlow, kind: type[object]) -> None:
+    assert type(make_sampler("auto", training, 5)) is kind
+
+
+@pytest.mark.parametrize(
+    ("training", "name", "predicts", "fitting"),
+    [
+        (LinearFlow(1), "ddim", "a velocity", "euler, heun"),
+        (BETAS, "heun", "the noise", "ddpm, ddim, dpmpp_2m"),
+    ],
+)
+def test_a_sampler_of_another_kind_of_model_is_told_with_those_that_fit(
+    training: LinearBetas | LinearFlow, name: str, predicts: str, fitting: str
+) -> None:
+    with pytest.raises(OptionError) as told:
+        make_sampler(name, training, 5)
+    assert told.value.problem == (
+        f"The sampler {name} is not for this model, which predicts {predicts}"
+    )
+    assert told.value.remedy == f"Choose one of: {fitting}"
+
+
+@pytest.mark.parametrize("steps", [0, -3, 10_001])
+@pytest.mark.parametrize("name", FLOW_SAMPLERS)
+def test_a_flow_takes_up_to_ten_thousand_steps(name: str, steps: int) -> None:
+    with pytest.raises(OptionError) as told:
+        make_sampler(name, LinearFlow(1), steps)
+    assert told.value.remedy == "Choose 1 to 10000 steps"

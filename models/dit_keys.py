@@ -1,0 +1,110 @@
+"""The config behind a state dict in DiT's own keys, which SiT and REPA share.
+
+Depth, width, patch, grid, classes and learned sigma are in the shapes. The number of heads is not:
+the published models have heads of 64 channels, but 72 at a width of 1152.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from .dit import DitConfig
+from .errors import CheckpointError
+from .format import NOT_WHOLE, Hints, Stored
+
+HEAD_SIZE = 64
+PUBLISHED_HEAD_SIZES = {1152: 72}  # by width
+IMAGENET = 1000  # classes; so many label rows are a model without the null class
+BLOCKS = "blocks."
+
+
+def fits_dit_keys(stored: Stored) -> bool:
+    """Whether a file has a part of each end of a DiT; what else it needs is asked for by name."""
+    return bool(stored.starting("x_embedder.proj.")) and any(
+        ".adaLN_modulation." in key for key in stored.starting(BLOCKS)
+    )
+
+
+def infer_config(stored: Stored, hints: Hints, **fields: Any) -> DitConfig:
+    """The config of a file in DiT's keys.
+
+    Args:
+        stored: The file.
+        hints: What the user says.
+        fields: What is known of the format: the prediction, the time, the guided channels.
+
+    Raises:
+        CheckpointError: A tensor that says something of the model is missing or of no model's
+            shape, or the shapes do not tell the number of heads.
+        ConfigError: No model is like this.
+    """
+    width, channels, patch, _ = stored.shape("x_embedder.proj.weight", 4)
+    _, tokens, _ = stored.shape("pos_embed", 3)
+    hidden, _ = stored.shape(f"{BLOCKS}0.mlp.fc1.weight", 2)
+    return DitConfig(
+        input_size=(_side(stored, tokens) * patch,) * 2,
+        patch_size=patch,
+        in_channels=channels,
+        hidden_size=width,
+        depth=stored.count(BLOCKS),
+        num_heads=hints.num_heads or infer_heads(stored, width),
+        mlp_ratio=find_ratio(hidden, width),
+        learn_sigma=_learns_sigma(stored, channels, patch),
+        **infer_classes(stored, hints, "y_embedder.embedding_table.weight"),
+        **fields,
+    )
+
+
+def find_ratio(hidden: int, width: int) -> float:
+    """The ratio that gives just ``hidden`` channels, in whole numbers."""
+    ratio = hidden / width
+    return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
+
+
+def infer_heads(stored: Stored, width: int) -> int:
+    """The heads of the published models of this width."""
+    size = PUBLISHED_HEAD_SIZES.get(width, HEAD_SIZE)
+    if width % size:
+        raise CheckpointError(
+            f"{stored.path} is {width} channels wide, which no published model is, so its shapes "
+            "do not tell how many attention heads it has",
+            "Say it with `--heads N`",
+        )
+    return width // size
+
+
+def infer_classes(stored: Stored, hints: Hints, key: str) -> dict[str, Any]:
+    """``num_classes`` and ``class_dropout_prob``: whether the last label row is the null class."""
+    rows, _ = stored.shape(key, 2)
+    told = hints.num_classes or stored.facts.get("num_classes")
+    classes = told if isinstance(told, int) else rows if rows == IMAGENET else rows - 1
+    if rows - classes not in {0, 1}:
+        raise CheckpointError(
+            f"{key} in {stored.path} has {rows} rows, which are not those of {classes} classes, "
+            "with or without one more for no class",
+            f"Say `--classes {rows - 1}`, or `--classes {rows}` for a model without guidance",
+        )
+    return {"num_classes": classes, "class_dropout_prob": 0.1 if rows > classes else 0.0}
+
+
+def _side(stored: Stored, tokens: int) -> int:
+    side = math.isqrt(tokens)
+    if side * side != tokens:
+        raise CheckpointError(
+            f"pos_embed in {stored.path} has {tokens} tokens, which fill no square",
+            "Export the model for a square image",
+        )
+    return side
+
+
+def _learns_sigma(stored: Stored, channels: int, patch: int) -> bool:
+    rows, _ = stored.shape("final_layer.linear.weight", 2)
+    outputs, rest = divmod(rows, patch * patch)
+    if rest or outputs not in {channels, 2 * channels}:
+        raise CheckpointError(
+            f"final_layer.linear.weight in {stored.path} has {rows} rows, expected "
+            f"{patch * patch * channels}, or {2 * patch * patch * channels} with a learned sigma",
+            NOT_WHOLE,
+        )
+    return outputs == 2 * channels

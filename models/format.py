@@ -1,0 +1,124 @@
+"""What a checkpoint format is: how a file of other people's is recognised, and what its keys mean.
+
+A format is told by the keys and shapes in a file, and by what is written beside them; never by a
+file's name. Its config is inferred from the shapes; `Hints` are for what they cannot tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from .denoiser import DenoiserConfig
+from .errors import CheckpointError
+
+SHOWN = 10  # keys named in a message, at most
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What the file or folder of a checkpoint holds.
+
+    Attributes:
+        path: Of the file or folder.
+        tensors: By key, mapped from the file: they take memory only where they are read.
+        facts: What is written beside them: a ``config.json``, or the arguments of a training run.
+        skipped: The names of what else there is, such as an optimizer's state.
+    """
+
+    path: Path
+    tensors: Mapping[str, Tensor]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    skipped: tuple[str, ...] = ()
+
+    def shape(self, key: str, ndim: int) -> tuple[int, ...]:
+        """The shape of a tensor that a format cannot be without.
+
+        Raises:
+            CheckpointError: It is not there, or has not ``ndim`` sides of at least 1.
+        """
+        if key not in self.tensors:
+            raise CheckpointError(f"{self.path} lacks {key}", NOT_WHOLE)
+        shape = tuple(self.tensors[key].shape)
+        if len(shape) != ndim or 0 in shape:
+            raise CheckpointError(
+                f"{key} in {self.path} has shape {list(shape)}, expected {ndim} sides", NOT_WHOLE
+            )
+        return shape
+
+    def count(self, prefix: str) -> int:
+        """How many blocks there are: one more than the largest number after ``prefix``."""
+        numbers = (key.removeprefix(prefix).split(".")[0] for key in self.starting(prefix))
+        return 1 + max((int(number) for number in numbers if number.isdecimal()), default=-1)
+
+    def starting(self, prefix: str) -> list[str]:
+        return [key for key in self.tensors if key.startswith(prefix)]
+
+
+NOT_WHOLE = "Copy or download it again; docs/checkpoints.md lists what can be read"
+
+
+@dataclass(frozen=True)
+class Hints:
+    """What the user says of a file that its keys and shapes cannot tell; None where nothing.
+
+    Attributes:
+        format: A name in `models.formats.FORMATS`.
+        num_heads: Attention heads.
+        num_classes: Classes, without the null class.
+    """
+
+    format: str | None = None
+    num_heads: int | None = None
+    num_classes: int | None = None
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """How a file becomes the weights of a model of ours.
+
+    Attributes:
+        config: Of the model.
+        sources: The file's keys for each key of ours that has others, joined along the first side
+            where there are several. A key that the model computes by itself has none. Keys that
+            are not here are the same on both sides.
+        dropped: Keys of the file that the model has no use for.
+        why_dropped: What they are, in a few words.
+    """
+
+    config: DenoiserConfig
+    sources: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    dropped: frozenset[str] = frozenset()
+    why_dropped: str = ""
+
+
+@dataclass(frozen=True)
+class Format:
+    """The files of one code base.
+
+    Attributes:
+        name: As ``--format`` calls it.
+        title: For people.
+        licence: Of the weights that its authors published, or empty.
+        fits: Whether a file is one.
+        convert: What becomes of its keys; raises `CheckpointError` where the file is none.
+        note: What a user should know where the file alone did not tell the format; or empty.
+    """
+
+    name: str
+    title: str
+    licence: str
+    fits: Callable[[Stored], bool]
+    convert: Callable[[Stored, Hints], Conversion]
+    note: str = ""
+
+
+def name_some(keys: Iterable[str]) -> str:
+    """The first ten of many keys, and how many there are more."""
+    named = sorted(keys)
+    more = f" and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
+    return ", ".join(named[:SHOWN]) + more

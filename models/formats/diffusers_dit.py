@@ -1,0 +1,148 @@
+"""A ``DiTTransformer2DModel`` of diffusers: ``config.json`` and its weights.
+
+The same network as official DiT, with three numbers of its own, which stay in the config: the
+timestep's frequencies divide by 127 instead of 128, the norm before the MLP has an epsilon of its
+own, and guidance acts on all channels of the latent. Each block holds a copy of the embedders;
+they must be equal. The positions are not stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ..dit import DitConfig
+from ..dit_keys import find_ratio, infer_classes
+from ..errors import CheckpointError
+from ..format import NOT_WHOLE, Conversion, Format, Hints, Stored
+
+BLOCKS = "transformer_blocks."
+EMBEDDERS = "norm1.emb."  # in every block
+
+ONCE = {
+    "x_embedder.proj": ("pos_embed.proj",),
+    "final_layer.adaLN_modulation.1": ("proj_out_1",),
+    "final_layer.linear": ("proj_out_2",),
+    "t_embedder.mlp.0": (f"{BLOCKS}0.{EMBEDDERS}timestep_embedder.linear_1",),
+    "t_embedder.mlp.2": (f"{BLOCKS}0.{EMBEDDERS}timestep_embedder.linear_2",),
+}
+TABLE = f"{BLOCKS}0.{EMBEDDERS}class_embedder.embedding_table.weight"
+PER_BLOCK = {
+    "adaLN_modulation.1": ("norm1.linear",),
+    "attn.qkv": ("attn1.to_q", "attn1.to_k", "attn1.to_v"),
+    "attn.proj": ("attn1.to_out.0",),
+    "mlp.fc1": ("ff.net.0.proj",),
+    "mlp.fc2": ("ff.net.2",),
+}
+CLASSES = ("DiTTransformer2DModel", "Transformer2DModel")
+FIXED = {  # what a DiT has, and the defaults of a config that leaves it out
+    "norm_type": "ada_norm_zero",
+    "activation_fn": "gelu-approximate",
+    "attention_bias": True,
+    "norm_elementwise_affine": False,
+}
+NORM_EPS = 1e-5
+FREQUENCY_DIVISOR = 127
+
+
+def fits(stored: Stored) -> bool:
+    return f"{BLOCKS}0.norm1.linear.weight" in stored.tensors or (
+        stored.facts.get("_class_name") in CLASSES
+    )
+
+
+def convert(stored: Stored, hints: Hints) -> Conversion:
+    config = read_config(stored, hints)
+    sources: dict[str, tuple[str, ...]] = {"pos_embed": ()}
+    sources["y_embedder.embedding_table.weight"] = (TABLE,)
+    for ours, theirs in _layers(config.depth).items():
+        for part in ("weight", "bias"):
+            sources[f"{ours}.{part}"] = tuple(f"{key}.{part}" for key in theirs)
+    return Conversion(
+        config,
+        sources,
+        dropped=_check_copies(stored, config.depth),
+        why_dropped="copies of the embedders",
+    )
+
+
+def read_config(stored: Stored, hints: Hints) -> DitConfig:
+    """The config of ours behind ``config.json``; what the shapes say goes first."""
+    facts = stored.facts
+    if "_class_name" not in facts:
+        raise CheckpointError(
+            f"{stored.path} has diffusers' keys, but no config.json beside it",
+            "Name the folder that `save_pretrained` wrote",
+        )
+    for name, wanted in FIXED.items():
+        if facts.get(name, wanted) != wanted:
+            raise CheckpointError(
+                f"The config.json of {stored.path} has {name} {facts[name]!r}",
+                f"pitstop reads DiT alone, whose {name} is {wanted!r}",
+            )
+    width, channels, patch, _ = stored.shape("pos_embed.proj.weight", 4)
+    outputs, _ = stored.shape("proj_out_2.weight", 2)
+    hidden, _ = stored.shape(f"{BLOCKS}0.ff.net.0.proj.weight", 2)
+    return DitConfig(
+        input_size=(_number(stored, facts, "sample_size"),) * 2,
+        patch_size=patch,
+        in_channels=channels,
+        hidden_size=width,
+        depth=stored.count(BLOCKS),
+        num_heads=hints.num_heads or _number(stored, facts, "num_attention_heads"),
+        mlp_ratio=find_ratio(hidden, width),
+        learn_sigma=outputs == 2 * patch * patch * channels,
+        cfg_channels=channels,
+        timestep_divisor=FREQUENCY_DIVISOR,
+        mlp_norm_eps=float(facts.get("norm_eps", NORM_EPS)),
+        **infer_classes(stored, hints, TABLE),
+    )
+
+
+def _layers(depth: int) -> dict[str, tuple[str, ...]]:
+    """Our layers and those of the file that each is made of."""
+    blocks = {
+        f"blocks.{index}.{ours}": tuple(f"{BLOCKS}{index}.{key}" for key in theirs)
+        for index in range(depth)
+        for ours, theirs in PER_BLOCK.items()
+    }
+    return {**ONCE, **blocks}
+
+
+def _check_copies(stored: Stored, depth: int) -> frozenset[str]:
+    """The embedders of all blocks but the first, which must be those of the first."""
+    first, copies = f"{BLOCKS}0.{EMBEDDERS}", set()
+    for key in stored.starting(first):
+        for index in range(1, depth):
+            copy = key.replace(first, f"{BLOCKS}{index}.{EMBEDDERS}")
+            if copy not in stored.tensors:
+                raise CheckpointError(f"{stored.path} lacks {copy}", NOT_WHOLE)
+            if not torch.equal(stored.tensors[copy], stored.tensors[key]):
+                raise CheckpointError(
+                    f"{copy} in {stored.path} is not equal to {key}: the blocks were trained with "
+                    "embedders of their own",
+                    "pitstop reads DiT alone, whose blocks share them",
+                )
+            copies.add(copy)
+    return frozenset(copies)
+
+
+def _number(stored: Stored, facts: Mapping[str, Any], name: str) -> int:
+    value = facts.get(name)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise CheckpointError(
+            f"The config.json of {stored.path} has {name} {value!r} where a number is expected",
+            NOT_WHOLE,
+        )
+    return value
+
+
+DIFFUSERS_DIT = Format(
+    name="diffusers",
+    title="diffusers' DiTTransformer2DModel",
+    licence="Meta's published DiT weights are CC-BY-NC 4.0: not for commercial use",
+    fits=fits,
+    convert=convert,
+)

@@ -1,0 +1,60 @@
+"""REPA (sihyun-yu/REPA): a SiT that was trained with the features of an image encoder.
+
+The projectors towards those features are of no use after training and are dropped. Time runs from
+1 at the noise to 0 at the data, the other way round than in SiT; guidance acts on all channels.
+Old files count the blocks after the projectors' one as ``decoder_blocks``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ..dit_keys import BLOCKS, fits_dit_keys, infer_config
+from ..errors import CheckpointError
+from ..format import Conversion, Format, Hints, Stored
+
+PROJECTORS = "projectors."
+LATER_BLOCKS = "decoder_blocks."
+ARGUMENTS = {"path_type": "linear", "prediction": "v"}
+
+
+def fits(stored: Stored) -> bool:
+    return fits_dit_keys(stored) and (
+        bool(stored.starting(PROJECTORS)) or "proj_coeff" in stored.facts
+    )
+
+
+def convert(stored: Stored, hints: Hints) -> Conversion:
+    for name, wanted in ARGUMENTS.items():
+        found = stored.facts.get(name, wanted)
+        if found != wanted:
+            raise CheckpointError(
+                f"{stored.path} was trained with {name} {found!r}",
+                f"Only {name} {wanted!r} can be sampled here: train or download such a one",
+            )
+    channels = stored.shape("x_embedder.proj.weight", 4)[1]
+    config = infer_config(
+        stored, hints, prediction_type="velocity", data_at=0, cfg_channels=channels
+    )
+    first = config.depth  # of the later blocks
+    sources = {_counted_on(key, first): (key,) for key in stored.starting(LATER_BLOCKS)}
+    return Conversion(
+        dataclasses.replace(config, depth=first + stored.count(LATER_BLOCKS)),
+        sources,
+        dropped=frozenset(stored.starting(PROJECTORS)),
+        why_dropped="the projectors, which only training needs",
+    )
+
+
+def _counted_on(key: str, first: int) -> str:
+    number, rest = key.removeprefix(LATER_BLOCKS).split(".", 1)
+    return f"{BLOCKS}{first + int(number)}.{rest}"
+
+
+REPA = Format(
+    name="repa",
+    title="REPA",
+    licence="REPA's authors publish code and weights under MIT",
+    fits=fits,
+    convert=convert,
+)
