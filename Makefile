@@ -11,7 +11,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
-EXTRAS := cpu,openvino,export,tensorrt-rtx,dev
+EXTRAS := cpu,openvino,export,report,tensorrt-rtx,dev
 
 .PHONY: demo test test-slow check bench
 .DELETE_ON_ERROR:

@@ -1,22 +1,43 @@
-"""``pitstop compare``: a bundle against PyTorch, by its goldens or live."""
+"""``pitstop compare``: bundles against PyTorch, by their goldens or live, and a report of it."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import backend_option, precision_option, provider_option, threads_option
-from .printing import console, decibel, json_option, step_progress, table, write_json
+from .options import provider_option, threads_option
+from .printing import (
+    check_place,
+    console,
+    decibel,
+    json_option,
+    step_progress,
+    table,
+    write_json,
+)
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ..evaluation.accuracy import Accuracy, Row
     from ..evaluation.compare import Comparison
+    from ..runtime.pipeline import OnStep
+
+ROWS = 16  # images listed one by one
+
+
+def _split(ctx: click.Context, option: click.Parameter, names: str | None) -> list[str]:
+    return [] if names is None else [name.strip() for name in names.split(",")]
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument(
+    "bundles", metavar="BUNDLE...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
 @click.option(
     "--checkpoint",
     metavar="CHECKPOINT|PRESET",
@@ -26,10 +47,24 @@ if TYPE_CHECKING:
     "--images", type=click.IntRange(min=1), default=8, show_default=True, help="With --checkpoint."
 )
 @click.option("--steps", default=50, show_default=True, help="With --checkpoint.")
-@click.option("--sampler", default="ddim", show_default=True, help="With --checkpoint.")
+@click.option("--sampler", default="auto", show_default=True, help="With --checkpoint.")
 @click.option("--cfg-scale", default=4.0, show_default=True, help="With --checkpoint.")
-@precision_option
-@backend_option
+@click.option(
+    "--precision",
+    "precisions",
+    callback=_split,
+    metavar="NAME[,NAME...]",
+    help="fp32, fp16, ..., or all that run here; by default the most exact in the bundle.",
+)
+@click.option(
+    "--backend",
+    "backends",
+    default="auto",
+    show_default=True,
+    callback=_split,
+    metavar="NAME[,NAME...]",
+    help="What runs the denoiser.",
+)
 @provider_option
 @threads_option
 @click.option(
@@ -38,119 +73,201 @@ if TYPE_CHECKING:
     metavar="DB",
     help="Gate of the median image; by default 60 for fp32 and fp16, 48 for bf16, 40 for int8.",
 )
+@click.option(
+    "--max-rel-l2",
+    type=float,
+    metavar="X",
+    help="Gate of the worst single call; by default 1e-5 for fp32, and none for the others.",
+)
+@click.option(
+    "--classifier",
+    metavar="FILE|fashion",
+    help="Judge the images: class agreement, and from 129 images on the Fréchet distance.",
+)
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path),
+    callback=check_place,
+    metavar="FILE.html",
+    help="Write a page with curves, images and the error of every block.",
+)
 @json_option
 def compare(
-    bundle: Path,
+    bundles: tuple[Path, ...],
     checkpoint: str | None,
     images: int,
     steps: int,
     sampler: str,
     cfg_scale: float,
-    precision: str | None,
-    backend: str,
+    precisions: list[str],
+    backends: list[str],
     provider: str | None,
     threads: int | None,
     min_psnr: float | None,
+    max_rel_l2: float | None,
+    classifier: str | None,
+    report: Path | None,
     json_path: Path | None,
 ) -> None:
-    """Hold BUNDLE against PyTorch in fp32, on the same noise; exit 1 where the gate is not met.
+    """Hold BUNDLE against PyTorch in fp32, on the same noise; exit 1 where a gate is not met.
 
-    Example: pitstop compare fashion.bundle --checkpoint fashion --min-psnr 60
+    Several bundles of one model, precisions and backends are compared each with each.
+
+    Example: pitstop compare fashion.bundle --checkpoint fashion --precision all --report page.html
     """
-    from ..evaluation.compare import compare as compare_pipelines
+    from ..evaluation.accuracy import Asked, measure
     from ..runtime.backend import SessionOptions
-    from ..runtime.bundle import open_bundle
-    from ..runtime.goldens import read_goldens
-    from ..runtime.pipeline import Pipeline, Settings
+    from ..runtime.pipeline import Settings
 
-    candidate = Pipeline.from_bundle(
-        bundle, backend=backend, precision=precision, options=SessionOptions(provider, threads)
+    if report is not None:
+        from ..evaluation.report import write_report
+    asked = Asked(
+        bundles=bundles,
+        backends=backends,
+        precisions=precisions,
+        options=SessionOptions(provider, threads),
+        checkpoint=checkpoint,
+        settings=Settings(steps, sampler, cfg_scale),
+        images=images,
+        min_psnr_db=min_psnr,
+        max_relative_l2=max_rel_l2,
+        classifier=classifier,
+        whole=report is not None,
     )
     with step_progress() as progress:
-        if checkpoint is None:
-            opened = open_bundle(bundle)
-            goldens = read_goldens(opened.path(opened.manifest.goldens))
-        else:
-            from ..evaluation.reference import live_goldens
 
-            settings = Settings(steps, sampler, cfg_scale)
-            task = progress.add_task("PyTorch", total=images * steps)
-            goldens = live_goldens(
-                checkpoint,
-                candidate.manifest,
-                settings,
-                images,
-                on_step=lambda moved: progress.advance(task, moved),
-            )
-        task = progress.add_task(
-            candidate.session.device, total=len(goldens.seeds) * goldens.settings.steps
-        )
-        report = compare_pipelines(
-            candidate,
-            goldens,
-            reference=f"{checkpoint}, live" if checkpoint else "the bundle's goldens",
-            min_psnr_db=min_psnr,
-            on_step=lambda moved: progress.advance(task, moved),
-        )
-    write_json(json_path, figures(report))
-    _print(report)
-    if not report.passed:
+        def on_part(name: str, total: int) -> OnStep:
+            task = progress.add_task(name, total=total)
+            return lambda moved: progress.advance(task, moved)
+
+        accuracy = measure(asked, on_part)
+    write_json(json_path, figures(accuracy))
+    if report is not None:
+        write_report(accuracy, report)
+    _print(accuracy, report)
+    if not accuracy.passed:
         sys.exit(1)
 
 
-def figures(report: Comparison) -> dict[str, Any]:
-    """The figures for ``--json``; what this comparison does not measure is null."""
+def figures(accuracy: Accuracy) -> dict[str, Any]:
+    """The figures for ``--json``: an object for one denoiser, rows of them for several."""
+    rows = [_row_figures(row) for row in accuracy.rows]
+    floors = [_row_figures(row) for row in accuracy.floors]
+    common = {
+        "passed": accuracy.passed,
+        "pytorch": floors,
+        "not_measured": accuracy.left_out,
+    }
+    return {**(rows[0] if len(rows) == 1 else {"rows": rows}), **common}
+
+
+def _row_figures(row: Row) -> dict[str, Any]:
+    """What was not measured is null."""
+    compared, quality, blocks = row.comparison, row.quality, row.blocks
     return {
-        "backend": report.backend,
-        "precision": report.precision,
-        "reference": report.reference,
-        "steps": len(report.step_relative_l2),
-        "images": len(report.psnr_db),
-        "relative_l2_max": report.relative_l2_max,
-        "relative_l2": dict(zip(map(str, report.timesteps), report.relative_l2, strict=True)),
-        "step_relative_l2": report.step_relative_l2,
-        "psnr_db": report.psnr_db,
-        "psnr_db_median": report.psnr_db_median,
-        "psnr_db_min": min(report.psnr_db),
-        "ssim_median": None,
-        "class_agreement": None,
-        "frechet_distance": None,
-        "min_psnr_db": report.min_psnr_db,
-        "max_relative_l2": report.max_relative_l2,
-        "passed": report.passed,
+        "bundle": str(row.bundle.folder) if row.bundle else None,
+        "backend": compared.backend,
+        "precision": compared.precision,
+        "reference": compared.reference,
+        "steps": len(compared.step_relative_l2),
+        "images": len(compared.psnr_db),
+        "relative_l2_max": compared.relative_l2_max,
+        "relative_l2": dict(zip(map(str, compared.timesteps), compared.relative_l2, strict=True)),
+        "step_relative_l2": compared.step_relative_l2,
+        "step_psnr_db": compared.step_psnr_db,
+        "psnr_db": compared.psnr_db,
+        "psnr_db_median": compared.psnr_db_median,
+        "psnr_db_min": min(compared.psnr_db),
+        "ssim_median": compared.ssim_median,
+        "class_agreement": quality.class_agreement if quality else None,
+        "frechet_distance": quality.frechet_distance if quality else None,
+        "block_relative_l2": blocks.relative_l2 if blocks else None,
+        "first_bad_block": blocks.bad[0] if blocks and blocks.bad else None,
+        "failure": compared.failure,
+        "min_psnr_db": compared.min_psnr_db,
+        "max_relative_l2": compared.max_relative_l2,
+        "passed": compared.passed,
     }
 
 
-def _print(report: Comparison) -> None:
-    calls = zip(report.timesteps, report.relative_l2, strict=True)
+def _print(accuracy: Accuracy, report: Path | None) -> None:
     console.print(
-        f"{report.backend}, {report.precision}, against {report.reference}: "
-        f"{len(report.psnr_db)} images, {len(report.step_relative_l2)} steps\n"
+        f"against PyTorch in fp32, {accuracy.reference}: {len(accuracy.goldens.seeds)} images, "
+        f"{accuracy.goldens.settings.steps} steps\n"
     )
+    if len(accuracy.rows) == 1:
+        _print_details(accuracy.rows[0].comparison)
+    console.print(_summary((*accuracy.rows, *accuracy.floors)))
+    console.print()
+    for row in accuracy.rows:
+        _print_verdict(row)
+    for reason in accuracy.left_out:
+        console.print(f"not measured: {reason}", style="dim")
+    if report is not None:
+        console.print(f"report  {report}")
+
+
+def _print_details(compared: Comparison) -> None:
+    calls = zip(compared.timesteps, compared.relative_l2, strict=True)
     console.print(
         table(["one call at timestep", "relative L2"], ([str(t), f"{e:.1e}"] for t, e in calls))
     )
-    shown = _quarters(len(report.step_relative_l2))
-    steps = ([str(k + 1), f"{report.step_relative_l2[k]:.1e}"] for k in shown)
+    shown = _quarters(len(compared.step_relative_l2))
+    steps = ([str(k + 1), f"{compared.step_relative_l2[k]:.1e}"] for k in shown)
     console.print()
     console.print(table(["latent after step", "relative L2"], steps))
     console.print()
-    psnr = [decibel(value) for value in report.psnr_db[:ROWS]]
-    console.print(table(["image", "PSNR"], ([str(k), value] for k, value in enumerate(psnr))))
-    if len(report.psnr_db) > ROWS:
-        console.print(f"... and {len(report.psnr_db) - ROWS} images more", style="dim")
-    limit = report.max_relative_l2
-    worst = f"; worst call {report.relative_l2_max:.1e}" + (
+    listed = compared.worst_first[:ROWS]
+    psnr = ([str(image), decibel(compared.psnr_db[image])] for image in listed)
+    console.print(table(["image, the worst first", "PSNR"], psnr))
+    if len(compared.psnr_db) > ROWS:
+        console.print(f"... and {len(compared.psnr_db) - ROWS} images more", style="dim")
+    console.print()
+
+
+def _summary(rows: Sequence[Row]) -> Table:
+    """A line for each denoiser, with the columns that anything was measured for."""
+    cells = [_cells(row) for row in rows]
+    columns = [name for name in cells[0] if any(line[name] for line in cells)]
+    lines = (
+        [row.name, *(line[name] or "-" for name in columns)]
+        for row, line in zip(rows, cells, strict=True)
+    )
+    return table(["", *columns], lines)
+
+
+def _cells(row: Row) -> dict[str, str]:
+    compared, quality = row.comparison, row.quality
+    distance = quality.frechet_distance if quality else None
+    return {
+        "PSNR": decibel(compared.psnr_db_median),
+        "worst image": decibel(min(compared.psnr_db)),
+        "worst call": f"{compared.relative_l2_max:.1e}",
+        "SSIM": "" if compared.ssim_median is None else f"{compared.ssim_median:.4f}",
+        "as asked": "" if quality is None else f"{quality.class_agreement:.1%}",
+        "Fréchet": "" if distance is None else f"{distance:.3g}",
+    }
+
+
+def _print_verdict(row: Row) -> None:
+    compared, blocks = row.comparison, row.blocks
+    limit = compared.max_relative_l2
+    worst = f"worst call {compared.relative_l2_max:.1e}" + (
         f", at most {limit:.0e}" if limit else ""
     )
-    verdict = "[green]passed[/]" if report.passed else "[red]FAILED[/]"
+    verdict = "[green]passed[/]" if compared.passed else "[red]FAILED[/]"
     console.print(
-        f"\nmedian PSNR {decibel(report.psnr_db_median)}, at least {report.min_psnr_db:g} dB"
-        f"{worst}: {verdict}"
+        f"{row.name}: median PSNR {decibel(compared.psnr_db_median)}, at least "
+        f"{compared.min_psnr_db:g} dB; {worst}: {verdict}"
     )
-
-
-ROWS = 16  # images listed one by one
+    if compared.failure:
+        console.print(f"  {compared.failure}", style="red")
+    if blocks and blocks.bad:
+        first = blocks.bad[0]
+        console.print(
+            f"  first bad block: [bold]{first}[/], relative L2 {blocks.relative_l2[first]:.1e} on "
+            f"the same input as {blocks.reference}; rounding explains {blocks.limit:.0e}"
+        )
 
 
 def _quarters(steps: int) -> list[int]:

@@ -22,12 +22,16 @@ console = Console(highlight=False, soft_wrap=False)
 messages = Console(stderr=True, highlight=False)
 
 
-def _check_folder(ctx: click.Context, option: click.Parameter, path: Path | None) -> Path | None:
+def check_place(ctx: click.Context, option: click.Parameter, path: Path | None) -> Path | None:
     """Refuse a file that cannot be written before the work, not after it."""
-    if path is not None and not os.access(path.parent, os.W_OK | os.X_OK):
+    if path is None:
+        return None
+    choose = f"Choose another file with `{option.opts[0]}`"
+    if path.is_dir():
+        raise OptionError(f"{path} cannot be written: it is a folder", choose)
+    if not os.access(path.parent, os.W_OK | os.X_OK):
         raise OptionError(
-            f"{path} cannot be written: {path.parent} is no folder that can be written to",
-            "Choose another file with `--json`",
+            f"{path} cannot be written: {path.parent} is no folder that can be written to", choose
         )
     return path
 
@@ -35,8 +39,8 @@ def _check_folder(ctx: click.Context, option: click.Parameter, path: Path | None
 json_option = click.option(
     "--json",
     "json_path",
-    type=click.Path(path_type=Path, dir_okay=False),
-    callback=_check_folder,
+    type=click.Path(path_type=Path),
+    callback=check_place,
     metavar="FILE",
     help="Write the figures to FILE as JSON.",
 )

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors import SafetensorError
 
 from ..models.checkpoint import load_classifier
 from ..models.presets import CLASSIFIER
+from ..runtime.errors import CheckpointError, OptionError
+from ..runtime.manifest import Manifest
 from ..runtime.sampler import Latent
 
 Features = npt.NDArray[np.float64]
+IMAGE = (1, 32, 32)  # channel, row, column of what the classifier was trained on
 PART = 500  # images judged at once
 
 
@@ -34,14 +39,56 @@ class Judgement:
         return float(np.mean(self.named == np.asarray(labels)))
 
 
-def judge(pixels: Latent) -> Judgement:
-    """Let the shipped classifier look at images float32 [image, 1, 32, 32] in [-1, 1]."""
-    model = load_classifier(CLASSIFIER)
+Judge = Callable[[Latent], Judgement]
+"""Names images float32 [image, channel, row, column]."""
+
+
+def judge(pixels: Latent, classifier: Path = CLASSIFIER) -> Judgement:
+    """Let a classifier, the shipped one by default, name images.
+
+    Args:
+        pixels: float32 [image, 1, 32, 32] in [-1, 1].
+        classifier: Its file.
+    """
+    model = load_classifier(classifier)
     with torch.inference_mode():
         parts = torch.from_numpy(np.clip(pixels, -1.0, 1.0)).split(PART)
         features = torch.cat([model.features(part) for part in parts])
         named = model.head(features).argmax(dim=1)
     return Judgement(named.numpy(), features.double().numpy())
+
+
+def open_judge(name: str, manifest: Manifest) -> Judge:
+    """A classifier for a bundle's images.
+
+    Args:
+        name: ``fashion``, the shipped one, or the path of a file like it.
+        manifest: The bundle's.
+
+    Raises:
+        CheckpointError: No such file, or no classifier in it.
+        OptionError: It cannot judge these images.
+    """
+    path = CLASSIFIER if name == "fashion" else Path(name)
+    try:
+        classes = load_classifier(path).head.out_features
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path} holds no classifier ({error})",
+            "Name a file that `python -m pitstop.models.training classifier` made, or `fashion`",
+        ) from error
+    if (manifest.latent_space, manifest.latent_shape) != ("pixel", IMAGE):
+        raise OptionError(
+            f"The classifier judges grey images of 32 x 32, but this model's latents are "
+            f"{list(manifest.latent_shape)} in {manifest.latent_space} space",
+            "Leave out `--classifier`",
+        )
+    if classes != manifest.num_classes:
+        raise OptionError(
+            f"The classifier knows {classes} classes, but this model has {manifest.num_classes}",
+            "Choose the classifier of these classes, or leave out `--classifier`",
+        )
+    return lambda pixels: judge(pixels, path)
 
 
 def frechet_distance(first: Features, second: Features) -> float:

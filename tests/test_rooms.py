@@ -41,6 +41,12 @@ ALLOWED_IN_FILE = {
     "export/passes/simplify.py": {"onnxsim"},
     "export/trace.py": {"torch", "pitstop.models"},
     "export/decoder.py": {"torch", "diffusers", "pitstop.models"},
+    "evaluation/blocks.py": {"onnx_ir"},
+    "evaluation/flow.py": {"onnx_ir"},
+    "evaluation/plots.py": {"matplotlib"},
+    "evaluation/quality.py": {"torch", "safetensors"},
+    "evaluation/report.py": {"jinja2", "markupsafe", "PIL"},
+    "evaluation/ssim.py": {"skimage"},
 }
 
 WALK = """

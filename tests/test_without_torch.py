@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from bundle_helpers import toy_manifest, write_bundle
+from bundle_helpers import toy_manifest, with_decoder, write_bundle
+from PIL import Image
 
 EXPORT = ["torch", "onnxscript", "onnxsim", "safetensors", "diffusers", "scipy"]
 HEAVY = [*EXPORT, "onnx", "onnx_ir"]
@@ -45,6 +46,16 @@ def test_generate_draws_images(bundle: Path, tmp_path: Path) -> None:
     assert names == ["000000-shoe.png", "000001-shoe.png", "000002-shoe.png", "grid.png"]
 
 
+def test_generate_decodes_latents(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "bundle", with_decoder(toy_manifest(), tile=5))
+
+    done = pitstop("generate", bundle, "--label", "shoe", "--steps", 4, "--out", tmp_path / "out")
+
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "out" / "000000-shoe.png") as picture:
+        assert picture.size == (16, 16)
+
+
 def test_compare_judges_by_the_goldens(bundle: Path, tmp_path: Path) -> None:
     done = pitstop("compare", bundle, "--json", tmp_path / "figures.json")
 
@@ -52,6 +63,16 @@ def test_compare_judges_by_the_goldens(bundle: Path, tmp_path: Path) -> None:
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert (figures["passed"], figures["images"], figures["steps"]) == (False, 2, 4)
     assert "FAILED" in done.stdout
+
+
+def test_compare_writes_a_page_with_what_the_goldens_show(bundle: Path, tmp_path: Path) -> None:
+    done = pitstop("compare", bundle, "--report", tmp_path / "page.html")
+
+    assert done.returncode == 1, done.stderr
+    page = (tmp_path / "page.html").read_text()
+    assert "failed against PyTorch</title>" in page
+    assert "SSIM: scikit-image is not installed" in page  # it stands on scipy
+    assert "it runs with `--checkpoint`" in page
 
 
 def test_inspect_tells_what_a_bundle_holds(bundle: Path) -> None:

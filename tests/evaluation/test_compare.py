@@ -4,12 +4,13 @@ import dataclasses
 
 import numpy as np
 import pytest
-from bundle_helpers import FakeSession, toy_manifest
+from bundle_helpers import FakeSession, one_line, toy_manifest
 
 from pitstop.evaluation.compare import MIN_PSNR, compare
 from pitstop.export.goldens import draw_goldens
 from pitstop.runtime.backend import Array
 from pitstop.runtime.distance import psnr
+from pitstop.runtime.errors import OptionError
 from pitstop.runtime.goldens import Goldens
 from pitstop.runtime.pipeline import Pipeline, Settings
 
@@ -78,3 +79,49 @@ def test_a_call_above_its_gate_fails_however_good_the_images_are(goldens: Golden
 
 def test_every_precision_has_a_gate() -> None:
     assert MIN_PSNR == {"fp32": 60.0, "fp16": 60.0, "bf16": 48.0, "int8": 40.0}
+
+
+def test_the_gate_of_a_call_is_the_users_where_one_is_given(goldens: Goldens) -> None:
+    for gate, passed in ((0.02, True), (0.005, False)):
+        report = compare(
+            candidate(1.01), goldens, reference="it", min_psnr_db=0, max_relative_l2=gate
+        )
+        assert report.passed is passed
+
+
+@pytest.mark.parametrize(
+    ("gate", "option"), [("min_psnr_db", "--min-psnr"), ("max_relative_l2", "--max-rel-l2")]
+)
+def test_a_gate_that_is_no_number_is_refused(goldens: Goldens, gate: str, option: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        compare(candidate(1.0), goldens, reference="it", **{gate: float("nan")})  # type: ignore[arg-type]
+
+    assert f"`{option}`" in one_line(caught.value)
+
+
+def test_a_candidate_that_leaves_the_finite_numbers_fails_and_says_where(goldens: Goldens) -> None:
+    report = compare(candidate(float("inf")), goldens, reference="itself")
+
+    assert not report.passed
+    assert report.failure is not None
+    assert report.failure.startswith("Step 1 of 6")
+    assert np.isnan(report.psnr_db_median)
+    assert report.step_relative_l2 == (np.inf,) * 6
+
+
+def test_psnr_and_similarity_fall_with_the_error(goldens: Goldens) -> None:
+    near, far = (compare(candidate(factor), goldens, reference="itself") for factor in (1.001, 1.1))
+
+    assert len(near.step_psnr_db) == 6
+    assert near.step_psnr_db[-1] == near.psnr_db_median > far.psnr_db_median
+    assert near.ssim_median is not None
+    assert far.ssim_median is not None
+    assert 1 > near.ssim_median > far.ssim_median
+
+
+def test_the_worst_image_comes_first_and_one_that_is_no_number_before_it(goldens: Goldens) -> None:
+    report = compare(candidate(1.01), goldens, reference="itself")
+
+    sorted_ = dataclasses.replace(report, psnr_db=(50.0, np.nan, np.inf, 40.0))
+
+    assert sorted_.worst_first == [1, 3, 0, 2]

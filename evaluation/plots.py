@@ -1,0 +1,155 @@
+"""The report's plots, as SVG to be set into the page."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito
+FLOOR_COLOUR = "#8a8f98"
+FLOOR_DASHES = (":", "--", "-.")
+NAMESPACE = re.compile(r' xmlns(:\w+)?="[^"]*"')
+WIDTH = 10.6  # inches, of 100 pixels
+LEGEND_CHARACTERS = 150  # side by side in that width
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "pitstop",  # the same plot gives the same file
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#8a8f98",
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.grid": True,
+    "grid.color": "#e6e8eb",
+    "legend.frameon": False,
+}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One denoiser's way beside PyTorch's.
+
+    Attributes:
+        name: For the legend.
+        relative_l2: After each step.
+        psnr_db: After each step, of the median image.
+        floor: Whether it is one of PyTorch's own.
+    """
+
+    name: str
+    relative_l2: Sequence[float]
+    psnr_db: Sequence[float]
+    floor: bool = False
+
+
+@dataclass(frozen=True)
+class BlockSeries:
+    """The errors of a denoiser's blocks, by name, and which of them are bad."""
+
+    name: str
+    errors: Mapping[str, float]
+    bad: Sequence[str]
+    limit: float
+
+
+def plot_curves(curves: Sequence[Curve]) -> str:
+    """Relative L2 and PSNR after each step, side by side, with one legend."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 3.3), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        for curve, style in zip(curves, _styles(curves), strict=True):
+            steps = range(1, len(curve.relative_l2) + 1)
+            left.plot(steps, _drawable(curve.relative_l2), label=curve.name, **style)
+            right.plot(steps, _drawable(curve.psnr_db), **style)
+        _logarithmic(left, [error for curve in curves for error in curve.relative_l2])
+        left.set_title("relative L2 of the latents, lower is better")
+        right.set_title("PSNR of the median image in dB, higher is better")
+        for axes in (left, right):
+            axes.set_xlabel("step")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _legend(figure, [curve.name for curve in curves])
+        return _svg(figure)
+
+
+def plot_blocks(series: Sequence[BlockSeries]) -> str:
+    """The error of every block on a logarithmic axis; the bad ones named, the limits dashed."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
+        axes = figure.subplots()
+        names = list(series[0].errors)
+        for colour, one in zip(_cycle(len(series)), series, strict=True):
+            places = [names.index(name) for name in one.errors if name in names]
+            errors = [one.errors[names[place]] for place in places]
+            axes.plot(places, _drawable(errors), "o-", ms=4, lw=1, color=colour, label=one.name)
+            axes.axhline(one.limit, color=colour, lw=1, ls=(0, (4, 4)))
+            for name in one.bad:
+                _name_bad(axes, names.index(name), one.errors[name], name)
+        _logarithmic(axes, [error for one in series for error in (*one.errors.values(), one.limit)])
+        axes.set_title("relative L2 of what leaves each block, fed what the reference's was")
+        axes.set_xticks(
+            range(len(names)), names, rotation=60 if len(names) < 32 else 90, ha="right"
+        )
+        axes.margins(x=0.02, y=0.12)
+        _legend(figure, [one.name for one in series])
+        return _svg(figure)
+
+
+def _name_bad(axes: Axes, place: int, error: float, name: str) -> None:
+    if math.isfinite(error):
+        axes.plot([place], [error], "o", ms=11, mfc="none", mec="#c0262d", mew=1.6)
+        axes.annotate(
+            name, (place, error), (0, 9), textcoords="offset points",
+            ha="center", color="#c0262d", fontweight="bold",
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+        )  # fmt: skip
+
+
+def _legend(figure: Figure, names: Sequence[str]) -> None:
+    """Below the plots, in as many columns as the longest name leaves room for."""
+    fitting = LEGEND_CHARACTERS // (max(map(len, names)) + 8)
+    figure.legend(loc="outside lower center", ncols=max(1, min(fitting, len(names))))
+
+
+def _styles(curves: Sequence[Curve]) -> list[dict[str, object]]:
+    colours, dashes = iter(_cycle(len(curves))), iter(FLOOR_DASHES * len(curves))
+    return [
+        {"color": FLOOR_COLOUR, "ls": next(dashes), "lw": 1.4}
+        if curve.floor
+        else {"color": next(colours), "lw": 1.8}
+        for curve in curves
+    ]
+
+
+def _cycle(count: int) -> list[str]:
+    return [COLOURS[index % len(COLOURS)] for index in range(count)]
+
+
+def _drawable(values: Sequence[float]) -> list[float]:
+    """Gaps where both sides are equal to the bit, or where there is no number."""
+    return [value if math.isfinite(value) and value > 0 else math.nan for value in values]
+
+
+def _logarithmic(axes: Axes, values: Sequence[float]) -> None:
+    if any(math.isfinite(value) and value > 0 for value in values):
+        axes.set_yscale("log")
+
+
+def _svg(figure: Figure) -> str:
+    """The drawing alone: inside a page it needs neither the XML around it nor namespaces."""
+    file = io.StringIO()
+    figure.savefig(
+        file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    )
+    text = file.getvalue()
+    return NAMESPACE.sub("", text[text.index("<svg") :])
