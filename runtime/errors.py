@@ -6,6 +6,7 @@ PitstopError
 ├── CalibrationError    a calibration set or ranges do not fit, or hold what they must not
 ├── ShapeError          an array does not have the shape that a graph was traced with
 ├── BackendUnavailable  a backend cannot run on this machine
+├── EngineError         an engine is missing, does not fit, or cannot be built
 ├── OptionError         an option has a value that does not exist or does not fit
 └── NonFiniteError      a latent left the finite numbers
 """
@@ -42,6 +43,10 @@ class ShapeError(PitstopError):
 
 class BackendUnavailable(PitstopError):
     """A backend cannot run on this machine."""
+
+
+class EngineError(PitstopError):
+    """An engine is missing or broken, does not fit this machine or graph, or cannot be built."""
 
 
 class OptionError(PitstopError):
