@@ -13,7 +13,7 @@ from ..runtime.bundle import Bundle, new_bundle, write_manifest
 from ..runtime.distance import relative_l2
 from ..runtime.errors import OptionError
 from ..runtime.goldens import Goldens, write_goldens
-from ..runtime.manifest import Manifest, PassReport
+from ..runtime.manifest import STEP, Manifest, PassReport
 from ..runtime.pipeline import Pipeline, open_denoiser
 from .decoder import read_vae
 from .folding import DENOISER, Folded, choose_steps, denoiser_calls, example_feeds, fold
@@ -21,6 +21,7 @@ from .goldens import draw_goldens, golden_settings
 from .graph_file import write_graph
 from .parity import FP32_TOLERANCE, Parity, check_parity
 from .precision import LOW, Precision, choose_precisions, lower
+from .step_graph import step_graph
 from .target import find_target
 from .trace import VAE_FACTOR, Hints, TorchSession, load_source, manifest_for, trace
 from .vae import ONE_TILE, DecoderParity, DecoderShape, add_decoders, manifest_with
@@ -124,6 +125,8 @@ def export_bundle(
             passes=folded.reports,
             target=target,
         )
+        step = write_graph(step_graph(manifest), folder, STEP)
+        manifest = dataclasses.replace(manifest, graphs={**manifest.graphs, STEP: step})
         on_stage("running PyTorch for the goldens")
         reference = Pipeline(manifest, TorchSession(checkpoint.model), "fp32")
         goldens = draw_goldens(reference, golden_settings(manifest), max(1, batch // 2))

@@ -43,7 +43,16 @@ class Session(Protocol):
 
 
 class Backend(Protocol):
-    """What a file of ``runtime/backends/`` defines."""
+    """What a file of ``runtime/backends/`` defines.
+
+    Attributes:
+        NEEDS_ENGINE: Whether it runs engines that ``pitstop build`` made, not ONNX files. Then it
+            runs the loop, and what stands beside it, conditioner and decoder, runs on ONNX
+            Runtime.
+    """
+
+    @property
+    def NEEDS_ENGINE(self) -> bool: ...  # a module's constant
 
     def why_not(self) -> str | None:
         """Say why this backend cannot run on this machine, or None where it can."""

@@ -8,7 +8,7 @@ fit, they are made in chunks of steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,7 +48,7 @@ class ConditionedSession:
         self._open_conditioner = open_conditioner
         self._spec = spec
         _, *self._shape = spec.outputs[0].shape
-        self._denoiser = denoiser
+        self.denoiser = denoiser
         self._chunk_bytes = chunk_bytes
         self._steps: list[float] = []
         self._labels: list[int] = []
@@ -57,7 +57,7 @@ class ConditionedSession:
 
     @property
     def device(self) -> str:
-        return self._denoiser.device
+        return self.denoiser.device
 
     def prepare(self, timesteps: Iterable[float], labels: Iterable[int]) -> None:
         """Make the modulations of a run, or of as many of its first steps as fit."""
@@ -68,16 +68,19 @@ class ConditionedSession:
             self._make(self._steps, self._labels)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        steps, labels = feeds["timestep"].tolist(), feeds["label"].tolist()
+        modulation = self.modulation(feeds["timestep"].tolist(), feeds["label"].tolist())
+        return self.denoiser.run({"latent": feeds["latent"], "modulation": modulation})
+
+    def modulation(self, steps: Sequence[float], labels: Sequence[int]) -> Modulation:
+        """The modulations of rows, float32 [row, chunk, channel]."""
         pairs = [(as_fed(step), int(label)) for step, label in zip(steps, labels, strict=True)]
         if not all(pair in self._place for pair in pairs):
             self._make_for(pairs)
-        modulation = self._held[[self._place[pair] for pair in pairs]]
-        return self._denoiser.run({"latent": feeds["latent"], "modulation": modulation})
+        return self._held[[self._place[pair] for pair in pairs]]
 
     def close(self) -> None:
         self._forget()
-        self._denoiser.close()
+        self.denoiser.close()
 
     def _forget(self) -> None:
         self._place, self._held = {}, np.empty((0, *self._shape), dtype=np.float32)

@@ -17,7 +17,7 @@ from PIL import Image
 from .. import __version__
 from .errors import OptionError
 from .image import make_grid, read_parameters, save_png, written_whole
-from .manifest import CONDITIONER, Manifest
+from .manifest import CONDITIONER, STEP, Manifest
 from .pipeline import Pipeline, Samples, Settings
 
 GRID_LIMIT = 256  # images; a larger grid is no help to the eye
@@ -169,6 +169,8 @@ def parameters(pipeline: Pipeline, image: PlannedImage, settings: Settings) -> d
     graphs = {"denoiser": manifest.denoiser(pipeline.precision)}
     if CONDITIONER in manifest.graphs:
         graphs[CONDITIONER] = manifest.graphs[CONDITIONER]
+    if pipeline.loop is not None:
+        graphs[STEP] = manifest.graphs[STEP]
     decoder = manifest.decoder(pipeline.precision)
     if decoder is not None:
         graphs["decoder"] = decoder

@@ -20,6 +20,7 @@ SCHEMA_VERSION = 2
 READABLE = (1, 2)  # version 2 adds flows, the latent's scale and shift, the weights' licence
 FILE_NAME = "manifest.json"
 CONDITIONER = "conditioner"
+STEP = "step"
 DECODERS = ("decoder.fp32", "decoder.fp16")
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 LATENT_SPACES = ("pixel", "vae")
@@ -137,6 +138,7 @@ class Manifest:
         cfg_channels: How many leading channels guidance acts on.
         schedule: The noise that the model was trained with, and what it calls time.
         graphs: By name: ``denoiser.fp32``, ...; ``conditioner`` where the graph was split;
+            ``step``, guidance and the sampler's move, for devices that keep the latents;
             ``decoder.fp32`` and ``decoder.fp16`` where the bundle has a VAE's decoder.
         goldens: Path of the reference outputs, relative to the folder.
         files: sha256 of every file of the bundle but this one, by relative path.

@@ -20,6 +20,7 @@ from .guidance import GuidedDenoiser, Labels, run_rows
 from .loop import walk
 from .manifest import CONDITIONER, GraphSpec, Manifest
 from .noise import MAX_SEED
+from .resident import Loop, fits, open_loop, plan_run
 from .sampler import Latent, Sampler
 from .samplers import AUTO, default_sampler, make_sampler
 
@@ -108,11 +109,13 @@ class Pipeline:
         session: Session,
         precision: str,
         decode: Decode | None = None,
+        loop: Loop | None = None,
     ) -> None:
         self.manifest = manifest
         self.session = session
         self.precision = precision
         self.decode = decode
+        self.loop = loop
 
     @property
     def gives_pictures(self) -> bool:
@@ -144,7 +147,8 @@ class Pipeline:
         loaded, options = load_backend(backend), options or SessionOptions()
         session = open_denoiser(opened, precision, loaded, options)
         decode = open_decoder(opened, precision, loaded, options)
-        return cls(opened.manifest, session, precision, decode)
+        loop = open_loop(opened, session)
+        return cls(opened.manifest, session, precision, decode, loop)
 
     def __call__(
         self,
@@ -175,12 +179,10 @@ class Pipeline:
         settings = Settings(steps, sampler, cfg_scale, eta)
         classes = [self.manifest.label_index(label) for label in labels]
         seeds = _check_seeds(range(len(labels)) if seeds is None else seeds, len(labels))
-        parts = []
-        for group in self.groups(len(labels), settings):
-            for latent in self.walk(classes[group], seeds[group], settings):
-                if on_step:
-                    on_step(len(latent))
-            parts.append(latent)
+        parts = [
+            self._draw(classes[group], seeds[group], settings, on_step or (lambda moved: None))
+            for group in self.groups(len(labels), settings)
+        ]
         return Samples(np.concatenate(parts), self.manifest.latent_space, self.decode)
 
     def groups(self, images: int, settings: Settings) -> list[slice]:
@@ -199,11 +201,33 @@ class Pipeline:
             seeds: One for each image.
             settings: How they are sampled.
         """
+        denoise, sampler = self._prepare(classes, settings)
+        return walk(denoise, sampler, seeds, self.manifest.latent_shape)
+
+    def _draw(
+        self, classes: Sequence[int], seeds: Sequence[int], settings: Settings, on_step: OnStep
+    ) -> Latent:
+        """The last latents of one group, kept on the device on their way where it can."""
+        if self.loop is not None:
+            denoise, sampler = self._prepare(classes, settings)
+            if fits(denoise):
+                run = plan_run(denoise, sampler, seeds)
+                latent = self.loop.sample(run, lambda: on_step(len(seeds)))[: len(seeds)]
+                if np.isfinite(latent).all():
+                    return latent
+                on_step = _untold  # what follows is told by its error
+        for latent in self.walk(classes, seeds, settings):
+            on_step(len(latent))
+        return latent
+
+    def _prepare(
+        self, classes: Sequence[int], settings: Settings
+    ) -> tuple[GuidedDenoiser, Sampler]:
         sampler = self.sampler(settings)
         denoise = GuidedDenoiser(self.session, self.manifest, classes, settings.cfg_scale)
         if isinstance(self.session, ConditionedSession):
             self.session.prepare(sampler.schedule.timesteps.tolist(), denoise.all_labels)
-        return walk(denoise, sampler, seeds, self.manifest.latent_shape)
+        return denoise, sampler
 
     def trajectories(
         self,
@@ -264,6 +288,10 @@ def open_decoder(
         return None
     path = bundle.path(spec.path)
     return TiledDecoder(lambda: backend.open_graph(path, spec, options), spec, bundle.manifest)
+
+
+def _untold(moved: int) -> None:
+    """Nobody is told of these steps."""
 
 
 def _check_seeds(seeds: Sequence[int], images: int) -> Sequence[int]:

@@ -1,22 +1,44 @@
-"""ONNX Runtime: the backend that runs everywhere, on the CPU or through a GPU's provider."""
+"""ONNX Runtime: the backend that runs everywhere, on the CPU or through a GPU's provider.
+
+On a GPU the tensors have fixed places on the device, the calls are replayed as a CUDA graph where
+the provider can, and the latents stay there through the loop.
+"""
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..backend import Array, SessionOptions
+from ..backend import Array, Session, SessionOptions
 from ..errors import BackendUnavailable, BundleError
+from ..gpu import why_no_gpu
 from ..manifest import GraphSpec
+from ..onnx_device import DeviceOnnxSession, OpenStep
+
+NEEDS_ENGINE = False
 
 CPU = "CPUExecutionProvider"
-# The providers that a session may take by itself, the fastest first. The TensorRT ones build an
-# engine when they open a graph, which takes minutes: they must be asked for.
-BY_ITSELF = ("CUDAExecutionProvider", CPU)
+CUDA = "CUDAExecutionProvider"
+# A provider of a package of its own, which ONNX Runtime is told of when it is asked for.
+PLUGIN = "NvTensorRTRTXExecutionProvider"
+PLUGIN_MODULE = "onnxruntime_ep_nv_tensorrt_rtx"
+PLUGIN_INSTALL = "pip install onnxruntime-ep-nv-tensorrt-rtx-cu13"
+# The option that replays a call as a CUDA graph, by provider.
+GRAPH_OPTION = {
+    CUDA: "enable_cuda_graph",
+    "TensorrtExecutionProvider": "trt_cuda_graph_enable",
+    PLUGIN: "enable_cuda_graph",
+}
+# Precision is what the graph says, so fp32 must not be calculated in TF32.
+OPTIONS = {CUDA: {"use_tf32": "0"}}
+# What ONNX Runtime says where a part of the graph runs elsewhere, so no call can be captured.
+NOT_CAPTURED = "graph capture"
 
 
 def why_not() -> str | None:
@@ -28,9 +50,66 @@ def why_not() -> str | None:
     return None
 
 
-def open_graph(path: Path, spec: GraphSpec, options: SessionOptions) -> OnnxRuntimeSession:
+def why_not_provider(name: str) -> str | None:
+    """Say why a provider for NVIDIA's GPUs cannot run here, or None where it can."""
     import onnxruntime
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    available = name in onnxruntime.get_available_providers()
+    if not available and name == PLUGIN and importlib.util.find_spec(PLUGIN_MODULE) is None:
+        return f"its package is not installed ({PLUGIN_INSTALL})"
+    if not available and name != PLUGIN:
+        return f"this ONNX Runtime {onnxruntime.__version__} has none (pip install 'pitstop[gpu]')"
+    return why_no_gpu()
+
+
+def open_graph(path: Path, spec: GraphSpec, options: SessionOptions) -> Session:
+    import onnxruntime
+
+    chosen = _provider(options.provider, onnxruntime.get_available_providers())
+    if chosen in GRAPH_OPTION:
+        session = _open_on_gpu(path, chosen, options)
+        if (got := session.get_providers()[0]) != chosen and options.provider is not None:
+            raise BackendUnavailable(
+                f"ONNX Runtime could not start {chosen}, and took {got}",
+                "Run `pitstop doctor`; the CUDA and cuDNN of this onnxruntime may be missing",
+            )
+        if got == chosen:
+            return DeviceOnnxSession(session, spec, "cuda", _open_step(chosen, options))
+        chosen = CPU  # CUDA that nobody asked for does not start
+    return OnnxRuntimeSession(_open(path, chosen, options, {}), spec)
+
+
+def _open_step(chosen: str, options: SessionOptions) -> OpenStep:
+    """How the step is opened beside a denoiser: its places change, so nothing is captured."""
+    settings = OPTIONS.get(chosen, {})
+    return lambda bundle, step: _open(bundle.path(step.path), chosen, options, settings)
+
+
+def _open_on_gpu(path: Path, chosen: str, options: SessionOptions) -> Any:
+    """Open a graph to be replayed as a CUDA graph, or call by call where it cannot be."""
+    settings = OPTIONS.get(chosen, {})
+    try:
+        return _open(path, chosen, options, {**settings, GRAPH_OPTION[chosen]: "1"})
+    except BundleError as error:
+        if NOT_CAPTURED not in error.problem:
+            raise
+    return _open(path, chosen, options, settings)
+
+
+def _open(path: Path, chosen: str, options: SessionOptions, settings: Mapping[str, str]) -> Any:
+    import onnxruntime
+
+    chosen_settings = _session_options(options)
+    with _told(path, chosen):
+        if chosen == PLUGIN and chosen not in onnxruntime.get_available_providers():
+            chosen_settings.add_provider_for_devices(_plugin_devices(), dict(settings))
+            return onnxruntime.InferenceSession(path, chosen_settings)
+        providers = [(chosen, dict(settings)), (CPU, {})] if chosen != CPU else [CPU]
+        return onnxruntime.InferenceSession(path, chosen_settings, providers=providers)
+
+
+def _session_options(options: SessionOptions) -> Any:
+    import onnxruntime
 
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3  # errors
@@ -39,11 +118,16 @@ def open_graph(path: Path, spec: GraphSpec, options: SessionOptions) -> OnnxRunt
     settings.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     if options.threads:
         settings.intra_op_num_threads = options.threads
-    chosen = _provider(options.provider, onnxruntime.get_available_providers())
+    return settings
+
+
+@contextmanager
+def _told(path: Path, chosen: str) -> Iterator[None]:
+    """What ONNX Runtime finds wrong with a graph, in one line."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
     try:
-        session = onnxruntime.InferenceSession(
-            path, settings, providers=list(dict.fromkeys([chosen, CPU]))
-        )
+        yield
     except state.NotImplemented as error:
         raise BundleError(
             f"{chosen} of ONNX Runtime has no kernel for {path}: {str(error).splitlines()[0]}",
@@ -62,18 +146,44 @@ def open_graph(path: Path, spec: GraphSpec, options: SessionOptions) -> OnnxRunt
             f"ONNX Runtime cannot open {path}: {str(error).splitlines()[0]}",
             "Export the bundle again, or install the onnxruntime that `pitstop inspect` names",
         ) from error
-    return OnnxRuntimeSession(session, spec)
 
 
 def _provider(asked: str | None, available: list[str]) -> str:
+    """The provider that is taken.
+
+    The TensorRT ones build an engine when they open a graph, which takes minutes: they must be
+    asked for.
+    """
     if asked is None:
-        return next(name for name in BY_ITSELF if name in available)
-    if asked not in available:
+        return CUDA if CUDA in available and why_no_gpu() is None else CPU
+    if asked not in available and asked != PLUGIN:
         raise BackendUnavailable(
             f"This ONNX Runtime has no {asked}",
             f"Choose one of: {', '.join(available)}; NVIDIA's need pip install 'pitstop[gpu]'",
         )
+    if asked in GRAPH_OPTION and (why := why_not_provider(asked)):
+        raise BackendUnavailable(
+            f"ONNX Runtime's {asked} cannot run here: {why}",
+            "Leave out `--provider`, or run `pitstop doctor` to see what can run",
+        )
     return asked
+
+
+def _plugin_devices() -> Sequence[Any]:
+    """The GPUs that the plugin can use, after ONNX Runtime was told of it."""
+    import onnxruntime
+
+    plugin = importlib.import_module(PLUGIN_MODULE)
+    known = {device.ep_name for device in onnxruntime.get_ep_devices()}
+    if PLUGIN not in known:
+        onnxruntime.register_execution_provider_library(PLUGIN, plugin.get_library_path())
+    devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == PLUGIN]
+    if not devices:
+        raise BackendUnavailable(
+            f"{PLUGIN} finds no GPU that it can use",
+            "It needs an Ampere GPU or newer; choose `--provider CUDAExecutionProvider`",
+        )
+    return devices[:1]
 
 
 class OnnxRuntimeSession:

@@ -22,6 +22,8 @@ from ..backend import Array, SessionOptions
 from ..errors import BackendUnavailable, BundleError
 from ..manifest import GraphSpec, TensorSpec
 
+NEEDS_ENGINE = False
+
 TELEMETRY = "openvino_telemetry"
 
 

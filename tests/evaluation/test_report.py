@@ -132,7 +132,7 @@ def test_hashes_seeds_and_versions_are_told(sound: Accuracy) -> None:
     text = Reader(render(sound)).text
 
     for path, digest in sound.manifest.files.items():
-        if path.startswith("graphs/"):
+        if path.startswith("graphs/") and path != sound.manifest.graphs["step"].path:
             assert f"tiny.bundle/{path} {digest}" in text
     assert "seeds 0 to 7, 8 images; labels 0, 1, 2, 0, 1" in text
     assert f"onnx-ir {sound.manifest.versions['onnx-ir']}" in text

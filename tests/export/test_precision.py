@@ -305,7 +305,8 @@ def test_a_bundle_holds_every_precision_and_its_report(exported: ExportReport) -
     manifest = open_bundle(exported.bundle).manifest
 
     assert exported.passed
-    assert set(manifest.graphs) == {"conditioner", *(f"denoiser.{name}" for name in PRECISIONS)}
+    denoisers = {f"denoiser.{name}" for name in PRECISIONS}
+    assert set(manifest.graphs) == {"conditioner", "step", *denoisers}
     assert sorted(manifest.precisions) == sorted(PRECISIONS)
     assert [done.name for done in manifest.passes][-3:] == [SPLIT, "fp16", "bf16"]
     assert manifest.passes == exported.passes
