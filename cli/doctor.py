@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from .printing import console, json_option, pairs, write_json
+
+if TYPE_CHECKING:
+    from ..runtime.machine import Machine
+    from ..runtime.nvidia import Nvidia
 
 
 @click.command()
@@ -19,23 +24,66 @@ def doctor(json_path: Path | None) -> None:
     """
     from ..runtime.backends import backend_names, import_backend
     from ..runtime.machine import this_machine
+    from ..runtime.nvidia import read_nvidia
 
-    machine = this_machine()
-    reasons = {name: import_backend(name).why_not() for name in backend_names()}
-    write_json(json_path, {**dataclasses.asdict(machine), "backends": reasons})
-    packages = ", ".join(f"{name} {version}" for name, version in machine.packages.items())
+    machine, nvidia = this_machine(), read_nvidia()
+    backends = {name: import_backend(name).why_not() for name in backend_names()}
+    providers = _providers() if backends["onnxruntime"] is None else {}
+    figures = {**dataclasses.asdict(machine), "nvidia": dataclasses.asdict(nvidia)}
+    write_json(json_path, {**figures, "backends": backends, "providers": providers})
     console.print(
         pairs([
-            ("system", f"{machine.system}, Python {machine.python}"),
-            ("processor", f"{machine.processor}, {machine.cores} cores"),
-            ("memory", f"{_gib(machine.memory_bytes)}, {_gib(machine.free_bytes)} free"),
-            ("GPU", "; ".join(machine.gpus) or "none that nvidia-smi shows"),
-            ("JetPack", machine.jetpack or "no Jetson"),
-            ("packages", packages),
-            *((f"backend {name}", reason or "works") for name, reason in reasons.items()),
+            *_machine_rows(machine),
+            *_nvidia_rows(nvidia),
+            *((f"backend {name}", reason or "works") for name, reason in backends.items()),
+            *((_short(name), reason or "works") for name, reason in providers.items()),
         ]),
         markup=False,
     )
+
+
+def _providers() -> dict[str, str | None]:
+    from ..runtime.backends.onnxruntime import providers_here
+
+    return providers_here()
+
+
+def _machine_rows(machine: Machine) -> list[tuple[str, str]]:
+    packages = ", ".join(f"{name} {version}" for name, version in machine.packages.items())
+    return [
+        ("system", f"{machine.system}, Python {machine.python}"),
+        ("processor", f"{machine.processor}, {machine.cores} cores"),
+        ("memory", f"{_gib(machine.memory_bytes)}, {_gib(machine.free_bytes)} free"),
+        ("packages", packages),
+    ]
+
+
+def _nvidia_rows(nvidia: Nvidia) -> list[tuple[str, str]]:
+    told = len(nvidia.free_bytes) == len(nvidia.gpus)  # else which is whose is not known
+    free = dict(enumerate(nvidia.free_bytes if told else ()))
+    gpus = [
+        f"{gpu.name}, compute capability {gpu.compute_capability}, {_gib(gpu.memory_bytes)}, "
+        + ("the machine's own" if gpu.integrated else f"{_gib(free.get(index))} free")
+        for index, gpu in enumerate(nvidia.gpus)
+    ]
+    return [
+        ("GPU", "; ".join(gpus) or nvidia.problem or ""),
+        ("driver", _driver(nvidia)),
+        ("CUDA", nvidia.cuda_runtime or "none that its files or packages tell"),
+        ("TensorRT", nvidia.tensorrt or "none for this Python"),
+        ("TensorRT-RTX", nvidia.tensorrt_rtx or "none for this Python"),
+        ("JetPack", nvidia.jetpack or "no Jetson"),
+    ]
+
+
+def _driver(nvidia: Nvidia) -> str:
+    if nvidia.driver is None and nvidia.cuda_driver is None:
+        return "none"
+    return f"{nvidia.driver or 'unknown'}, for CUDA up to {nvidia.cuda_driver or 'unknown'}"
+
+
+def _short(provider: str) -> str:
+    return f"provider {provider.removesuffix('ExecutionProvider')}"
 
 
 def _gib(count: int | None) -> str:

@@ -11,17 +11,20 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from .nvidia import read_jetpack
+
 PACKAGES = (
     "numpy",
     "onnxruntime",
     "onnxruntime-gpu",
+    "onnxruntime-ep-nv-tensorrt-rtx-cu13",
     "openvino",
     "tensorrt",
     "tensorrt-rtx-cu13-bindings",
+    "cuda-bindings",
     "torch",
     "onnx",
 )
-JETPACK_RELEASE = Path("/etc/nv_tegra_release")
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Machine:
         memory_bytes: Main memory in all; None where the system does not tell.
         free_bytes: Main memory that is free now, or None.
         gpus: Name, driver and memory of each NVIDIA GPU.
-        jetpack: The line that names the Jetson's release, or None.
+        jetpack: The Jetson's release, or None.
         packages: Versions of the installed packages that matter.
     """
 
@@ -62,7 +65,7 @@ def this_machine() -> Machine:
         memory_bytes=memory.get("MemTotal"),
         free_bytes=memory.get("MemAvailable"),
         gpus=_gpus(),
-        jetpack=_first_line(JETPACK_RELEASE),
+        jetpack=read_jetpack(),
         packages=installed_versions(PACKAGES),
     )
 
@@ -100,10 +103,6 @@ def _gpus() -> tuple[str, ...]:
     except (OSError, subprocess.TimeoutExpired):  # a driver that hangs: no GPU to use either
         return ()
     return tuple(done.stdout.splitlines()) if done.returncode == 0 else ()
-
-
-def _first_line(path: Path) -> str | None:
-    return next(iter(_lines(path)), None)
 
 
 def _lines(path: Path) -> list[str]:

@@ -29,6 +29,8 @@ CUDA = "CUDAExecutionProvider"
 PLUGIN = "NvTensorRTRTXExecutionProvider"
 PLUGIN_MODULE = "onnxruntime_ep_nv_tensorrt_rtx"
 PLUGIN_INSTALL = "pip install onnxruntime-ep-nv-tensorrt-rtx-cu13"
+# Both packages hold the module onnxruntime: the one that is there must go first.
+GPU_INSTALL = "pip uninstall onnxruntime && pip install 'pitstop[gpu]'"
 # The option that replays a call as a CUDA graph, by provider.
 GRAPH_OPTION = {
     CUDA: "enable_cuda_graph",
@@ -50,6 +52,11 @@ def why_not() -> str | None:
     return None
 
 
+def providers_here() -> dict[str, str | None]:
+    """Each provider, and why it cannot run here, or None where it can."""
+    return {CPU: None, **{name: why_not_provider(name) for name in GRAPH_OPTION}}
+
+
 def why_not_provider(name: str) -> str | None:
     """Say why a provider for NVIDIA's GPUs cannot run here, or None where it can."""
     import onnxruntime
@@ -58,7 +65,7 @@ def why_not_provider(name: str) -> str | None:
     if not available and name == PLUGIN and importlib.util.find_spec(PLUGIN_MODULE) is None:
         return f"its package is not installed ({PLUGIN_INSTALL})"
     if not available and name != PLUGIN:
-        return f"this ONNX Runtime {onnxruntime.__version__} has none (pip install 'pitstop[gpu]')"
+        return f"this ONNX Runtime {onnxruntime.__version__} has none ({GPU_INSTALL})"
     return why_no_gpu()
 
 

@@ -60,20 +60,3 @@ def test_without_nvidia_smi_there_is_no_gpu(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert this_machine().gpus == ()
-
-
-def test_a_jetson_is_known_by_its_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    release = tmp_path / "nv_tegra_release"
-    release.write_text("# R36 (release), REVISION: 4.3\nmore\n")
-    monkeypatch.setattr(machine, "JETPACK_RELEASE", release)
-    assert this_machine().jetpack == "# R36 (release), REVISION: 4.3"
-
-
-@pytest.mark.parametrize("content", [None, ""])
-def test_another_machine_is_no_jetson(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
-) -> None:
-    if content is not None:
-        (tmp_path / "release").write_text(content)
-    monkeypatch.setattr(machine, "JETPACK_RELEASE", tmp_path / "release")
-    assert this_machine().jetpack is None
