@@ -27,6 +27,7 @@ test-slow: $(INSTALLED)
 
 check: $(INSTALLED)
 	mkdir -p .types && ln -sfn .. .types/pitstop
+	$(BIN)/python tests/mend_tensorrt_stubs.py .types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

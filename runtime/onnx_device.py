@@ -121,10 +121,6 @@ class OnnxLoop:
             on_step()
         return np.array(self._denoiser.values[LATENT].numpy())
 
-    def close(self) -> None:
-        self._session = None
-        self._fed, self._places, self._bindings = {}, [], []
-
     def _values(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
         """Where each tensor of the step lies when it goes from one place to the other."""
         return {

@@ -146,7 +146,7 @@ class Pipeline:
         precision = precision or opened.manifest.precisions[0]
         loaded, options = load_backend(backend), options or SessionOptions()
         session = open_denoiser(opened, precision, loaded, options)
-        decode = open_decoder(opened, precision, loaded, options)
+        decode = open_decoder(opened, precision, beside(loaded), options)
         loop = open_loop(opened, session)
         return cls(opened.manifest, session, precision, decode, loop)
 
@@ -269,14 +269,20 @@ def open_denoiser(
 ) -> Session:
     """Open a bundle's denoiser, with its conditioner where it was split."""
 
-    def open_graph(spec: GraphSpec) -> Session:
+    def open_graph(backend: Backend, spec: GraphSpec) -> Session:
         return backend.open_graph(bundle.path(spec.path), spec, options)
 
-    denoiser = open_graph(bundle.manifest.denoiser(precision))
+    denoiser = open_graph(backend, bundle.manifest.denoiser(precision))
     spec = bundle.manifest.graphs.get(CONDITIONER)
     if spec is None:
         return denoiser
-    return ConditionedSession(lambda: open_graph(spec), spec, denoiser)
+    other = beside(backend)
+    return ConditionedSession(lambda: open_graph(other, spec), spec, denoiser)
+
+
+def beside(backend: Backend) -> Backend:
+    """What runs the graphs outside the loop, which are asked once and get no engine."""
+    return load_backend("onnxruntime") if backend.NEEDS_ENGINE else backend
 
 
 def open_decoder(

@@ -54,16 +54,13 @@ class Run:
 
 
 class Loop(Protocol):
-    """A denoiser and its step, opened together on one device."""
+    """A denoiser and its step, opened together on one device, and closed with the denoiser."""
 
     def sample(self, run: Run, on_step: Callable[[], None]) -> Latent:
         """Take all steps and give the last latent, float32 [row, channel, row, column].
 
         ``on_step`` is told of each; there may be two more under way on the device.
         """
-
-    def close(self) -> None:
-        """Give the device memory back, but for the denoiser's."""
 
 
 @runtime_checkable

@@ -1,4 +1,4 @@
-"""What libcuda says. The libcuda here is made up: no machine of the tests has all these troubles."""
+"""What libcuda says. It is made up here: no machine of the tests has all these troubles."""
 
 from __future__ import annotations
 

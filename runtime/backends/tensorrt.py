@@ -1,0 +1,52 @@
+"""TensorRT: engines of `pitstop build --backend tensorrt`, from 10.3 (JetPack 6) on.
+
+The module comes with JetPack, or as a wheel. On a Jetson it belongs to the system's Python, so an
+environment must be made with ``--system-site-packages``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from ..backend import Session, SessionOptions
+from ..engine_backend import all_that_is_missing, is_installed, open_engine, why_no_device
+from ..manifest import GraphSpec
+
+NEEDS_ENGINE = True
+
+MODULE = "tensorrt"
+OLDEST = (10, 3)  # the first that runs Q/DQ with fp16 scales
+INSTALL = (
+    "pip install 'pitstop[tensorrt]'; on a Jetson sudo apt install nvidia-jetpack, and an "
+    "environment with --system-site-packages"
+)
+
+
+def why_not() -> str | None:
+    return all_that_is_missing([_why_no_library(), why_no_device()])
+
+
+def _why_no_library() -> str | None:
+    if not is_installed(MODULE):
+        return f"TensorRT is not installed ({INSTALL})"
+    try:
+        module = importlib.import_module(MODULE)
+    except (ImportError, OSError, RuntimeError) as error:  # its libraries are not there
+        return f"TensorRT is installed but does not load: {str(error).splitlines()[0]} ({INSTALL})"
+    return too_old(str(module.__version__))
+
+
+def too_old(version: str) -> str | None:
+    """Say that a version is too old, or None where it is not."""
+    if tuple(int(part) for part in version.split(".")[:2]) >= OLDEST:
+        return None
+    oldest = ".".join(map(str, OLDEST))
+    return (
+        f"TensorRT {version} is older than {oldest} ({INSTALL}; on JetPack 6.0 take 6.1 or newer)"
+    )
+
+
+def open_graph(path: Path, spec: GraphSpec, options: SessionOptions) -> Session:
+    module = importlib.import_module(MODULE)
+    return open_engine(module, "tensorrt", path, spec, options)

@@ -1,0 +1,291 @@
+"""The two TensorRT backends: what they say where they cannot run.
+
+CUDA and TensorRT are made up here (`made_up_cuda`), for failures that nothing real on a machine
+without a GPU can show. Nothing here says that an engine calculates right.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bundle_helpers import one_line, toy_manifest, write_bundle, zeros
+from cli_helpers import refused
+from made_up_cuda import MadeUpCudart, MadeUpEngine, made_up_tensorrt
+
+from pitstop.export.graph_file import write_graph
+from pitstop.export.step_graph import step_graph
+from pitstop.runtime import cuda as cuda_file
+from pitstop.runtime import engine_backend
+from pitstop.runtime.backends import import_backend, load_backend
+from pitstop.runtime.backends import tensorrt as tensorrt_backend
+from pitstop.runtime.cuda import Cuda
+from pitstop.runtime.errors import BackendUnavailable
+from pitstop.runtime.gpu import read_driver
+from pitstop.runtime.guidance import GuidedDenoiser
+from pitstop.runtime.manifest import STEP, GraphSpec
+from pitstop.runtime.plan import EngineSession, load_engine
+from pitstop.runtime.plan_loop import EngineLoop
+from pitstop.runtime.resident import Run, plan_run
+from pitstop.runtime.samplers import make_sampler
+
+MANIFEST = toy_manifest(batch=2)
+SPEC = MANIFEST.denoiser("fp32")
+NAMES = ["tensorrt", "tensorrt-rtx"]
+
+no_gpu = pytest.mark.skipif(read_driver().problem is None, reason="this machine has an NVIDIA GPU")
+
+
+@pytest.fixture(scope="module")
+def step(tmp_path_factory: pytest.TempPathFactory) -> GraphSpec:
+    return write_graph(step_graph(MANIFEST), tmp_path_factory.mktemp("step"), STEP)
+
+
+@no_gpu
+@pytest.mark.parametrize("name", NAMES)
+def test_without_a_gpu_the_reason_is_one_line(name: str) -> None:
+    why = import_backend(name).why_not()
+
+    assert why is not None
+    assert "no NVIDIA GPU found" in why
+    assert "\n" not in why
+
+
+@no_gpu
+@pytest.mark.parametrize("name", NAMES)
+def test_generate_says_what_is_missing_and_draws_nothing(tmp_path: Path, name: str) -> None:
+    bundle = write_bundle(tmp_path / "toy", toy_manifest(split=True))
+
+    line = refused("generate", bundle, "--backend", name, "--out", tmp_path / "out")
+
+    assert f"The {name} backend cannot run here" in line
+    assert "no NVIDIA GPU found" in line
+    assert not (tmp_path / "out").exists()
+
+
+@no_gpu
+@pytest.mark.parametrize(
+    "provider",
+    ["CUDAExecutionProvider", "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider"],
+)
+def test_a_provider_without_its_gpu_says_what_is_missing(tmp_path: Path, provider: str) -> None:
+    bundle = write_bundle(tmp_path / "toy", toy_manifest(split=True))
+
+    line = refused("generate", bundle, "--provider", provider, "--out", tmp_path / "out")
+
+    assert provider in line
+
+
+@no_gpu
+def test_auto_takes_no_engine_where_there_is_no_gpu() -> None:
+    assert not load_backend("auto").NEEDS_ENGINE
+
+
+def test_a_missing_library_is_told_with_its_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorrt_backend, "MODULE", "no_such_tensorrt")
+
+    why = str(tensorrt_backend.why_not())
+
+    assert why.startswith("TensorRT is not installed (pip install 'pitstop[tensorrt]'")
+
+
+def test_stubs_for_type_checkers_are_no_library() -> None:
+    assert not engine_backend.is_installed("no_such_module_at_all")
+    assert engine_backend.is_installed("numpy")
+
+
+def test_a_library_that_does_not_load_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_tensorrt.py").write_text("raise OSError('libnvinfer.so.10: cannot open')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(tensorrt_backend, "MODULE", "broken_tensorrt")
+
+    why = str(tensorrt_backend.why_not())
+
+    assert why.startswith("TensorRT is installed but does not load: libnvinfer.so.10: cannot open")
+
+
+@pytest.mark.parametrize(
+    ("version", "is_old"),
+    [
+        ("8.6.1", True),
+        ("10.2.0", True),
+        ("10.3.0", False),
+        ("10.13.0.35", False),
+        ("11.4.1", False),
+    ],
+)
+def test_a_version_before_jetpack_6_1_is_too_old(version: str, is_old: bool) -> None:
+    why = tensorrt_backend.too_old(version)
+
+    assert (why is not None) == is_old
+    assert why is None or f"TensorRT {version} is older than 10.3" in why
+
+
+def test_a_missing_cuda_python_is_told_with_its_install_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def missing() -> None:
+        raise ImportError("No module named 'cuda'")
+
+    monkeypatch.setattr(cuda_file, "import_cudart", missing)
+
+    assert "(pip install cuda-python)" in str(cuda_file.why_no_cudart())
+
+
+@pytest.mark.parametrize(
+    ("complaint", "words"),
+    [
+        (
+            "IRuntime::deserializeCudaEngine: Error Code 6: API Usage Error (The engine plan file "
+            "is generated on an incompatible device, expecting compute 8.7 got compute 8.9, "
+            "please rebuild.)",
+            "expecting compute 8.7 got compute 8.9",
+        ),
+        ("Error Code 1: Serialization (Serialization assertion stdVersionRead failed)", "stdVer"),
+        ("", "TensorRT does not say why"),
+    ],
+)
+def test_an_engine_of_another_gpu_or_version_is_refused_in_one_line(
+    tmp_path: Path, complaint: str, words: str
+) -> None:
+    (tmp_path / "plan").write_bytes(b"plan")
+
+    with pytest.raises(BackendUnavailable) as told:
+        load_engine(made_up_tensorrt(complaint), tmp_path / "plan")
+
+    assert words in one_line(told.value)
+    assert "pitstop build" in told.value.remedy
+    assert "nobody's business" not in str(told.value)
+
+
+def test_a_gpu_that_is_full_when_an_engine_is_loaded_is_told_as_such(tmp_path: Path) -> None:
+    (tmp_path / "plan").write_bytes(b"plan")
+    complaint = "Error Code 2: OutOfMemory (Requested size was 4294967296 bytes.)"
+
+    with pytest.raises(BackendUnavailable) as told:
+        load_engine(made_up_tensorrt(complaint), tmp_path / "plan")
+
+    assert "The GPU's memory is not enough" in one_line(told.value)
+    assert "4294967296 bytes" in told.value.problem
+
+
+def test_a_gpu_without_room_for_the_tensors_is_told() -> None:
+    cuda = Cuda(MadeUpCudart(room=100))
+
+    with pytest.raises(BackendUnavailable) as told:
+        EngineSession(MadeUpEngine(SPEC, MadeUpCudart()), SPEC, cuda, "test")  # type: ignore[arg-type]
+
+    assert "The GPU's memory is not enough" in one_line(told.value)
+
+
+def test_a_gpu_without_room_for_the_activations_is_told() -> None:
+    cudart = MadeUpCudart()
+    engine: Any = MadeUpEngine(SPEC, cudart, context=False)
+
+    with pytest.raises(BackendUnavailable) as told:
+        EngineSession(engine, SPEC, Cuda(cudart), "test")
+
+    assert "no room for its activations" in one_line(told.value)
+
+
+def test_an_engine_of_another_shape_is_refused() -> None:
+    cudart = MadeUpCudart()
+    engine: Any = MadeUpEngine(toy_manifest(batch=3).denoiser("fp32"), cudart)
+
+    with pytest.raises(BackendUnavailable) as told:
+        EngineSession(engine, SPEC, Cuda(cudart), "test")
+
+    assert "(3, 1, 8, 8)" in one_line(told.value)
+    assert "(2, 1, 8, 8)" in told.value.problem
+
+
+def test_a_refused_enqueue_is_an_error_and_no_old_answer() -> None:
+    cudart = MadeUpCudart()
+    engine: Any = MadeUpEngine(SPEC, cudart, refuses=lambda call: call == 2)
+    session = EngineSession(engine, SPEC, Cuda(cudart), "test")
+    session.run(zeros(SPEC))
+
+    with pytest.raises(BackendUnavailable) as told:
+        session.run(zeros(SPEC))
+
+    assert "refused to run the engine of denoiser.fp32.onnx" in one_line(told.value)
+
+
+def test_a_cuda_error_names_the_call_and_the_error() -> None:
+    cudart = MadeUpCudart(failing={"cudaStreamSynchronize": 700})
+    engine: Any = MadeUpEngine(SPEC, cudart)
+    session = EngineSession(engine, SPEC, Cuda(cudart), "test")
+
+    with pytest.raises(BackendUnavailable) as told:
+        session.run(zeros(SPEC))
+
+    assert told.value.problem == "CUDA's cudaStreamSynchronize failed: cudaErrorNumber700"
+    one_line(told.value)
+
+
+def loop_for(
+    cudart: MadeUpCudart, step: GraphSpec, **options: Any
+) -> tuple[EngineLoop, MadeUpEngine, EngineSession]:
+    cuda = Cuda(cudart)
+    engine: Any = MadeUpEngine(SPEC, cudart, **options)
+    stepping: Any = MadeUpEngine(step, cudart)
+    denoiser = EngineSession(engine, SPEC, cuda, "test")
+    return EngineLoop(denoiser, EngineSession(stepping, step, cuda, "test"), cuda), engine, denoiser
+
+
+def some_run(session: EngineSession) -> Run:
+    denoise = GuidedDenoiser(session, MANIFEST, [0], 3.0)
+    return plan_run(denoise, make_sampler("ddim", MANIFEST.schedule, 4), [0])
+
+
+@pytest.mark.parametrize("refused_call", [1, 2])  # before the capture, and in it
+def test_an_enqueue_that_is_refused_around_the_capture_is_an_error(
+    step: GraphSpec, refused_call: int
+) -> None:
+    cudart = MadeUpCudart()
+    loop, _, session = loop_for(cudart, step, refuses=lambda call: call == refused_call)
+
+    with pytest.raises(BackendUnavailable, match="refused to run the engine"):
+        loop.sample(some_run(session), lambda: None)
+
+    assert cudart.recording is None  # the capture was ended
+    assert "cudaGraphLaunch" not in cudart.calls
+
+
+def test_a_capture_that_failed_is_made_again_by_the_next_run(step: GraphSpec) -> None:
+    cudart = MadeUpCudart()
+    loop, engine, session = loop_for(cudart, step, refuses=lambda call: call == 2)
+    with pytest.raises(BackendUnavailable):
+        loop.sample(some_run(session), lambda: None)
+
+    loop.sample(some_run(session), lambda: None)
+
+    assert engine.calls == 4  # warm-up and capture, twice; a replay calls no engine
+
+
+def test_the_host_waits_for_no_step_but_those_that_are_two_behind(step: GraphSpec) -> None:
+    cudart = MadeUpCudart()
+    loop, _, session = loop_for(cudart, step)
+    loop.sample(some_run(session), lambda: None)
+    cudart.calls.clear()
+
+    loop.sample(some_run(session), lambda: None)
+
+    assert cudart.calls.count("cudaGraphLaunch") == 4
+    assert cudart.calls.count("cudaStreamSynchronize") == 1  # for the last latent
+    launches = [index for index, name in enumerate(cudart.calls) if name == "cudaGraphLaunch"]
+    assert "cudaEventSynchronize" not in cudart.calls[: launches[1]]
+
+
+def test_closing_gives_all_memory_back_and_twice_does_no_harm(step: GraphSpec) -> None:
+    cudart = MadeUpCudart()
+    loop, _, session = loop_for(cudart, step)
+    loop.sample(some_run(session), lambda: None)
+
+    session.close()
+    session.close()
+
+    assert cudart.memory == {}
