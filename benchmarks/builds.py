@@ -10,7 +10,6 @@ from __future__ import annotations
 import gc
 import json
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,15 @@ from record import record
 
 from pitstop.calibration.pipeline import calibrate_bundle
 from pitstop.calibration.recipe import Recipe
+from pitstop.export.engine import BuildOptions, build_engines
 from pitstop.export.parity import check_parity
 from pitstop.export.pipeline import export_bundle
 from pitstop.runtime.bundle import Bundle, open_bundle
+from pitstop.runtime.errors import EngineError
 from pitstop.runtime.goldens import read_goldens
 from pitstop.runtime.pipeline import Pipeline
 
-CAPABILITIES = ("SM86", "SM89", "SM120")
+CAPABILITIES = ("8.6", "8.9", "12.0")
 PRESETS = ["fashion", "pit-s-2", "pit-b-2", "pit-l-2", "dit-xl-2"]
 RECIPE = Recipe(num=2, steps=4)  # ranges of some kind: what is asked is whether it runs
 BACKENDS = ("onnxruntime", "openvino")
@@ -58,7 +59,7 @@ def _measure(preset: str, folder: Path) -> dict[str, Any]:
             "weight_bytes": spec.weight_bytes,
             "weight_bytes_of_fp32": spec.weight_bytes / fp32,
             "relative_l2_max": {name: _run(bundle, precision, name) for name in BACKENDS},
-            **_build(bundle.path(spec.path)),
+            **_build(folder, precision),
         }
     return figures
 
@@ -72,29 +73,17 @@ def _run(bundle: Bundle, precision: str, backend: str) -> float:
     return worst
 
 
-def _build(graph: Path) -> dict[str, Any]:
-    import onnxruntime_ep_nv_tensorrt_rtx  # noqa: F401 - it holds the libraries
-    import tensorrt_rtx_bindings as trt
-
-    logger = trt.Logger(trt.Logger.ERROR)
-    builder = trt.Builder(logger)
-    strongly_typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-    network = builder.create_network(strongly_typed)
-    parser = trt.OnnxParser(network, logger)
-    if not parser.parse_from_file(str(graph)):
-        return {"refused": [str(parser.get_error(index)) for index in range(parser.num_errors)]}
-    config = builder.create_builder_config()
-    config.num_compute_capabilities = len(CAPABILITIES)
-    for index, name in enumerate(CAPABILITIES):
-        config.set_compute_capability(getattr(trt.ComputeCapability, name), index)
-    started = time.perf_counter()
-    plan = builder.build_serialized_network(network, config)
-    seconds = time.perf_counter() - started
+def _build(bundle: Path, precision: str) -> dict[str, Any]:
+    try:
+        options = BuildOptions("tensorrt-rtx", precision, CAPABILITIES)
+        engine = build_engines(bundle, options)[0].engine
+    except EngineError as error:
+        return {"refused": str(error)}
     return {
-        "builder": trt.__version__,
+        "builder": engine.key.builder_version,
         "compute_capabilities": list(CAPABILITIES),
-        "plan_bytes": None if plan is None else plan.nbytes,
-        "seconds": seconds,
+        "plan_bytes": engine.plan_bytes,
+        "seconds": engine.seconds,
     }
 
 

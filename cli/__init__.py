@@ -16,7 +16,7 @@ import click
 from .. import __version__
 from ..runtime.errors import PitstopError
 
-COMMANDS = ("demo", "export", "calibrate", "generate", "compare", "inspect", "doctor")
+COMMANDS = ("demo", "export", "calibrate", "build", "generate", "compare", "inspect", "doctor")
 
 
 class Commands(click.Group):

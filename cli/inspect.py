@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,8 +74,28 @@ def bundle_figures(bundle: Bundle) -> dict[str, Any]:
         "flops_per_call": manifest.model.flops_per_call,
         "graphs": graphs,
         "passes": [dataclasses.asdict(done) for done in manifest.passes],
-        "engines": [],
+        "engines": list(engine_figures(bundle)),
     }
+
+
+def engine_figures(bundle: Bundle) -> Iterator[dict[str, Any]]:
+    """Each engine, and why it would not load here; one that cannot be read has its folder alone."""
+    from ..runtime.engine_check import why_not_here
+    from ..runtime.engines import list_engines, read_engine
+    from ..runtime.errors import EngineError
+
+    for folder in list_engines(bundle.folder):
+        try:
+            engine = read_engine(folder)
+        except EngineError as error:
+            yield {"key": folder.name, "why_not_here": error.problem}
+            continue
+        yield {
+            **dataclasses.asdict(engine.key),
+            "key": engine.key.digest,
+            "bytes": engine.plan_bytes,
+            "why_not_here": why_not_here(bundle, engine),
+        }
 
 
 def checkpoint_figures(report: CheckpointReport) -> dict[str, Any]:
@@ -113,6 +133,7 @@ def _print_bundle(bundle: Bundle) -> None:
         for name, spec in manifest.graphs.items()
     )  # fmt: skip
     console.print(table(["graph", "file", "weights", "nodes", "opset"], rows))
+    _print_engines(bundle)
     if manifest.passes:
         console.print()
         console.print(passes_table(manifest.passes))
@@ -128,6 +149,28 @@ def _print_bundle(bundle: Bundle) -> None:
             ]),
             markup=False,
         )
+
+
+def _print_engines(bundle: Bundle) -> None:
+    engines = list(engine_figures(bundle))
+    if not engines:
+        return
+    console.print()
+    rows = (
+        [
+            engine["key"],
+            engine.get("graph", ""),
+            f"{engine['builder']} {engine['builder_version']}" if "builder" in engine else "",
+            engine.get("compute_capability", ""),
+            megabytes(engine["bytes"]) if "bytes" in engine else "",
+        ]
+        for engine in engines
+    )
+    console.print(table(["engine", "graph", "builder", "for", "size"], rows))
+    for engine in engines:
+        why = engine["why_not_here"]
+        verdict = f"would not load here: {why}" if why else "loads here"
+        console.print(f"{engine['key']} {verdict}", style="dim", markup=False)
 
 
 def _print_checkpoint(report: CheckpointReport) -> None:

@@ -12,7 +12,15 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -80,6 +88,18 @@ def stage_progress() -> tuple[Progress, Callable[[str], None]]:
     )
     task = progress.add_task("")
     return progress, lambda stage: progress.update(task, description=stage)
+
+
+def build_progress() -> Progress:
+    """A bar with the phase that runs, on stderr."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        console=messages,
+        transient=True,
+        disable=not messages.is_terminal,
+    )
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:

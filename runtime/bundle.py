@@ -21,6 +21,7 @@ from .manifest import FILE_NAME, Manifest
 
 PARTIAL = ".partial"
 OLD = ".old"
+ENGINES = "engines"  # what was built here; the manifest does not know it
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,8 @@ def new_bundle(out: Path) -> Iterator[Path]:
 def extended_bundle(bundle: Bundle, dropped: Collection[str]) -> Iterator[Path]:
     """As `new_bundle`, in the place of ``bundle`` and with its files in it but for ``dropped``.
 
-    The files are linked where the file system can, so they must not be written to.
+    The files are linked where the file system can, so they must not be written to. Engines come
+    along: their keys say what they fit.
     """
     with new_bundle(bundle.folder) as folder:
         for name in bundle.manifest.files:
@@ -113,6 +115,10 @@ def extended_bundle(bundle: Bundle, dropped: Collection[str]) -> Iterator[Path]:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 _link_or_copy(bundle.path(name), folder / name)
         yield folder
+        for engine in sorted(bundle.path(ENGINES).glob("[!.]*/*")):
+            place = folder / engine.relative_to(bundle.folder)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            _link_or_copy(engine, place)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

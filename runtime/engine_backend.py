@@ -10,9 +10,10 @@ from typing import Any
 from .backend import Session, SessionOptions
 from .bundle import Bundle
 from .cuda import Cuda, import_cudart, why_no_cudart
+from .engines import find_engine, key_for
 from .errors import BackendUnavailable
 from .gpu import read_driver, why_no_gpu
-from .manifest import GraphSpec
+from .manifest import FILE_NAME, GraphSpec, Manifest
 from .plan import EngineSession, load_engine
 from .plan_loop import EngineLoop
 from .resident import Loop
@@ -70,7 +71,24 @@ def open_engine(
 
 
 def find_plan(module: Any, builder: str, path: Path) -> Path:
-    """The plan that was built here from a graph."""
-    raise BackendUnavailable(
-        f"No {builder} engine was built for {path}", "Build it on this machine with `pitstop build`"
+    """The plan that was built from a graph and runs here.
+
+    Args:
+        module: TensorRT's Python.
+        builder: ``tensorrt`` or ``tensorrt-rtx``.
+        path: The graph, in a bundle that was opened before.
+
+    Raises:
+        EngineError: There is none; the message says what differs and how to build one.
+    """
+    folder = next(place for place in path.parents if (place / FILE_NAME).is_file())
+    bundle = Bundle(folder, Manifest.from_json((folder / FILE_NAME).read_text(encoding="utf-8")))
+    [name] = [name for name, spec in bundle.manifest.graphs.items() if folder / spec.path == path]
+    here = key_for(
+        bundle,
+        name,
+        builder=builder,
+        builder_version=str(module.__version__),
+        compute_capability=read_driver().gpus[0].compute_capability,
     )
+    return find_engine(bundle, here).plan

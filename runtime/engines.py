@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from .bundle import Bundle, sha256
+from .bundle import ENGINES, Bundle, sha256
 from .engine_key import EngineKey
 from .errors import EngineError
 
-FOLDER = "engines"
 PLAN = "engine.plan"
 METADATA = "metadata.json"
 TIMING_CACHE = "timing.cache"
@@ -85,7 +84,7 @@ def key_for(
 
 def list_engines(bundle: Path) -> list[Path]:
     """The folders of a bundle's engines, whole or not."""
-    place = bundle / FOLDER
+    place = bundle / ENGINES
     if not place.is_dir():
         return []
     return sorted(path for path in place.iterdir() if path.is_dir() and path.name[0] != ".")
@@ -186,7 +185,7 @@ def new_engine(bundle: Path, key: EngineKey) -> Iterator[Path]:
     Raises:
         EngineError: Somebody else is building this engine, or the bundle cannot be written to.
     """
-    place = bundle / FOLDER / key.digest
+    place = bundle / ENGINES / key.digest
     partial = place.with_name(f".{key.digest}{PARTIAL}")
     try:
         place.parent.mkdir(exist_ok=True)

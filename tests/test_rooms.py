@@ -41,6 +41,7 @@ ALLOWED_IN_FILE = {
     "export/passes/simplify.py": {"onnxsim"},
     "export/trace.py": {"torch", "pitstop.models"},
     "export/decoder.py": {"torch", "diffusers", "pitstop.models"},
+    "export/engine_build.py": {"tensorrt"},
     "runtime/cuda.py": {"cuda"},
     "runtime/onnx_device.py": {"onnxruntime"},
     "runtime/plan.py": {"tensorrt"},

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
+from typing import Any
 
 from ..backend import Session, SessionOptions
 from ..engine_backend import all_that_is_missing, is_installed, open_engine, why_no_device
@@ -24,14 +25,19 @@ INSTALL = (
 
 
 def why_not() -> str | None:
-    return all_that_is_missing([_why_no_library(), why_no_device()])
+    return all_that_is_missing([why_no_library(), why_no_device()])
 
 
-def _why_no_library() -> str | None:
+def import_library() -> Any:
+    return importlib.import_module(MODULE)
+
+
+def why_no_library() -> str | None:
+    """Say why engines cannot be built, with a GPU or without, or None where they can."""
     if not is_installed(MODULE):
         return f"TensorRT is not installed ({INSTALL})"
     try:
-        module = importlib.import_module(MODULE)
+        module = import_library()
     except (ImportError, OSError, RuntimeError) as error:  # its libraries are not there
         return f"TensorRT is installed but does not load: {str(error).splitlines()[0]} ({INSTALL})"
     return too_old(str(module.__version__))
@@ -48,5 +54,4 @@ def too_old(version: str) -> str | None:
 
 
 def open_graph(path: Path, spec: GraphSpec, options: SessionOptions) -> Session:
-    module = importlib.import_module(MODULE)
-    return open_engine(module, "tensorrt", path, spec, options)
+    return open_engine(import_library(), "tensorrt", path, spec, options)

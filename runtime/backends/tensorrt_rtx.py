@@ -22,7 +22,7 @@ INSTALL = "pip install 'pitstop[tensorrt-rtx]'"
 
 
 def why_not() -> str | None:
-    return all_that_is_missing([_why_no_library(), why_no_device()])
+    return all_that_is_missing([why_no_library(), why_no_device()])
 
 
 def import_library() -> Any:
@@ -32,7 +32,8 @@ def import_library() -> Any:
     return importlib.import_module(MODULE)
 
 
-def _why_no_library() -> str | None:
+def why_no_library() -> str | None:
+    """Say why engines cannot be built, with a GPU or without, or None where they can."""
     if not is_installed(MODULE):
         return f"TensorRT-RTX is not installed ({INSTALL})"
     try:

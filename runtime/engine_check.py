@@ -1,0 +1,38 @@
+"""Whether an engine of a bundle would load on this machine."""
+
+from __future__ import annotations
+
+from .backends import import_backend
+from .bundle import Bundle
+from .engine_backend import all_that_is_missing
+from .engines import Engine, check_plan, key_for
+from .errors import EngineError
+from .gpu import read_driver
+
+
+def why_not_here(bundle: Bundle, engine: Engine) -> str | None:
+    """Say why an engine would not load on this machine, or None where it would.
+
+    What cannot be asked here, such as the compute capability of a GPU that is not there, is told
+    once, as missing.
+    """
+    key = engine.key
+    if key.graph not in bundle.manifest.graphs:
+        return f"the bundle has no graph {key.graph}"
+    backend = import_backend(key.builder)
+    missing = backend.why_not()
+    library = None if missing else backend.import_library()  # type: ignore[attr-defined]
+    here = key_for(
+        bundle,
+        key.graph,
+        builder=key.builder,
+        builder_version=str(library.__version__) if library else key.builder_version,
+        compute_capability=read_driver().gpus[0].compute_capability
+        if library
+        else key.compute_capability,
+    )
+    try:
+        check_plan(engine)
+    except EngineError as error:
+        return error.problem
+    return all_that_is_missing([*key.misfits(here), missing])
