@@ -4,7 +4,7 @@
 #   make test        the fast tests
 #   make test-slow   all tests
 #   make check       format, lint and types
-#   make bench       every benchmark, one after the other
+#   make bench       every benchmark but that of GPUs, one after the other
 #
 # Each sets up .venv first if need be. PYTHON=python3.13 chooses the interpreter.
 
@@ -33,7 +33,7 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 
 bench: $(INSTALLED)
-	set -e; for script in $(wildcard benchmarks/*.py); do $(BIN)/python $$script; done
+	set -e; for script in $(filter-out benchmarks/gpu.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$script; done
 
 # PyTorch goes first and by its pin: a package that asks for "any torch" would bring the newest one
 # with gigabytes of CUDA libraries.
