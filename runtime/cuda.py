@@ -1,7 +1,7 @@
 """CUDA's runtime as the TensorRT backends need it: one stream, memory, copies, a captured graph.
 
-Over NVIDIA's package cuda-python, whose functions give an error code beside what they return; here
-a code that is not 0 is an error that says what was being done.
+Over NVIDIA's package cuda-bindings, whose functions give an error code beside what they return;
+here a code that is not 0 is an error that says what was being done.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ def why_no_cudart() -> str | None:
     try:
         import_cudart()
     except ImportError:
-        return "the package cuda-python is not installed (pip install cuda-python)"
+        return "the package cuda-bindings is not installed (pip install cuda-bindings)"
     return None
 
 
 def import_cudart() -> Any:
-    """The module, wherever this release of cuda-python has it."""
+    """The module, wherever this release of NVIDIA's package has it."""
     try:
         from cuda.bindings import runtime
     except ImportError:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
 
 from .backend import Session, SessionOptions
 from .bundle import Bundle
 from .cuda import Cuda, import_cudart, why_no_cudart
 from .engines import find_engine, key_for
-from .errors import BackendUnavailable
+from .errors import BackendUnavailable, EngineError
 from .gpu import read_driver, why_no_gpu
-from .manifest import FILE_NAME, GraphSpec, Manifest
+from .manifest import FILE_NAME, STEP, GraphSpec, Manifest
 from .plan import EngineSession, load_engine
 from .plan_loop import EngineLoop
 from .resident import Loop
+
+if TYPE_CHECKING:
+    import tensorrt as trt
 
 
 def is_installed(module: str) -> bool:
@@ -57,38 +60,39 @@ def open_engine(
             "Runtime's",
             "Leave out `--provider`, or choose `--backend onnxruntime`",
         )
-    engine = load_engine(module, find_plan(module, builder, path))
     gpu = read_driver().gpus[0]
-    device = f"{builder} {module.__version__} on {gpu.name}"
+    bundle, graph = bundle_of(path, spec)
+
+    def load(graph: str) -> trt.ICudaEngine:
+        here = key_for(
+            bundle,
+            graph,
+            builder=builder,
+            builder_version=module.__version__,
+            compute_capability=gpu.compute_capability,
+        )
+        return load_engine(module, find_engine(bundle, here).plan)
+
+    engine = load(graph)
     cuda = Cuda(import_cudart())
+    device = f"{builder} {module.__version__} on {gpu.name}"
 
     def open_step(bundle: Bundle, step: GraphSpec, denoiser: EngineSession) -> Loop | None:
-        plan = find_plan(module, builder, bundle.path(step.path))
-        stepping = EngineSession(load_engine(module, plan), step, cuda, device)
-        return EngineLoop(denoiser, stepping, cuda)
+        try:
+            stepping = load(STEP)
+        except EngineError:  # it was not built: then the host takes the step
+            return None
+        return EngineLoop(denoiser, EngineSession(stepping, step, cuda, device), cuda)
 
     return EngineSession(engine, spec, cuda, device, open_step)
 
 
-def find_plan(module: Any, builder: str, path: Path) -> Path:
-    """The plan that was built from a graph and runs here.
+def bundle_of(path: Path, spec: GraphSpec) -> tuple[Bundle, str]:
+    """The bundle that a graph's file is in, and the graph's name there.
 
-    Args:
-        module: TensorRT's Python.
-        builder: ``tensorrt`` or ``tensorrt-rtx``.
-        path: The graph, in a bundle that was opened before.
-
-    Raises:
-        EngineError: There is none; the message says what differs and how to build one.
+    Its files' hashes were checked when it was opened, so they are not checked again.
     """
-    folder = next(place for place in path.parents if (place / FILE_NAME).is_file())
-    bundle = Bundle(folder, Manifest.from_json((folder / FILE_NAME).read_text(encoding="utf-8")))
-    [name] = [name for name, spec in bundle.manifest.graphs.items() if folder / spec.path == path]
-    here = key_for(
-        bundle,
-        name,
-        builder=builder,
-        builder_version=str(module.__version__),
-        compute_capability=read_driver().gpus[0].compute_capability,
-    )
-    return find_engine(bundle, here).plan
+    folder = path.parents[len(PurePosixPath(spec.path).parts) - 1]
+    manifest = Manifest.from_json((folder / FILE_NAME).read_text(encoding="utf-8"))
+    [name] = [name for name, graph in manifest.graphs.items() if graph.path == spec.path]
+    return Bundle(folder, manifest), name

@@ -44,6 +44,7 @@ ALLOWED_IN_FILE = {
     "export/engine_build.py": {"tensorrt"},
     "runtime/cuda.py": {"cuda"},
     "runtime/onnx_device.py": {"onnxruntime"},
+    "runtime/engine_backend.py": {"tensorrt"},
     "runtime/plan.py": {"tensorrt"},
     "evaluation/blocks.py": {"onnx_ir"},
     "evaluation/flow.py": {"onnx_ir"},

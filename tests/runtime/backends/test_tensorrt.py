@@ -18,11 +18,14 @@ from pitstop.export.graph_file import write_graph
 from pitstop.export.step_graph import step_graph
 from pitstop.runtime import cuda as cuda_file
 from pitstop.runtime import engine_backend
+from pitstop.runtime.backend import SessionOptions
 from pitstop.runtime.backends import import_backend, load_backend
 from pitstop.runtime.backends import tensorrt as tensorrt_backend
+from pitstop.runtime.bundle import open_bundle
 from pitstop.runtime.cuda import Cuda
-from pitstop.runtime.errors import BackendUnavailable
-from pitstop.runtime.gpu import read_driver
+from pitstop.runtime.engines import PLAN, key_for, new_engine, write_metadata
+from pitstop.runtime.errors import BackendUnavailable, EngineError
+from pitstop.runtime.gpu import Driver, Gpu, read_driver
 from pitstop.runtime.guidance import GuidedDenoiser
 from pitstop.runtime.manifest import STEP, GraphSpec
 from pitstop.runtime.plan import EngineSession, load_engine
@@ -132,7 +135,7 @@ def test_a_missing_cuda_python_is_told_with_its_install_line(
 
     monkeypatch.setattr(cuda_file, "import_cudart", missing)
 
-    assert "(pip install cuda-python)" in str(cuda_file.why_no_cudart())
+    assert "(pip install cuda-bindings)" in str(cuda_file.why_no_cudart())
 
 
 @pytest.mark.parametrize(
@@ -289,3 +292,73 @@ def test_closing_gives_all_memory_back_and_twice_does_no_harm(step: GraphSpec) -
     session.close()
 
     assert cudart.memory == {}
+
+
+def engines_in(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, complaint: str, *, capability: str
+) -> BackendUnavailable | EngineError:
+    """What opening a bundle's engine says, on a machine with a made-up GPU 8.7."""
+    bundle = open_bundle(write_bundle(folder, toy_manifest(split=True)))
+    key = key_for(
+        bundle,
+        "denoiser.fp32",
+        builder="tensorrt",
+        builder_version="10.3.0",
+        compute_capability=capability,
+    )
+    with new_engine(bundle.folder, key) as place:
+        (place / PLAN).write_bytes(b"plan")
+        write_metadata(place, key, 1.0)
+    gpu = Gpu("Orin", "8.7", 8 << 30, integrated=True)
+    monkeypatch.setattr(engine_backend, "read_driver", lambda: Driver("12.6", (gpu,), None))
+    spec = bundle.manifest.denoiser("fp32")
+    with pytest.raises((BackendUnavailable, EngineError)) as told:
+        engine_backend.open_engine(
+            made_up_tensorrt(complaint),
+            "tensorrt",
+            bundle.path(spec.path),
+            spec,
+            SessionOptions(),
+        )
+    one_line(told.value)
+    return told.value
+
+
+def test_an_engine_for_another_gpu_is_not_even_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = engines_in(tmp_path / "toy", monkeypatch, "never said", capability="8.9")
+
+    assert "its compute capability is 8.9, here it is 8.7" in error.problem
+    assert f"`pitstop build {tmp_path / 'toy'} --backend tensorrt" in error.remedy
+
+
+def test_an_engine_that_fits_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = engines_in(tmp_path / "toy", monkeypatch, "out of memory", capability="8.7")
+
+    assert "The GPU's memory is not enough: loading" in error.problem
+
+
+def test_an_execution_provider_is_not_for_engines() -> None:
+    options = SessionOptions(provider="CUDAExecutionProvider")
+
+    with pytest.raises(BackendUnavailable, match="Leave out `--provider`"):
+        engine_backend.open_engine(made_up_tensorrt(""), "tensorrt", Path("x"), SPEC, options)
+
+
+def test_the_real_cuda_runtime_has_every_function_that_is_called() -> None:
+    """Called without a driver it answers with an error, which must come out as one line."""
+    cudart = pytest.importorskip("cuda.bindings.runtime", reason="cuda-bindings is not installed")
+    made_up = [name for name in dir(MadeUpCudart) if name.startswith("cuda")]
+
+    assert [name for name in made_up if not hasattr(cudart, name)] == []
+
+
+@no_gpu
+def test_the_real_cuda_runtime_without_a_driver_is_one_line() -> None:
+    cudart = pytest.importorskip("cuda.bindings.runtime", reason="cuda-bindings is not installed")
+
+    with pytest.raises(BackendUnavailable) as told:
+        Cuda(cudart)
+
+    assert "cudaStreamCreateWithFlags failed: cudaError" in one_line(told.value)
