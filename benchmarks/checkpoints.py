@@ -125,7 +125,9 @@ def _export() -> dict[str, Any]:
         seconds = time.perf_counter() - started
         bundle = open_bundle(out)
         goldens = read_goldens(bundle.path(bundle.manifest.goldens))
-        compared = compare(Pipeline.from_bundle(out), goldens, reference="the goldens")
+        compared = compare(
+            Pipeline.from_bundle(out, backend="onnxruntime"), goldens, reference="the goldens"
+        )
         return {
             "seconds": seconds,
             "relative_l2": report.parity.worst,

@@ -43,7 +43,7 @@ def main(images: int, steps: int, scales: tuple[float, ...], source: str, keep: 
     with tempfile.TemporaryDirectory() as folder:
         bundle = Path(folder) / "bundle"
         assert export_bundle(source, bundle, batch=2 * PART).passed
-        pipeline = Pipeline.from_bundle(bundle, precision="fp32")
+        pipeline = Pipeline.from_bundle(bundle, backend="onnxruntime", precision="fp32")
         labels = [index % pipeline.manifest.num_classes for index in range(images)]
         for scale in scales:
             figures["by_cfg_scale"][str(scale)] = _measure(pipeline, labels, steps, scale, test)

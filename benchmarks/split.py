@@ -32,7 +32,7 @@ def resident():
     return int(fields["VmRSS"].split()[0]) * 1024
 
 before = resident()
-pipeline = Pipeline.from_bundle(sys.argv[1])
+pipeline = Pipeline.from_bundle(sys.argv[1], backend="onnxruntime")
 sizes = []
 pipeline(labels=[0], steps=int(sys.argv[2]), on_step=lambda images: sizes.append(resident()))
 print(json.dumps({"before_bytes": before, "loop_peak_bytes": max(sizes)}))

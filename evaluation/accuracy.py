@@ -207,7 +207,7 @@ def _open_candidates(asked: Asked, bundles: Sequence[Bundle]) -> tuple[list[_Can
     opened, left_out = [], []
     for bundle in bundles:
         for backend_name in asked.backends:
-            backend = load_backend(backend_name)
+            backend = load_backend(backend_name, asked.options)
             for precision in _precisions(asked, bundle):
                 try:
                     session = open_denoiser(bundle, precision, backend, asked.options)

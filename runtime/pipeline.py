@@ -144,7 +144,8 @@ class Pipeline:
         """
         opened = open_bundle(bundle)
         precision = precision or opened.manifest.precisions[0]
-        loaded, options = load_backend(backend), options or SessionOptions()
+        options = options or SessionOptions()
+        loaded = load_backend(backend, options)
         session = open_denoiser(opened, precision, loaded, options)
         decode = open_decoder(opened, precision, beside(loaded), options)
         loop = open_loop(opened, session)

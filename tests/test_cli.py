@@ -19,6 +19,7 @@ from checkpoint_helpers import tiny_checkpoint
 from cli_helpers import refused, run
 
 from pitstop.cli import COMMANDS
+from pitstop.runtime.backends import choose_backend
 from pitstop.runtime.bundle import open_bundle, write_manifest
 
 PITSTOP = [sys.executable, "-c", "from pitstop.cli import main; main(prog_name='pitstop')"]
@@ -424,3 +425,17 @@ def test_a_gate_that_is_not_met_writes_nothing_and_ends_with_1(
     assert message in line
     assert "Nothing was written" in line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_generate_says_what_auto_took_and_why(toy: Path, tmp_path: Path) -> None:
+    wanted = ("generate", toy, "--num", 1, "--steps", 2)
+
+    by_itself = run(*wanted, "--out", tmp_path / "auto")
+    by_provider = run(*wanted, "--provider", "CPUExecutionProvider", "--out", tmp_path / "provider")
+    by_name = run(*wanted, "--backend", "onnxruntime", "--out", tmp_path / "named")
+
+    chosen = choose_backend("auto")
+    [line] = [line for line in by_itself.output.splitlines() if line.startswith("auto ")]
+    assert line.split(maxsplit=1)[1].startswith(f"took {chosen.name}: {chosen.why[:30]}")
+    assert "took onnxruntime: CPUExecutionProvider" in by_provider.output
+    assert "took" not in by_name.output

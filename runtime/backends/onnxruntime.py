@@ -52,6 +52,11 @@ def why_not() -> str | None:
     return None
 
 
+def runs_on_gpu() -> bool:
+    """Whether a session takes CUDA by itself."""
+    return why_not() is None and why_not_provider(CUDA) is None
+
+
 def providers_here() -> dict[str, str | None]:
     """Each provider, and why it cannot run here, or None where it can."""
     return {CPU: None, **{name: why_not_provider(name) for name in GRAPH_OPTION}}

@@ -28,6 +28,7 @@ def whole(exported: Path, checkpoint: Path) -> Accuracy:
     return measure(
         Asked(
             [exported],
+            backends=["onnxruntime"],
             precisions=["all"],
             checkpoint=str(checkpoint),
             settings=FEW,
@@ -79,7 +80,7 @@ def test_a_perturbed_bundle_fails_and_its_block_is_named_without_a_report(
 
 
 def test_goldens_alone_show_less_and_say_so(exported: Path) -> None:
-    done = measure(Asked([exported], precisions=["fp32", "fp16"], whole=True))
+    done = measure(Asked([exported], ["onnxruntime"], ["fp32", "fp16"], whole=True))
 
     fp32, fp16 = done.rows
     assert done.floors == ()
@@ -122,7 +123,7 @@ def test_what_cannot_run_is_left_out_of_all_and_said_but_refused_by_name(
         return spec if precision == "fp32" else dataclasses.replace(spec, path=str(spoilt))
 
     monkeypatch.setattr(Manifest, "denoiser", lose_fp16)
-    done = measure(Asked([exported], precisions=["all"]))
+    done = measure(Asked([exported], ["onnxruntime"], ["all"]))
 
     assert [row.comparison.precision for row in done.rows] == ["fp32"]
     assert "tiny.bundle, fp16: ONNX Runtime cannot open" in done.left_out[0]

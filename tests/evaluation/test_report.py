@@ -30,7 +30,14 @@ VOID = {"meta", "img", "br", "link", "input", "hr"}
 @pytest.fixture(scope="module")
 def sound(exported: Path, checkpoint: Path) -> Accuracy:
     return measure(
-        Asked([exported], precisions=["all"], checkpoint=str(checkpoint), settings=FEW, whole=True)
+        Asked(
+            [exported],
+            ["onnxruntime"],
+            ["all"],
+            checkpoint=str(checkpoint),
+            settings=FEW,
+            whole=True,
+        )
     )
 
 
