@@ -1,0 +1,114 @@
+"""One turn, timed by a clock that only moves when it is read or when a session runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bundle_helpers import FakeSession, toy_manifest, write_bundle
+
+from pitstop.evaluation.subject import Subject, open_subject
+from pitstop.evaluation.turn import Opened, Step, TimedSession, Turn, take_turn
+from pitstop.runtime.backend import Array, SessionOptions
+
+READING = 1.0  # seconds that the clock moves when it is read
+
+
+class Clock:
+    """A clock under the test's control: real time would make every figure here a guess."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += READING
+        return self.now
+
+
+class SlowSession(FakeSession):
+    """The toy denoiser, with a time of its own for each call."""
+
+    def __init__(self, clock: Clock, seconds: list[float]) -> None:
+        super().__init__()
+        self.clock = clock
+        self.seconds = iter(seconds)
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        self.clock.now += next(self.seconds)
+        return super().run(feeds)
+
+
+def test_calls_and_steps_are_told_apart_in_the_same_trajectory() -> None:
+    clock = Clock()
+    opened = Opened(toy_manifest(), "fp32", SlowSession(clock, [7.0, 4.0, 9.0]))
+
+    turn = take_turn(opened, 3, clock)
+
+    # A reading before the call, one behind it, one at the end of the step.
+    assert turn.steps == (Step(10.0, (8.0,)), Step(7.0, (5.0,)), Step(12.0, (10.0,)))
+    assert turn.loop == 29.0
+    assert (turn.conditioner, turn.decoder) == (None, None)
+
+
+def test_the_first_step_does_not_count_for_the_overhead() -> None:
+    turn = Turn(None, (Step(100.0, (1.0,)), Step(10.0, (9.0,)), Step(10.0, (8.0,))), None)
+
+    assert turn.settled == turn.steps[1:]
+    assert turn.overhead == pytest.approx(0.15)
+
+
+def test_a_guided_image_that_takes_two_calls_has_both_in_its_step() -> None:
+    clock = Clock()
+    opened = Opened(toy_manifest(batch=1), "fp32", SlowSession(clock, [3.0, 2.0, 6.0, 5.0]))
+
+    turn = take_turn(opened, 2, clock)
+
+    assert [step.calls for step in turn.steps] == [(4.0, 3.0), (7.0, 6.0)]
+    assert turn.overhead == pytest.approx(3 / 16)  # three readings outside the calls
+
+
+@pytest.mark.parametrize(
+    ("batch", "null_class", "images"), [(1, True, 1), (4, True, 2), (5, True, 2), (4, False, 4)]
+)
+def test_a_group_is_what_fits_into_a_guided_call(batch: int, null_class: bool, images: int) -> None:
+    clock = Clock()
+    session = SlowSession(clock, [1.0] * 4)
+    opened = Opened(toy_manifest(batch=batch, null_class=null_class), "fp32", session)
+
+    take_turn(opened, 2, clock)
+
+    assert opened.images == images
+    assert (opened.settings.cfg_scale == 1.0) is not null_class
+
+
+def test_conditioner_and_decoder_are_timed_anew_in_every_turn(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "toy", toy_manifest(split=True))
+    opened = open_subject(Subject(folder, "onnxruntime", "fp32", SessionOptions(threads=1)))
+    asked = []
+
+    def decode(latents: Array) -> Iterator[Array]:
+        asked.append(latents)
+        yield latents
+
+    def open_conditioner() -> TimedSession:
+        clock.now += 20.0
+        assert opened.open_conditioner is not None
+        return TimedSession(opened.open_conditioner(), clock)
+
+    clock = Clock()
+    whole = dataclasses.replace(opened, open_conditioner=open_conditioner, decode=decode)
+    turns = [take_turn(whole, 3, clock) for _ in range(2)]
+
+    # 6 pairs of step and label go into a conditioner of 4 rows twice, with two readings each.
+    assert [turn.conditioner for turn in turns] == [25.0, 25.0]
+    assert [turn.decoder for turn in turns] == [1.0, 1.0]
+    assert np.isfinite(asked[0]).all()
+
+
+def test_a_subject_survives_the_way_to_another_process(tmp_path: Path) -> None:
+    subject = Subject(tmp_path, "torch compile", "bf16", SessionOptions(None, 3), "mine.pt")
+
+    assert Subject.from_json(subject.to_json()) == subject
