@@ -16,7 +16,9 @@ import click
 from .. import __version__
 from ..runtime.errors import PitstopError
 
-COMMANDS = ("demo", "export", "calibrate", "build", "generate", "compare", "inspect", "doctor")
+COMMANDS = (
+    "demo", "export", "calibrate", "build", "generate", "compare", "bench", "inspect", "doctor"
+)  # fmt: skip
 
 
 class Commands(click.Group):

@@ -75,6 +75,15 @@ def test_compare_writes_a_page_with_what_the_goldens_show(bundle: Path, tmp_path
     assert "it runs with `--checkpoint`" in page
 
 
+def test_bench_times_the_bundle_and_says_what_it_lacks(bundle: Path, tmp_path: Path) -> None:
+    done = pitstop("bench", bundle, "--steps", 2, "--rounds", 1, "--json", tmp_path / "f.json")
+
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((tmp_path / "f.json").read_text())
+    assert figures["rows"][0]["ms_per_call_median"] > 0
+    assert "The package torch is not installed" in figures["not_measured"][0]
+
+
 def test_inspect_tells_what_a_bundle_holds(bundle: Path) -> None:
     done = pitstop("inspect", bundle)
 
