@@ -19,7 +19,7 @@ from ..runtime.backend import SessionOptions
 from ..runtime.bundle import Bundle, open_bundle
 from ..runtime.errors import CheckpointError, OptionError, PitstopError
 from .interleave import WARM_UPS, interleave
-from .machine_noise import disturbance, load_per_cpu, read_cpu_clock, warnings
+from .machine_noise import Disturbance, disturbance, load_per_cpu, read_cpu_clock, warnings
 from .matmul_chain import chain_of
 from .matmul_peak import Chains, open_chains, peak_flops, time_chain
 from .memory import Fresh, measure_fresh
@@ -145,8 +145,8 @@ def run_bench(
     opened, refused = _open_all(named, wanted, bundles, steps, on_turns)
     with tempfile.TemporaryDirectory() as folder:
         chains, unknown = _open_chains(list(bundles.values()), wanted.options, Path(folder))
-        turns, reached, told = _take_turns(opened, chains, steps, rounds, on_turns)
-    rows = [make_row(name, named[name], ready, turns[name]) for name, ready in opened.items()]
+        taken = _take_turns(opened, chains, steps, rounds, on_turns)
+    rows = [make_row(name, named[name], ready, taken.turns[name]) for name, ready in opened.items()]
     for ready in opened.values():
         ready.denoiser.close()
     rows, failed = _measure_memory(rows, steps, on_turns)
@@ -154,8 +154,8 @@ def run_bench(
         rows=tuple(rows),
         steps=steps,
         rounds=rounds,
-        matmul_flops=reached,
-        warnings=tuple(told(rows)),
+        matmul_flops=taken.matmul_flops,
+        warnings=tuple(warnings(taken.seen, {row.name: row.call for row in rows})),
         left_out=(*left_out, *refused, *unknown, *failed),
     )
 
@@ -237,10 +237,18 @@ def _open_chains(
     ]
 
 
+@dataclass(frozen=True)
+class _Taken:
+    """What came of the rounds: turns by row, FLOP/s of the matmuls, what else went on."""
+
+    turns: Mapping[str, Sequence[Turn]]
+    matmul_flops: Mapping[str, float]
+    seen: Disturbance
+
+
 def _take_turns(
     opened: Mapping[str, Opened], chains: Chains, steps: int, rounds: int, on_turns: OnTurns
-) -> tuple[dict[str, list[Turn]], dict[str, float], Callable[[Sequence[Row]], list[str]]]:
-    """All turns, the matmuls' FLOP/s, and what finds the warnings in the finished rows."""
+) -> _Taken:
     subjects: dict[str, Callable[[], Turn | list[float]]] = {
         name: functools.partial(take_turn, ready, steps) for name, ready in opened.items()
     }
@@ -251,11 +259,7 @@ def _take_turns(
     seen = disturbance(before, read_cpu_clock(), cpus=os.cpu_count() or 1, load=load)
     turns = {name: [turn for turn in taken[name] if isinstance(turn, Turn)] for name in opened}
     runs = {name: [run for run in taken[name] if isinstance(run, list)] for name in chains}
-    return (
-        turns,
-        peak_flops(chains, runs),
-        lambda rows: warnings(seen, {row.name: row.call for row in rows}),
-    )
+    return _Taken(turns, peak_flops(chains, runs), seen)
 
 
 def _measure_memory(

@@ -73,7 +73,12 @@ def _draw(bench: Bench) -> Figure:
     axes.grid(visible=False, axis="y")
     axes.margins(x=0.22, y=0.02)
     axes.set_xlim(left=0)
-    axes.set_title("milliseconds of a denoiser call: median, and from p10 to p90")
+    axes.set_title(
+        "milliseconds of a denoiser call: median, and from p10 to p90, of "
+        f"{bench.rounds} turns of {bench.steps} steps"
+    )
+    if bench.warnings:
+        axes.set_xlabel("The machine was noisy: see the warnings beside the table.")
     return figure
 
 

@@ -24,7 +24,14 @@ def torch_chains(chain: Chain, threads: int | None) -> dict[str, Callable[[], No
         name: _chain(x.to(device, dtype), up.to(device, dtype), down.to(device, dtype))
         for name, dtype in dtypes.items()
     }
-    return {**chains, "int8": _int8_chain(chain, device)}
+    if device.type == "cpu" or _fits_cuda(chain):
+        chains["int8"] = _int8_chain(chain, device)
+    return chains
+
+
+def _fits_cuda(chain: Chain) -> bool:
+    """Whether CUDA multiplies int8 of such sizes (aten/src/ATen/native/cuda/Blas.cpp)."""
+    return chain.rows > 16 and chain.width % 8 == chain.inner % 8 == 0
 
 
 def _chain(x: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> Callable[[], None]:

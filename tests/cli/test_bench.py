@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -159,3 +160,26 @@ def test_a_library_that_was_asked_for_but_is_missing_is_named(toy: Path, library
     [line] = done.stderr.splitlines()
     assert f"{library}" in line
     assert "pip install 'pitstop[" in line
+
+
+@pytest.mark.slow
+def test_without_a_compiler_pytorch_runs_eagerly(tiny_bundle: Path, tmp_path: Path) -> None:
+    checkpoint = tiny_checkpoint(tmp_path / "tiny.safetensors")
+    code = "from pitstop.cli import main; main(prog_name='pitstop')"
+    asked = [sys.executable, "-c", code, "bench", tiny_bundle, *ALONE, "--precision", "fp32",
+             "--checkpoint", checkpoint, "--json", tmp_path / "f.json"]  # fmt: skip
+    nowhere = {"CXX": "/bin/false", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+
+    done = subprocess.run(
+        list(map(str, asked)), env={**os.environ, **nowhere}, capture_output=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((tmp_path / "f.json").read_text())
+    assert [row["name"] for row in figures["rows"]] == [
+        "fp32, torch eager", "bf16, torch eager", "fp32, onnxruntime",
+    ]  # fmt: skip
+    assert [reason.split(":")[0] for reason in figures["not_measured"]] == [
+        "fp32, torch compile", "bf16, torch compile",
+    ]  # fmt: skip
+    assert "No working C++ compiler" in figures["not_measured"][0]

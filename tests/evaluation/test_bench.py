@@ -251,15 +251,17 @@ def answer(session: TorchRow | TorchSession) -> Array:
     return session.run(feeds)["prediction"]
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")  # of torch.compile
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("precision", "least", "most"), [("fp32", 0, 1e-6), ("bf16", 1e-4, 3e-2)])
 def test_pytorchs_rows_compute_what_the_checkpoint_says(
-    tiny_bundle: Path, tmp_path: Path, precision: str, least: float, most: float
+    tiny_bundle: Path, tmp_path: Path, precision: str, least: float, most: float, compiled: bool
 ) -> None:
     checkpoint = tiny_checkpoint(tmp_path / "tiny.safetensors")
     wanted = answer(TorchSession(load_checkpoint(checkpoint).model)).astype(np.float64)
     manifest = open_bundle(tiny_bundle).manifest
 
-    found = answer(open_torch(str(checkpoint), manifest, precision, compiled=False))
+    found = answer(open_torch(str(checkpoint), manifest, precision, compiled=compiled))
 
     distance = np.linalg.norm(found - wanted) / np.linalg.norm(wanted)
     assert found.dtype == np.float32
@@ -313,7 +315,18 @@ def test_a_plot_is_written_whole(tmp_path: Path, suffix: str) -> None:
             assert picture.width > 800
             assert len(picture.convert("RGB").getcolors(1 << 24) or []) > 10
     if suffix == ".svg":
-        assert "eager" in place.read_text()
+        text = place.read_text()
+        assert "eager" in text
+        assert "1 turns of 2 steps" in text
+        assert "noisy" not in text
+
+
+def test_a_plot_of_a_noisy_machine_says_so(tmp_path: Path) -> None:
+    noisy = replace(hand_made_bench(hand_made_row()), warnings=("others ran",))
+
+    plot_bench(noisy, tmp_path / "plot.svg")
+
+    assert "The machine was noisy" in (tmp_path / "plot.svg").read_text()
 
 
 @pytest.mark.parametrize("name", ["plot", "plot.bmp"])
