@@ -58,15 +58,12 @@ def generate(
     Example: pitstop generate fashion.bundle --label sneaker --num 8 --out pictures
     """
     from ..runtime.backend import SessionOptions
-    from ..runtime.backends import choose_backend
     from ..runtime.jobs import draw_images, plan_images
     from ..runtime.pipeline import Pipeline, Settings
 
     options = SessionOptions(provider, threads)
-    chosen = choose_backend(backend, options)
-    pipeline = Pipeline.from_bundle(
-        bundle, backend=chosen.name, precision=precision, options=options
-    )
+    pipeline = Pipeline.from_bundle(bundle, backend=backend, precision=precision, options=options)
+    chosen = pipeline.chosen
     settings = Settings(steps, sampler, cfg_scale, eta)
     plan = plan_images(pipeline.manifest, labels, num, seed)
     with step_progress() as progress:
@@ -86,7 +83,7 @@ def generate(
             ("folder", str(out)),
             ("grid", str(done.grid) if done.grid else done.why_no_grid),
             ("backend", f"{done.device}, {pipeline.precision}"),
-            *([("auto", f"took {chosen.name}: {chosen.why}")] if chosen.why else []),
+            *([("auto", f"took {chosen.name}: {chosen.why}")] if chosen and chosen.why else []),
             ("time", f"{done.seconds:.1f} s, {done.ms_per_step or 0:.0f} ms a step"),
         ])
     )

@@ -1,11 +1,13 @@
-"""Whether an engine of a bundle would load on this machine."""
+"""Which engines of a bundle would load on this machine."""
 
 from __future__ import annotations
+
+import contextlib
 
 from .backends import import_backend
 from .bundle import Bundle
 from .engine_backend import all_that_is_missing
-from .engines import Engine, check_plan, key_for
+from .engines import Engine, check_plan, key_for, list_engines, read_engine
 from .errors import EngineError
 from .gpu import read_driver
 
@@ -36,3 +38,14 @@ def why_not_here(bundle: Bundle, engine: Engine) -> str | None:
     except EngineError as error:
         return error.problem
     return all_that_is_missing([*key.misfits(here), missing])
+
+
+def engines_here(bundle: Bundle, precision: str) -> set[str]:
+    """The builders of a denoiser's engines that would load here."""
+    builders = set()
+    for folder in list_engines(bundle.folder):
+        with contextlib.suppress(EngineError):  # `pitstop inspect` tells of it
+            engine = read_engine(folder)
+            if engine.key.graph == f"denoiser.{precision}" and not why_not_here(bundle, engine):
+                builders.add(engine.key.builder)
+    return builders

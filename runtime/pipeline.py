@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .backend import Backend, Session, SessionOptions
-from .backends import load_backend
+from .backends import AUTO as AUTO_BACKEND
+from .backends import Choice, choose_backend, load_backend
 from .bundle import Bundle, open_bundle
 from .conditioning import ConditionedSession
 from .decoder import Decode, TiledDecoder
+from .engine_check import engines_here
 from .errors import OptionError
 from .guidance import GuidedDenoiser, Labels, run_rows
 from .loop import walk
@@ -110,12 +112,14 @@ class Pipeline:
         precision: str,
         decode: Decode | None = None,
         loop: Loop | None = None,
+        chosen: Choice | None = None,
     ) -> None:
         self.manifest = manifest
         self.session = session
         self.precision = precision
         self.decode = decode
         self.loop = loop
+        self.chosen = chosen
 
     @property
     def gives_pictures(self) -> bool:
@@ -145,11 +149,13 @@ class Pipeline:
         opened = open_bundle(bundle)
         precision = precision or opened.manifest.precisions[0]
         options = options or SessionOptions()
-        loaded = load_backend(backend, options)
+        engines = engines_here(opened, precision) if backend == AUTO_BACKEND else ()
+        chosen = choose_backend(backend, options, engines=engines)
+        loaded = chosen.backend
         session = open_denoiser(opened, precision, loaded, options)
         decode = open_decoder(opened, precision, beside(loaded), options)
         loop = open_loop(opened, session)
-        return cls(opened.manifest, session, precision, decode, loop)
+        return cls(opened.manifest, session, precision, decode, loop, chosen)
 
     def __call__(
         self,

@@ -10,7 +10,13 @@ from bundle_helpers import one_line
 
 from pitstop.runtime import backends
 from pitstop.runtime.backend import SessionOptions
-from pitstop.runtime.backends import backend_names, choose_backend, import_backend, load_backend
+from pitstop.runtime.backends import (
+    backend_names,
+    choose_backend,
+    import_backend,
+    load_backend,
+    onnxruntime,
+)
 from pitstop.runtime.errors import BackendUnavailable
 
 ALL = ["onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]
@@ -33,7 +39,7 @@ def machine(
     found = {name: Installed(None if name in able else "it is not installed") for name in ALL}
     patch.setattr(backends, "backend_names", lambda: ALL)
     patch.setattr(backends, "import_backend", lambda name: found[name])
-    patch.setattr(backends, "runs_on_gpu", lambda: gpu)
+    patch.setattr(onnxruntime, "runs_on_gpu", lambda: gpu)
     patch.setattr(platform, "machine", lambda: processor)
 
 
