@@ -23,7 +23,10 @@ def write_graph(model: ir.Model, folder: Path, path: str) -> GraphSpec:
     place.parent.mkdir(exist_ok=True)
     tensors = [value.const_value for value in model.graph.initializers.values()]
     weights = sum(tensor.nbytes for tensor in tensors if tensor is not None)
-    ir.save(model, place, external_data=f"{place.name}.data" if weights > INLINE_LIMIT else None)
+    big = weights > INLINE_LIMIT
+    if not big:  # else what a base has in a file beside it would be looked for in this folder
+        ir.external_data.load_to_model(model)
+    ir.save(model, place, external_data=f"{place.name}.data" if big else None)
     return GraphSpec(
         path=path,
         inputs=tuple(map(_tensor_spec, model.graph.inputs)),

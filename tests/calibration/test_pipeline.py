@@ -38,6 +38,7 @@ from pitstop.calibration.placement import Placement
 from pitstop.calibration.ranges import read_ranges
 from pitstop.calibration.smoothing import apply_smoothing, smooth
 from pitstop.calibration.trajectories import draw_set
+from pitstop.export import graph_file as export_graph_file
 from pitstop.export.pipeline import export_bundle
 from pitstop.runtime.bundle import open_bundle
 from pitstop.runtime.distance import relative_l2
@@ -247,6 +248,24 @@ def test_big_weights_stand_beside_the_graph_and_go_with_it(
 
     np.testing.assert_array_equal(draw(bundle, "int8"), drawn)
     assert content(bundle) == content(calibrated)
+
+
+def test_an_int8_graph_holds_its_weights_where_those_of_its_base_stand_beside_it(
+    tmp_path: Path, calibrated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = open_bundle(calibrated).manifest
+    sizes = [manifest.denoiser(name).weight_bytes for name in ("int8", "fp32")]
+    checkpoint = str(tiny_checkpoint(tmp_path / "tiny.safetensors"))
+    bundle = tmp_path / "bundle"
+    for module in (graph_file, export_graph_file):
+        monkeypatch.setattr(module, "INLINE_LIMIT", sum(sizes) // 2)
+    export_bundle(checkpoint, bundle)
+    assert "graphs/denoiser.fp32.onnx.data" in open_bundle(bundle).manifest.files
+
+    calibrate(bundle, smooth=True)
+
+    assert f"{INT8}.data" not in open_bundle(bundle).manifest.files
+    assert relative_l2(draw(bundle, "fp32"), draw(bundle, "int8")) < 0.2
 
 
 def test_the_stages_and_all_steps_are_told(bundle: Path) -> None:
