@@ -49,8 +49,9 @@ def draw_set(
         start = draw_noise(seeds[group], START, manifest.latent_shape)
         fed = np.concatenate([start[None], walked[:-1]])
         for place, index in enumerate(range(num)[group]):
+            turn = sum(divmod(index, manifest.num_classes))  # a class takes both in two rounds
             for part, step in enumerate(_kept_steps(index, settings.steps)):
-                unguided = null is not None and (index + part) % 2 == 1
+                unguided = null is not None and (turn + part) % 2 == 1
                 latents.append(fed[step, place])
                 kept_steps.append(step)
                 labels.append(null if unguided else classes[index])

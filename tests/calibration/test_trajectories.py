@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from bundle_helpers import LABELS, NULL_CLASS, SHAPE, FakeSession, toy_manifest
@@ -67,6 +69,22 @@ def test_guided_rows_are_half_with_a_class_and_half_without_in_every_eighth() ->
     assert ((labels == NULL_CLASS).sum(axis=0) == CLASSES).all()
     assert ((labels == NULL_CLASS).sum(axis=1) == PARTS // 2).all()
     assert np.bincount(labels.ravel()).tolist() == [PARTS] * CLASSES + [PARTS * CLASSES]
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10])
+def test_two_rounds_show_every_class_both_with_and_without_it_in_every_eighth(classes: int) -> None:
+    manifest = dataclasses.replace(
+        toy_manifest(), num_classes=classes, null_class=classes, labels=("x",) * classes
+    )
+    session = FakeSession()
+    session.run = lambda feeds: {"prediction": feeds["latent"]}  # type: ignore[method-assign]
+
+    drawn = draw_set(
+        Pipeline(manifest, session, "fp32"), 2 * classes, Settings(16, cfg_scale=1.5), 0
+    )
+
+    labels = drawn.labels.reshape(2, classes, PARTS)
+    assert ((labels == classes).sum(axis=0) == 1).all()
 
 
 @pytest.mark.parametrize("null_class", [False, True])
