@@ -162,17 +162,11 @@ def _builder(work: Work, ranges: Ranges) -> Build:
                 f"The ranges have none for {site.name}",
                 "Take them again with the same `--attention` and `--no-bridge`",
             )
-        amax = ranges.by_tensor[site.tensor].amax
-        if work.base == "fp16" and amax > FP16_MAX:
-            raise CalibrationError(
-                f"{site.name} reads values up to {amax:.0f}, fp16 ends at {FP16_MAX:.0f}",
-                "Use `--base fp32`",
-            )
+    base = work.fp32 if work.base == "fp32" else _read(work.bundle, work.base)
+    _check_overflow(base.graph, work.sites.found, ranges)
     smoothed = smooth(work.fp32.graph, ranges.smoothing)
     exact = apply_smoothing(work.fp32, smoothed)
-    model = exact
-    if work.base != "fp32":
-        model = apply_smoothing(_read(work.bundle, work.base), smoothed)
+    model = exact if work.base == "fp32" else apply_smoothing(base, smoothed)
     constants = exact.graph.initializers.items()
     weights = {name: one.const_value for name, one in constants if one.const_value is not None}
 
@@ -180,6 +174,19 @@ def _builder(work: Work, ranges: Ranges) -> Build:
         return quantize(model, weights, chosen, thresholds)
 
     return build
+
+
+def _check_overflow(base: ir.Graph, sites: Sequence[Site], ranges: Ranges) -> None:
+    """Refuse values that an fp16 operand cannot hold; a base keeps blocks that need it in fp32."""
+    nodes = {node.outputs[0].name: node for node in base}
+    for site in sites:
+        operand = nodes[site.node].inputs[site.operand] if site.node in nodes else None
+        amax = ranges.by_tensor[site.tensor].amax
+        if operand is not None and operand.dtype is ir.DataType.FLOAT16 and amax > FP16_MAX:
+            raise CalibrationError(
+                f"{site.name} reads values up to {amax:.0f}, fp16 ends at {FP16_MAX:.0f}",
+                "Use `--base fp32`",
+            )
 
 
 def _search(

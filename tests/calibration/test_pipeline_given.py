@@ -7,11 +7,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from bundle_helpers import one_line
 from calibration_helpers import COVERAGE, INT8, RANGES, SET, SITES, calibrate, content
+from checkpoint_helpers import tiny_checkpoint
 
 from pitstop.calibration import pipeline
 from pitstop.calibration.placement import Placement
+from pitstop.export.pipeline import export_bundle
+from pitstop.models.checkpoint import load_checkpoint, save_checkpoint
 from pitstop.runtime.errors import CalibrationError, OptionError
 
 
@@ -82,3 +86,20 @@ def test_a_range_beyond_fp16_asks_for_the_other_base(
         caught.value
     )
     assert calibrate(bundle, base="fp32", paths={"ranges_path": path}).base == "fp32"
+
+
+def test_a_bundle_that_keeps_a_loud_block_in_fp32_is_calibrated_on_fp16(tmp_path: Path) -> None:
+    path = tiny_checkpoint(tmp_path / "loud.safetensors")
+    checkpoint = load_checkpoint(path)
+    with torch.no_grad():
+        checkpoint.model.blocks[1].mlp.fc1.weight.mul_(1e6)
+        checkpoint.model.blocks[1].mlp.fc2.weight.mul_(1e-6)
+    save_checkpoint(checkpoint, path)
+    bundle = tmp_path / "bundle"
+    assert export_bundle(str(path), bundle, precisions=("fp32", "fp16")).passed
+
+    report = calibrate(bundle)
+
+    ranges = json.loads((bundle / RANGES).read_text())["by_tensor"]
+    assert max(one["amax"] for one in ranges.values()) > 65504
+    assert (report.base, len(report.sites)) == ("fp16", SITES)
