@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 
 def relative_l2(expected: npt.NDArray[Any], found: npt.NDArray[Any]) -> float:
-    """``|found - expected| / |expected|``; infinite where ``found`` is not finite."""
-    if not np.isfinite(found).all():
+    """``|found - expected| / |expected|``; infinite where one of them is not finite."""
+    if not (np.isfinite(found).all() and np.isfinite(expected).all()):
         return float("inf")
     error = float(np.linalg.norm(found.astype(np.float64) - expected))
     size = float(np.linalg.norm(expected.astype(np.float64)))

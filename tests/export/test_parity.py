@@ -33,12 +33,29 @@ def test_squares_beyond_float32_do_not_overflow() -> None:
     assert relative_l2(expected, 1.5 * expected) == pytest.approx(0.5, rel=1e-6)
 
 
+def test_nothing_is_near_to_what_is_not_finite() -> None:
+    assert relative_l2(np.array([1.0, np.nan]), np.ones(2)) == np.inf
+    assert relative_l2(np.array([1.0, np.inf]), np.array([1.0, np.inf])) == np.inf
+
+
 @pytest.mark.parametrize(
     ("errors", "passed"),
-    [((0.0, 1e-5), True), ((1.1e-5, 0.0), False), ((float("nan"),), False), ((np.inf,), False)],
+    [
+        ((0.0, 1e-5), True),
+        ((1.1e-5, 0.0), False),
+        ((np.nan,), False),
+        ((np.inf,), False),
+        ((1e-6, np.nan), False),
+        ((np.nan, 1e-6), False),
+    ],
 )
 def test_the_worst_call_decides(errors: tuple[float, ...], passed: bool) -> None:
     assert Parity(errors, 1e-5).passed is passed
+
+
+@pytest.mark.parametrize("errors", [(1e-6, np.nan, np.inf), (np.nan, 1e-6, np.inf)])
+def test_the_worst_of_all_is_what_is_no_number(errors: tuple[float, ...]) -> None:
+    assert np.isnan(Parity(errors, 1e-5).worst)
 
 
 def test_every_golden_call_is_asked_with_its_own_inputs() -> None:
