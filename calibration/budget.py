@@ -6,7 +6,9 @@ Each step is written to a log as it is taken, so a search that was stopped goes 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -151,6 +153,7 @@ def open_log(path: Path, key: str) -> Log:
     """
     with _told(path):
         head, *lines = _read_lines(path) or [{}]
+        lines = list(itertools.takewhile(_is_measurement, lines))
         if head != {"search": key}:
             head, lines = {"search": key}, []
         beside = path.with_name(f"{path.name}{PARTIAL}")
@@ -159,7 +162,7 @@ def open_log(path: Path, key: str) -> Log:
     return Log(path, {(line["what"], line["which"]): line["value"] for line in lines})
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
+def _read_lines(path: Path) -> list[Any]:
     """The whole lines of a log; the last one may have been cut off."""
     if not path.exists():
         return []
@@ -167,9 +170,20 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
     for line in path.read_text(errors="replace").splitlines():
         try:
             lines.append(json.loads(line))
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             break
     return lines
+
+
+def _is_measurement(line: Any) -> bool:
+    """Whether a line is as `Log` writes them; an infinite PSNR is a measurement too."""
+    return (
+        isinstance(line, dict)
+        and isinstance(line.get("what"), str)
+        and type(line.get("which")) in {str, int}
+        and isinstance(line.get("value"), float)
+        and not math.isnan(line["value"])
+    )
 
 
 def _as_line(content: Mapping[str, Any]) -> str:

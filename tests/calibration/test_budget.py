@@ -214,6 +214,33 @@ def test_a_file_that_is_no_log_is_begun_anew(path: Path, content: str) -> None:
     assert len(path.read_text().splitlines()) == 1 + 8 + 5
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{}",
+        "3",
+        "[" * 100_000,
+        '{"what": "kept", "which": [0], "value": 40.0}',
+        '{"what": "kept", "which": true, "value": 40.0}',
+        '{"what": 3, "which": 0, "value": 40.0}',
+        '{"what": "kept", "which": 0, "value": "x"}',
+        '{"what": "kept", "which": 0, "value": NaN}',
+    ],
+)
+def test_from_a_line_on_that_is_no_measurement_all_are_measured_again(
+    path: Path, line: str
+) -> None:
+    whole = Counted().search(43.0, open_log(path, "a"))
+    head, first, second, *others = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([head, first, f"{line}\n", second, *others]))
+    again = Counted()
+
+    assert again.search(43.0, open_log(path, "a")) == whole
+
+    assert len(again.asked) == 8 + 5 - 1
+    assert line not in path.read_text().splitlines()
+
+
 def test_numbers_that_are_not_finite_survive_the_log(path: Path) -> None:
     open_log(path, "a").measured("kept", 3, lambda: math.inf)
     open_log(path, "a").measured("kept", 4, lambda: -math.inf)
