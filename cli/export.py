@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..runtime.errors import CalibrationError, PitstopError
 from .options import classes_option, format_option, heads_option
 from .passes_table import passes_table
 from .printing import console, json_option, megabytes, pairs, stage_progress, write_json
@@ -152,10 +153,20 @@ def export(
 
 
 def _calibrate(bundle: Path, on_stage: Callable[[str], None]) -> CalibrationReport:
+    """Add int8 to a bundle that is whole; where that fails or is stopped, say what there is."""
     from ..calibration.pipeline import calibrate_bundle
     from ..calibration.recipe import Recipe
 
-    return calibrate_bundle(bundle, Recipe(), on_stage=on_stage)
+    add = f"add it with `pitstop calibrate {bundle}`"
+    try:
+        return calibrate_bundle(bundle, Recipe(), on_stage=on_stage)
+    except PitstopError as error:
+        remedy = f"{add}: {error.remedy[0].lower()}{error.remedy[1:]}"
+        problem = f"{bundle} was written without int8: {error.problem}"
+        raise CalibrationError(problem, remedy[0].upper() + remedy[1:]) from error
+    except BaseException:
+        click.echo(f"pitstop: {bundle} was written without int8; {add}.", err=True)
+        raise
 
 
 def _failure(report: ExportReport) -> str:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from checkpoint_helpers import tiny_checkpoint
-from cli_helpers import run
+from cli_helpers import refused, run
 
+from pitstop.calibration import pipeline as calibration
 from pitstop.export.precision import LOW
+from pitstop.runtime.bundle import open_bundle
+from pitstop.runtime.errors import CalibrationError
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +84,40 @@ def test_int8_is_added_by_a_calibration(checkpoint: Path, tmp_path: Path) -> Non
     assert (bundle / "graphs" / "denoiser.int8.onnx").exists()
     errors = json.loads(figures.read_text())["relative_l2_by_precision"]
     assert 1e-5 < errors["int8"] < 1
+
+
+def fails_with(error: BaseException) -> Callable[..., None]:
+    def stop(*arguments: object, **keywords: object) -> None:
+        raise error
+
+    return stop
+
+
+def test_a_calibration_that_fails_says_that_the_rest_was_written(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loud = CalibrationError("fc2 reads values up to 70000", "Use `--base fp32`")
+    monkeypatch.setattr(calibration, "calibrate_bundle", fails_with(loud))
+    bundle = tmp_path / "bundle"
+
+    line = refused("export", checkpoint, "--out", bundle, "--precision", "int8")
+
+    assert line == (
+        f"pitstop: {bundle} was written without int8: fc2 reads values up to 70000. Add it with "
+        f"`pitstop calibrate {bundle}`: use `--base fp32`."
+    )
+    assert open_bundle(bundle).manifest.precisions == ["fp32"]
+
+
+def test_a_calibration_that_is_stopped_says_so_too(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration, "calibrate_bundle", fails_with(KeyboardInterrupt()))
+    bundle = tmp_path / "bundle"
+
+    done = run("export", checkpoint, "--out", bundle, "--precision", "int8")
+
+    assert done.exit_code == 1
+    told = f"{bundle} was written without int8; add it with `pitstop calibrate {bundle}`."
+    assert told in " ".join(done.stderr.split())
+    assert open_bundle(bundle).manifest.precisions == ["fp32"]
