@@ -17,6 +17,7 @@ from ..runtime.goldens import BROKEN
 from ..runtime.manifest import Manifest
 from ..runtime.pipeline import Settings
 from ..runtime.sampler import Latent
+from ..runtime.samplers import make_sampler
 from ..runtime.schedule import Table, Timesteps
 
 MAX_SEED = 1 << 20  # of a set; the one after a set's own is for what is held out
@@ -110,8 +111,21 @@ def _why_not_facts(drawn: CalibrationSet, manifest: Manifest) -> str | None:
     if not 0 <= drawn.seed < MAX_SEED:
         return f"has seed {drawn.seed}, expected 0 to {MAX_SEED - 1}"
     steps, most = drawn.settings.steps, manifest.schedule.most_steps
-    if not isinstance(steps, int) or not 1 <= steps <= most:
+    if type(steps) is not int or not 1 <= steps <= most:
         return f"was drawn in {steps} steps, expected 1 to {most}"
+    return _why_not_sampler(drawn.settings, manifest)
+
+
+def _why_not_sampler(settings: Settings, manifest: Manifest) -> str | None:
+    for name in ("cfg_scale", "eta"):
+        if type(number := getattr(settings, name)) not in {int, float}:
+            return f"has the setting {name} {number!r}, expected a number"
+    if not isinstance(settings.sampler, str):
+        return f"has the setting sampler {settings.sampler!r}, expected a name"
+    try:
+        make_sampler(settings.sampler, manifest.schedule, settings.steps, eta=settings.eta)
+    except OptionError as error:
+        return f"has settings that cannot be: {error.problem}"
     return None
 
 

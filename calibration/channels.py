@@ -60,7 +60,7 @@ def find_scalable(graph: ir.Graph) -> list[Scalable]:
             assert fed is not None
             makers = tuple(_makers(fed)) if len(fed.uses()) == 1 else ()
             if makers:
-                reader = Span(weight, 0, 0, 0, _width(fed))
+                reader = Span(weight, 0, 0, 0, width_of(fed))
                 found.append(Scalable(str(fed.name), (), makers, (reader,)))
     return found
 
@@ -100,7 +100,7 @@ def _readers(value: ir.Value) -> Iterator[Span]:
     parts = list(user.outputs) if user.op_type == "Split" else [value]
     start = 0
     for part in parts:
-        stop = start + _width(part)
+        stop = start + width_of(part)
         if weight := _sole_reader(part):
             yield Span(weight, 0, 0, start, stop)
         start = stop
@@ -115,7 +115,7 @@ def _sole_reader(value: ir.Value) -> str | None:
 
 def _depthwise_behind(value: ir.Value) -> str | None:
     """The kernel of the depthwise convolution that a value reaches, alone, through moves."""
-    width = _width(value)
+    width = width_of(value)
     while len(users := list(value.consumers())) == 1:
         [user] = users
         if user.op_type == "Conv":
@@ -133,7 +133,7 @@ def _makers(value: ir.Value) -> Iterator[Span]:
     start = 0
     for part in parts:
         assert part is not None
-        stop = start + _width(part)
+        stop = start + width_of(part)
         yield from _makers_of_part(part, start, stop)
         start = stop
 
@@ -157,9 +157,9 @@ def _columns(v: ir.Value, start: int, stop: int) -> Iterator[Span]:
         return
     outputs = list(pieces.outputs)
     piece = next(output for output in outputs if _reaches(output, v))
-    first = sum(map(_width, outputs[: piece.index()]))
+    first = sum(map(width_of, outputs[: piece.index()]))
     add = _sole_producer(pieces.inputs[0])
-    if add is None or add.op_type != "Add" or _width(piece) != stop - start:
+    if add is None or add.op_type != "Add" or width_of(piece) != stop - start:
         return
     product, bias = add.inputs
     linear = _sole_producer(product)
@@ -214,7 +214,7 @@ def _is_own(value: ir.Value) -> bool:
     return value.const_value is not None and len(value.uses()) == 1
 
 
-def _width(value: ir.Value | None) -> int:
+def width_of(value: ir.Value | None) -> int:
     """How many channels a tensor with its channels last has."""
     assert value is not None
     assert value.shape is not None

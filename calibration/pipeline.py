@@ -20,10 +20,10 @@ from .coverage import Coverage
 from .gather import Watcher, take_ranges
 from .placement import Site, Sites, find_sites
 from .quantize import quantize
-from .ranges import Ranges, read_ranges
+from .ranges import REMEDY, Ranges, read_ranges
 from .recipe import CalibrationReport, Recipe
 from .results import write_results
-from .smoothing import apply_smoothing, smooth
+from .smoothing import apply_smoothing, smooth, why_not_smooth
 from .trajectories import draw_set
 from .tuning import Build, search_key, tune
 
@@ -109,6 +109,8 @@ def calibrate_bundle(
     drawn, held_out, coverage = None, None, None
     if ranges_path is not None:
         ranges = read_ranges(ranges_path, work.sha256("fp32"))
+        if why := why_not_smooth(fp32.graph, ranges.smoothing):
+            raise CalibrationError(f"{ranges_path} has {why}", REMEDY)
     else:
         drawn = _calibration_set(work, set_path)
         held_out = _held_out(work, drawn.settings, drawn.seed)
@@ -181,7 +183,8 @@ def _check_overflow(base: ir.Graph, sites: Sequence[Site], ranges: Ranges) -> No
     nodes = {node.outputs[0].name: node for node in base}
     for site in sites:
         operand = nodes[site.node].inputs[site.operand] if site.node in nodes else None
-        amax = ranges.by_tensor[site.tensor].amax
+        one = ranges.by_tensor[site.tensor]
+        amax = max(one.amax, one.threshold)
         if operand is not None and operand.dtype is ir.DataType.FLOAT16 and amax > FP16_MAX:
             raise CalibrationError(
                 f"{site.name} reads values up to {amax:.0f}, fp16 ends at {FP16_MAX:.0f}",

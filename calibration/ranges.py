@@ -23,6 +23,7 @@ BROKEN = (
     OverflowError,
     RecursionError,
 )
+LARGEST = 2.0**127  # about the largest float32
 REMEDY = "Take ranges with `pitstop calibrate`, without `--ranges`"
 
 
@@ -93,7 +94,7 @@ def _why_not(ranges: Ranges) -> str | None:
     for name, one in ranges.by_tensor.items():
         for what in ("threshold", "amax"):
             number = getattr(one, what)
-            if not (math.isfinite(number) and number >= 0):
+            if not 0 <= number <= LARGEST:
                 return f"the {what} {number} for {name}"
     for name, factors in ranges.smoothing.items():
         if not all(math.isfinite(factor) and factor > 0 for factor in factors):

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from .channels import MODULATION, Scalable, Span, find_scalable
+from .channels import MODULATION, Scalable, Span, find_scalable, width_of
 
 STRENGTH = 0.5  # how much of a channel's size moves into a linear's weight
 MOST = 64.0  # a factor is between this and its inverse
@@ -56,6 +56,19 @@ def choose_factors(graph: ir.Graph, amax_by_channel: Mapping[str, Array]) -> Fac
         for found in find_scalable(graph)
         if found.tensor in amax_by_channel
     }
+
+
+def why_not_smooth(graph: ir.Graph, factors: Factors) -> str | None:
+    """Say which factors are not for this graph, or None where all are."""
+    smoothed = {found.tensor for found in find_scalable(graph)}
+    values = (value for node in graph for value in node.outputs if value.name in smoothed)
+    widths = {str(value.name): width_of(value) for value in values}
+    for name, given in factors.items():
+        if name not in widths:
+            return f"smoothing factors for {name}, which is not smoothed in this graph"
+        if len(given) != widths[name]:
+            return f"{len(given)} smoothing factors for {name}, which has {widths[name]} channels"
+    return None
 
 
 def smooth(graph: ir.Graph, factors: Factors) -> Smoothed:

@@ -226,7 +226,28 @@ def test_a_seed_that_no_set_has_is_told(path: Path, seed: int) -> None:
     assert refused(path) == f"has seed {seed}, expected 0 to {MAX_SEED - 1}"
 
 
-@pytest.mark.parametrize("steps", [0, 1001, "ten", 2.5])
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"eta": "a"}, "has the setting eta 'a', expected a number"),
+        ({"cfg_scale": True}, "has the setting cfg_scale True, expected a number"),
+        ({"sampler": ["ddim"]}, "has the setting sampler ['ddim'], expected a name"),
+        (
+            {"sampler": "bogus"},
+            "has settings that cannot be: There is no sampler called 'bogus'",
+        ),
+        ({"eta": float("nan")}, "has settings that cannot be: eta is nan"),
+    ],
+)
+def test_a_setting_that_no_sampler_takes_is_told_with_its_name(
+    path: Path, fields: dict[str, Any], problem: str
+) -> None:
+    write_set(some_set(settings=dataclasses.replace(some_set().settings, **fields)), path)
+
+    assert refused(path) == problem
+
+
+@pytest.mark.parametrize("steps", [0, 1001, "ten", 2.5, True])
 def test_a_number_of_steps_that_the_model_has_not_is_told(path: Path, steps: int) -> None:
     write_set(some_set(settings=Settings(steps, cfg_scale=1.5)), path)
 

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import onnx_ir as ir
 import pytest
 import torch
 from bundle_helpers import one_line
@@ -13,6 +14,7 @@ from calibration_helpers import COVERAGE, INT8, RANGES, SET, SITES, calibrate, c
 from checkpoint_helpers import tiny_checkpoint
 
 from pitstop.calibration import pipeline
+from pitstop.calibration.channels import find_scalable
 from pitstop.calibration.placement import Placement
 from pitstop.export.pipeline import export_bundle
 from pitstop.models.checkpoint import load_checkpoint, save_checkpoint
@@ -86,6 +88,33 @@ def test_a_range_beyond_fp16_asks_for_the_other_base(
         caught.value
     )
     assert calibrate(bundle, base="fp32", paths={"ranges_path": path}).base == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("smoothing", "told"),
+    [
+        (
+            {"nobody": [1.0]},
+            "has smoothing factors for nobody, which is not smoothed in this graph",
+        ),
+        ({"": [1.0, 2.0]}, "has 2 smoothing factors for"),
+    ],
+)
+def test_smoothing_factors_of_another_graph_are_refused(
+    bundle: Path, tmp_path: Path, smoothing: dict[str, list[float]], told: str
+) -> None:
+    fp32 = ir.load(bundle / "graphs/denoiser.fp32.onnx").graph
+    smoothed = find_scalable(fp32)[0].tensor  # in the place of the empty name
+    calibrate(bundle)
+    ranges = json.loads((bundle / RANGES).read_text())
+    ranges["smoothing"] = {name or smoothed: factors for name, factors in smoothing.items()}
+    path = tmp_path / "ranges.json"
+    path.write_text(json.dumps(ranges))
+
+    with pytest.raises(CalibrationError) as caught:
+        calibrate(bundle, paths={"ranges_path": path})
+
+    assert one_line(caught.value).startswith(f"{path} {told}")
 
 
 def test_a_bundle_that_keeps_a_loud_block_in_fp32_is_calibrated_on_fp16(tmp_path: Path) -> None:
