@@ -16,6 +16,11 @@ def choose_base(manifest: Manifest, asked: str | None) -> str:
         OptionError: The bundle has no denoiser of it, or its opset has no fp16 scales.
     """
     base = asked or _by_itself(manifest)
+    if base != "fp32" and base not in manifest.precisions:
+        raise OptionError(
+            f"This bundle has no {base} denoiser to quantize",
+            f"Export it again with `--precision {base}`, or use `--base fp32`",
+        )
     spec = manifest.denoiser(base)
     if base == "fp16" and spec.opset < FP16_OPSET:
         raise OptionError(

@@ -19,7 +19,8 @@ import onnx_ir as ir
 from ..runtime.errors import CalibrationError
 
 SMALLEST_SIDE = 16  # of a weight that int8 kernels are made for
-QDQ = ("QuantizeLinear", "DequantizeLinear")
+QUANTIZED = re.compile(r"Q[A-Z]|.*(Integer|Quantize|NBits)")  # QLinearMatMul, MatMulInteger, ...
+FUSED_ATTENTION = ("MultiHeadAttention", "Attention")
 
 
 @dataclass(frozen=True)
@@ -72,11 +73,12 @@ def find_sites(graph: ir.Graph, placement: Placement) -> Sites:
     Raises:
         CalibrationError: The graph is quantized already, or has nothing to quantize.
     """
-    if any(node.op_type in QDQ for node in graph):
-        raise CalibrationError(
-            "The denoiser's fp32 graph has QuantizeLinear nodes already",
-            "Calibrate a bundle as `pitstop export` wrote it",
-        )
+    for node in graph:
+        if QUANTIZED.match(node.op_type):
+            raise CalibrationError(
+                f"The denoiser's fp32 graph has {node.op_type} nodes already",
+                "Calibrate a bundle as `pitstop export` wrote it",
+            )
     sites = Sites()
     linears = [node for node in graph if _weight(node) is not None and node.op_type != "Conv"]
     for node in graph:
@@ -86,6 +88,8 @@ def find_sites(graph: ir.Graph, placement: Placement) -> Sites:
             _look_at_linear(node, node is linears[-1], sites)
         elif node.op_type == "MatMul" and placement.attention:
             sites.found += _attention_operands(node)
+        elif node.op_type in FUSED_ATTENTION and placement.attention:
+            sites.skipped[_output(node)] = f"its matmuls are inside one {node.op_type} node"
     sites.found += list(_residuals(graph, {site.node for site in sites.found if site.weight}))
     sites.found = _told_apart(sites.found)
     if not sites.found:

@@ -39,9 +39,12 @@ def test_fp16_is_the_base_where_the_target_computes_in_it(
 
 def test_a_base_that_the_bundle_has_not_is_refused() -> None:
     with pytest.raises(OptionError) as caught:
-        choose_base(manifest("fp32"), "fp16")
+        choose_base(manifest("fp32", "int8"), "fp16")
 
-    assert one_line(caught.value) == "This bundle has no fp16 denoiser. Choose one of: fp32."
+    assert one_line(caught.value) == (
+        "This bundle has no fp16 denoiser to quantize. Export it again with `--precision fp16`, "
+        "or use `--base fp32`."
+    )
 
 
 @pytest.mark.parametrize("asked", [None, "fp16"])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from bundle_helpers import one_line
 from calibration_helpers import denoiser, sites_of
@@ -225,6 +226,43 @@ def test_no_other_add_is_a_residual(body: str) -> None:
 def test_a_real_graph_has_no_residual_site_for_a_gate_or_a_gelu_stands_between() -> None:
     for config in (TWO, tiny_dit(depth=2)):
         assert not [site for site in sites_of(denoiser(config)) if site.weight is None]
+
+
+@pytest.mark.parametrize(
+    ("body", "op_type"),
+    [
+        ("low, scale, zero = DynamicQuantizeLinear(x) y = Cast<to = 1>(low)", "DynamicQuantizeLi"),
+        ("low = Cast<to = 3>(x) z = MatMulInteger(low, w) y = Cast<to = 1>(z)", "MatMulInteger"),
+        (
+            "low = Cast<to = 3>(x) z = QLinearMatMul(low, s, o, w, s, o, s, o) y = Cast<to = 1>(z)",
+            "QLinearMatMul",
+        ),
+    ],
+)
+def test_a_graph_in_any_integer_form_is_refused(body: str, op_type: str) -> None:
+    constants = {
+        "w": np.ones((16, 16), np.int8),
+        "s": np.array(0.5, np.float32),
+        "o": np.array(0, np.int8),
+    }
+    quantized = graph(
+        "(float[2, 16] x) => (float[2, 16] y)",
+        body,
+        **{name: value for name, value in constants.items() if f" {name}" in body},
+    )
+
+    with pytest.raises(CalibrationError, match=f"has {op_type}.* nodes already"):
+        find_sites(quantized.graph, Placement())
+
+
+def test_the_matmuls_inside_a_fused_attention_are_told_where_they_are_asked_for() -> None:
+    model = denoiser(tiny_dit(depth=2), target="onnxruntime")
+
+    asked = find_sites(model.graph, Placement(attention=True)).skipped
+    other = find_sites(model.graph, Placement()).skipped
+
+    told = [why for name, why in asked.items() if name not in other]
+    assert told == ["its matmuls are inside one MultiHeadAttention node"] * 2
 
 
 def test_a_graph_that_is_quantized_already_is_refused() -> None:
