@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from .ranges import REMEDY, Ranges, read_ranges
 from .recipe import CalibrationReport, Recipe
 from .results import write_results
 from .smoothing import apply_smoothing, smooth, why_not_smooth
-from .trajectories import draw_set
+from .trajectories import draw_set, trajectories_in
 from .tuning import Build, search_key, tune
 
 FP16_MAX = 65504.0
@@ -100,7 +101,7 @@ def calibrate_bundle(
         raise OptionError(
             "Both a calibration set and ranges were given", "Leave out `--set`: ranges need none"
         )
-    bundle = open_bundle(folder)
+    bundle = open_bundle(Path(os.path.abspath(folder)))  # "." is moved away at the end
     base = choose_base(bundle.manifest, recipe.base)
     fp32 = _read(bundle, "fp32")
     sites = find_sites(fp32.graph, recipe.placement)
@@ -113,12 +114,12 @@ def calibrate_bundle(
             raise CalibrationError(f"{ranges_path} has {why}", REMEDY)
     else:
         drawn = _calibration_set(work, set_path)
-        held_out = _held_out(work, drawn.settings, drawn.seed)
+        held_out = _held_out(work, trajectories_in(drawn), drawn.settings, drawn.seed)
         ranges, coverage = _gather(work, drawn, held_out)
     build = _builder(work, ranges)
     search = None
     if recipe.budget_db is not None:
-        held_out = held_out or _held_out(work, work.settings, recipe.seed)
+        held_out = held_out or _held_out(work, recipe.num, work.settings, recipe.seed)
         search = _search(work, recipe.budget_db, build, ranges, held_out)
     return _write(work, build, ranges, drawn, coverage, search)
 
@@ -130,9 +131,9 @@ def _calibration_set(work: Work, path: Path | None) -> CalibrationSet:
     return _draw(work, work.recipe.num, work.settings, work.recipe.seed)
 
 
-def _held_out(work: Work, settings: Settings, seed: int) -> CalibrationSet:
+def _held_out(work: Work, drawn: int, settings: Settings, seed: int) -> CalibrationSet:
     """Trajectories of the next seed, a quarter as many."""
-    num = max(1, work.recipe.num // HELD_OUT)
+    num = max(1, drawn // HELD_OUT)
     work.on_stage(f"drawing {num} trajectories more, to check the ranges")
     return _draw(work, num, settings, seed + 1)
 

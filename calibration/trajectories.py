@@ -65,6 +65,11 @@ def draw_set(
     )
 
 
+def trajectories_in(drawn: CalibrationSet) -> int:
+    """How many trajectories a set has rows of."""
+    return len(drawn) // min(PARTS, drawn.settings.steps)
+
+
 def spread_classes(num: int, classes: int) -> list[int]:
     """A class for each trajectory: all in turn, or evenly spread where there are more of them."""
     if num >= classes:

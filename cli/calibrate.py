@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
+from ..runtime.errors import OptionError
 from .options import provider_option, threads_option
 from .printing import console, decibel, json_option, pairs, stage_progress, table, write_json
 
 if TYPE_CHECKING:
     from ..calibration.recipe import CalibrationReport
+
+DRAWN = ("num", "steps", "cfg_scale", "seed")  # what trajectories are drawn with
 
 
 @click.command()
@@ -47,7 +52,9 @@ if TYPE_CHECKING:
 @provider_option
 @threads_option
 @json_option
+@click.pass_context
 def calibrate(
+    ctx: click.Context,
     bundle: Path,
     num: int,
     steps: int,
@@ -72,6 +79,11 @@ def calibrate(
 
     Example: pitstop calibrate fashion.bundle --num 64 --budget 45
     """
+    if ranges_path is not None:
+        drawn = () if budget is not None else DRAWN
+        _refuse_idle(ctx, "--ranges", ("method", "smooth", *drawn))
+    elif set_path is not None:
+        _refuse_idle(ctx, "--set", DRAWN)
     from ..calibration.pipeline import calibrate_bundle
     from ..calibration.placement import Placement
     from ..calibration.recipe import Recipe
@@ -102,6 +114,14 @@ def calibrate(
     _print(made)
     if not made.passed:
         sys.exit(1)
+
+
+def _refuse_idle(ctx: click.Context, given: str, names: Sequence[str]) -> None:
+    """Refuse an option that somebody set and that does nothing beside the one that is given."""
+    for name in names:
+        if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            option = f"`--{name.replace('_', '-')}`"
+            raise OptionError(f"{option} does nothing beside `{given}`", f"Leave out {option}")
 
 
 def figures(made: CalibrationReport) -> dict[str, Any]:

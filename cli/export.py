@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -94,6 +95,7 @@ def export(
     from ..export.trace import Hints
     from ..export.vae import DecoderShape
 
+    out = Path(os.path.abspath(out))  # "." is moved away where a bundle is there already
     names = [name.strip() for name in precisions.split(",")]
     calibrated = None
     progress, on_stage = stage_progress()

@@ -31,7 +31,10 @@ messages = Console(stderr=True, highlight=False)
 
 
 def check_place(ctx: click.Context, option: click.Parameter, path: Path | None) -> Path | None:
-    """Refuse a file that cannot be written before the work, not after it."""
+    """Refuse a file that cannot be written before the work, not after it.
+
+    The path is absolute then: a bundle in whose folder a command runs is moved away at the end.
+    """
     if path is None:
         return None
     choose = f"Choose another file with `{option.opts[0]}`"
@@ -41,7 +44,7 @@ def check_place(ctx: click.Context, option: click.Parameter, path: Path | None) 
         raise OptionError(
             f"{path} cannot be written: {path.parent} is no folder that can be written to", choose
         )
-    return path
+    return Path(os.path.abspath(path))
 
 
 json_option = click.option(

@@ -110,6 +110,52 @@ def test_an_option_that_cannot_be_is_told_in_one_line(
     assert (tiny_bundle / "manifest.json").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("given", "options"),
+    [
+        ("--ranges", ["--method", "mse"]),
+        ("--ranges", ["--smooth"]),
+        ("--ranges", ["--num", 64]),
+        ("--ranges", ["--cfg-scale", 4]),
+        ("--ranges", ["--budget", 40, "--smooth"]),
+        ("--set", ["--num", 8]),
+        ("--set", ["--steps", 50]),
+        ("--set", ["--seed", 0]),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(
+    tiny_bundle: Path, given: str, options: list[object]
+) -> None:
+    line = refused("calibrate", tiny_bundle, given, "a file", *options)
+
+    idle = next(option for option in reversed(options) if str(option).startswith("--"))
+    assert line == f"pitstop: `{idle}` does nothing beside `{given}`. Leave out `{idle}`."
+
+
+def test_a_bundle_can_be_calibrated_from_inside_its_folder(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(bundle)
+
+    done = run("calibrate", ".", *QUICK, "--budget", 3, "--json", "../c.json")
+
+    assert done.exit_code == 0, done.output
+    assert "int8" in open_bundle(bundle).manifest.precisions
+    assert json.loads((bundle.parent / "c.json").read_text())["bundle"] == str(bundle)
+
+
+def test_ranges_and_a_budget_take_what_trajectories_are_drawn_with(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "SEEDS", range(2))
+    assert run("calibrate", bundle, *QUICK).exit_code == 0
+    ranges = shutil.copy(bundle / "calibration" / "ranges.json", tmp_path)
+
+    done = run("calibrate", bundle, *QUICK, "--ranges", ranges, "--budget", 3)
+
+    assert done.exit_code == 0, done.output
+
+
 def test_files_that_do_not_fit_are_told_in_one_line(tiny_bundle: Path, tmp_path: Path) -> None:
     empty, foreign, text = (tmp_path / name for name in ("empty.npz", "foreign.npz", "ranges.json"))
     empty.touch()

@@ -86,6 +86,20 @@ def test_int8_is_added_by_a_calibration(checkpoint: Path, tmp_path: Path) -> Non
     assert 1e-5 < errors["int8"] < 1
 
 
+def test_a_bundle_can_be_exported_again_from_inside_its_folder(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = tmp_path / "bundle"
+    assert run("export", checkpoint, "--out", bundle).exit_code == 0
+    monkeypatch.chdir(bundle)
+
+    done = run("export", checkpoint, "--out", ".", "--precision", "int8", "--json", "../e.json")
+
+    assert done.exit_code == 0, done.output
+    assert "int8" in open_bundle(bundle).manifest.precisions
+    assert (tmp_path / "e.json").is_file()
+
+
 def fails_with(error: BaseException) -> Callable[..., None]:
     def stop(*arguments: object, **keywords: object) -> None:
         raise error
