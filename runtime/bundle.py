@@ -106,8 +106,8 @@ def new_bundle(out: Path) -> Iterator[Path]:
 def extended_bundle(bundle: Bundle, dropped: Collection[str]) -> Iterator[Path]:
     """As `new_bundle`, in the place of ``bundle`` and with its files in it but for ``dropped``.
 
-    The files are linked where the file system can, so they must not be written to. Engines come
-    along: their keys say what they fit.
+    The files are linked where the file system can, so they must not be written to. What somebody
+    put beside them comes along, but for hidden files; so do engines, whose keys say what they fit.
     """
     with new_bundle(bundle.folder) as folder:
         for name in bundle.manifest.files:
@@ -115,10 +115,20 @@ def extended_bundle(bundle: Bundle, dropped: Collection[str]) -> Iterator[Path]:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 _link_or_copy(bundle.path(name), folder / name)
         yield folder
-        for engine in sorted(bundle.path(ENGINES).glob("[!.]*/*")):
-            place = folder / engine.relative_to(bundle.folder)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            _link_or_copy(engine, place)
+        for name in _unlisted(bundle):
+            if not (folder / name).exists():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                _link_or_copy(bundle.path(name), folder / name)
+
+
+def _unlisted(bundle: Bundle) -> Iterator[str]:
+    """The files in a bundle's folder that are not its own, none of them hidden."""
+    for path in sorted(bundle.folder.rglob("*")):
+        name = path.relative_to(bundle.folder)
+        hidden = any(part.startswith(".") for part in name.parts)
+        listed = name.as_posix() in {FILE_NAME, *bundle.manifest.files}
+        if path.is_file() and not hidden and not listed:
+            yield name.as_posix()
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

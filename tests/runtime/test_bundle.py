@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from bundle_helpers import one_line, toy_manifest, write_bundle
 
-from pitstop.runtime.bundle import new_bundle, open_bundle, sha256, write_manifest
+from pitstop.runtime.bundle import extended_bundle, new_bundle, open_bundle, sha256, write_manifest
 from pitstop.runtime.errors import BundleError
 
 GRAPH = "denoiser.fp32.onnx"
@@ -292,6 +292,36 @@ def test_a_bundle_that_a_dead_process_had_moved_away_is_put_back(
 
     open_bundle(folder)
     assert [path.name for path in folder.parent.iterdir()] == ["toy"]
+
+
+def test_what_somebody_put_into_a_bundle_stays_in_the_one_that_takes_its_place(
+    folder: Path,
+) -> None:
+    (folder / "notes").mkdir()
+    (folder / "notes" / "read me.txt").write_text("from the device")
+    (folder / ".trash").mkdir()
+    (folder / ".trash" / "old").touch()
+    bundle = open_bundle(folder)
+    listed = set(bundle.manifest.files)
+    dropped = "denoiser.fp32.onnx"
+
+    with extended_bundle(bundle, [dropped]) as partial:
+        (partial / dropped).write_bytes((folder / dropped).read_bytes())
+        write_manifest(partial, bundle.manifest)
+
+    assert set(open_bundle(folder).manifest.files) == listed
+    assert (folder / "notes" / "read me.txt").read_text() == "from the device"
+    assert not (folder / ".trash").exists()
+
+
+def test_an_extended_bundle_without_a_manifest_takes_no_place(folder: Path) -> None:
+    before = (folder / "manifest.json").read_bytes()
+
+    with extended_bundle(open_bundle(folder), ["denoiser.fp32.onnx"]):
+        pass
+
+    assert (folder / "manifest.json").read_bytes() == before
+    assert (folder / "denoiser.fp32.onnx").is_file()
 
 
 def test_the_manifest_lists_files_in_folders_too(tmp_path: Path) -> None:
