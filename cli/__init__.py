@@ -57,7 +57,7 @@ class Commands(click.Group):
                 raise
             click.echo(
                 f"pitstop: This command needs the package {error.name}, which is not installed. "
-                f"Install it with: pip install 'pitstop[{EXTRAS[error.name]}]'.",
+                f"Install it with: pip install 'pitstop[{_extra(error.name, ctx)}]'.",
                 err=True,
             )
             sys.exit(2)
@@ -84,6 +84,11 @@ EXTRAS = {
     "matplotlib": "report",
     "skimage": "report",
 }
+
+
+def _extra(package: str, ctx: click.Context) -> str:
+    """The extra with a package: for `calibrate` the one without PyTorch."""
+    return "calibrate" if ctx.invoked_subcommand == "calibrate" else EXTRAS[package]
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
