@@ -11,7 +11,7 @@ from ..runtime.backend import SessionOptions
 from ..runtime.backends import import_backend
 from ..runtime.bundle import Bundle, new_bundle, write_manifest
 from ..runtime.distance import relative_l2
-from ..runtime.errors import OptionError
+from ..runtime.errors import CheckpointError, NonFiniteError, OptionError
 from ..runtime.goldens import Goldens, write_goldens
 from ..runtime.manifest import STEP, Manifest, PassReport
 from ..runtime.pipeline import Pipeline, open_denoiser
@@ -22,7 +22,7 @@ from .graph_file import write_graph
 from .parity import FP32_TOLERANCE, Parity, check_parity
 from .precision import LOW, Precision, choose_precisions, lower
 from .step_graph import step_graph
-from .target import find_target
+from .target import check_precisions, find_target
 from .trace import VAE_FACTOR, Hints, TorchSession, load_source, manifest_for, trace
 from .vae import ONE_TILE, DecoderParity, DecoderShape, add_decoders, manifest_with
 
@@ -107,6 +107,7 @@ def export_bundle(
     if not 0 <= seed <= MAX_SEED:
         raise OptionError(f"The seed is {seed}", f"Choose one from 0 to {MAX_SEED}")
     steps, chosen = choose_steps(target, left_out), choose_precisions(precisions)
+    check_precisions(target, chosen)
     on_stage("reading the checkpoint")
     read = None if vae is None else read_vae(vae)
     factor = VAE_FACTOR if read is None else read.factor
@@ -129,7 +130,7 @@ def export_bundle(
         manifest = dataclasses.replace(manifest, graphs={**manifest.graphs, STEP: step})
         on_stage("running PyTorch for the goldens")
         reference = Pipeline(manifest, TorchSession(checkpoint.model), "fp32")
-        goldens = draw_goldens(reference, golden_settings(manifest), max(1, batch // 2))
+        goldens = _draw_goldens(reference, max(1, batch // 2))
         write_goldens(goldens, folder)
         on_stage("comparing ONNX Runtime with PyTorch")
         parity = check_parity(open_here(manifest, folder, "fp32"), goldens, FP32_TOLERANCE)
@@ -147,6 +148,16 @@ def export_bundle(
         if report.passed:
             write_manifest(folder, manifest)
     return dataclasses.replace(report, notes=checkpoint.notes)
+
+
+def _draw_goldens(reference: Pipeline, images: int) -> Goldens:
+    try:
+        return draw_goldens(reference, golden_settings(reference.manifest), images)
+    except NonFiniteError as error:
+        raise CheckpointError(
+            f"PyTorch itself leaves the finite numbers with this checkpoint: {error.problem}",
+            "Take an earlier checkpoint",
+        ) from error
 
 
 def add_precision(

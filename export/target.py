@@ -5,9 +5,11 @@ A pass that does not pay on a target, as measured by ``benchmarks/passes.py``, i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..runtime.errors import one_of
+from ..runtime.errors import OptionError, one_of
+from .precision import PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -17,10 +19,12 @@ class Target:
     Attributes:
         opset: Version of the ONNX operators that all of them read.
         off: Names of the passes that do not pay there, or that they cannot read.
+        precisions: Of the floating-point graphs that they run.
     """
 
     opset: int = 19  # the first in which Q/DQ takes fp16 scales; TensorRT 10.3 reads it
     off: tuple[str, ...] = ()
+    precisions: tuple[str, ...] = PRECISIONS
 
 
 # TensorRT-RTX has no fp32 kernel for opset 23's Attention with a position bias.
@@ -28,8 +32,8 @@ DECOMPOSED = ("multi_head_attention", "onnx_attention")
 
 TARGETS = {
     "portable": Target(off=DECOMPOSED),
-    # Slower there on the CPU provider, as measured.
-    "onnxruntime": Target(off=("window_major", "onnx_attention")),
+    # The passes are slower there on the CPU provider, as measured; it has no bf16 kernels.
+    "onnxruntime": Target(off=("window_major", "onnx_attention"), precisions=("fp32", "fp16")),
     "openvino": Target(off=DECOMPOSED),
     "tensorrt10": Target(off=DECOMPOSED),  # JetPack 6
     "tensorrt11": Target(off=DECOMPOSED),
@@ -46,3 +50,18 @@ def find_target(name: str) -> Target:
     if name not in TARGETS:
         raise one_of("target", name, TARGETS)
     return TARGETS[name]
+
+
+def check_precisions(name: str, precisions: Sequence[str]) -> None:
+    """Refuse precisions that the target called ``name`` does not run.
+
+    Raises:
+        OptionError: The message says which it runs.
+    """
+    known = find_target(name).precisions
+    for precision in precisions:
+        if precision not in known:
+            raise OptionError(
+                f"The target {name} has no kernels for {precision}",
+                f"Choose `--precision` among {', '.join(known)}, or another `--target`",
+            )

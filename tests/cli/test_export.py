@@ -60,6 +60,19 @@ def test_an_unknown_precision_is_named_with_the_known_ones(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_precision_that_the_target_has_no_kernels_for_is_refused(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    line = refused("export", checkpoint, "--out", tmp_path / "bundle", "--target", "onnxruntime",
+                   "--precision", "fp16,bf16")  # fmt: skip
+
+    assert line == (
+        "pitstop: The target onnxruntime has no kernels for bf16. Choose `--precision` among "
+        "fp32, fp16, or another `--target`."
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_precision_beyond_its_tolerance_writes_nothing_and_ends_with_1(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+import torch
 from bundle_helpers import one_line
 from checkpoint_helpers import tiny_checkpoint
 
@@ -18,6 +19,7 @@ from pitstop.export import folding, graph_file, pipeline
 from pitstop.export.graph_pass import GraphPass, PassBroken, Sites
 from pitstop.export.parity import FP32_TOLERANCE
 from pitstop.export.pipeline import ExportReport, export_bundle
+from pitstop.models.checkpoint import load_checkpoint, save_checkpoint
 from pitstop.models.presets import WEIGHTS
 from pitstop.runtime.bundle import Bundle, open_bundle
 from pitstop.runtime.errors import BundleError, CheckpointError, OptionError
@@ -46,6 +48,22 @@ def draw(bundle: Path) -> np.ndarray:
     """Two images in three steps."""
     made = Pipeline.from_bundle(bundle)(labels=[0, 2], steps=3, seeds=[0, 1])
     return made.latents
+
+
+def test_a_checkpoint_that_pytorch_itself_cannot_run_is_told_as_such(tmp_path: Path) -> None:
+    path = tiny_checkpoint(tmp_path / "diverged.safetensors")
+    checkpoint = load_checkpoint(path)
+    with torch.no_grad():
+        checkpoint.model.blocks[0].mlp.fc1.weight.mul_(1e30)
+    save_checkpoint(checkpoint, path)
+
+    with pytest.raises(CheckpointError) as caught:
+        export_bundle(str(path), tmp_path / "bundle")
+
+    told = one_line(caught.value)
+    assert told.startswith("PyTorch itself leaves the finite numbers with this checkpoint: Step 1 ")
+    assert told.endswith("Take an earlier checkpoint.")
+    assert not (tmp_path / "bundle").exists()
 
 
 def spoil(model: ir.Model) -> ir.Model:
