@@ -34,6 +34,9 @@ HELD_OUT = 4  # a quarter as many trajectories are held out
 OnStage = Callable[[str], None]
 """Told what the calibration does next, in a few words."""
 
+OnStart = Callable[[int], None]
+"""Told how many steps of images are drawn next, before `OnStep` is told of each."""
+
 
 @dataclass(frozen=True)
 class Work:
@@ -47,6 +50,7 @@ class Work:
         recipe: What is asked for.
         options: How ONNX Runtime runs the graphs.
         on_stage: Told what is done next.
+        on_start: Told of how many steps trajectories take that are drawn next.
         on_step: Told of every step of a trajectory.
     """
 
@@ -57,6 +61,7 @@ class Work:
     recipe: Recipe
     options: SessionOptions
     on_stage: OnStage
+    on_start: OnStart
     on_step: OnStep
 
     def sha256(self, precision: str) -> str:
@@ -78,6 +83,7 @@ def calibrate_bundle(
     ranges_path: Path | None = None,
     options: SessionOptions | None = None,
     on_stage: OnStage = lambda stage: None,
+    on_start: OnStart = lambda steps: None,
     on_step: OnStep = lambda images: None,
 ) -> CalibrationReport:
     """Draw trajectories, take ranges, and add an int8 denoiser to a bundle.
@@ -89,6 +95,7 @@ def calibrate_bundle(
         ranges_path: Ranges that were taken before; then no set is drawn.
         options: How ONNX Runtime runs the graphs.
         on_stage: Told what is done next.
+        on_start: Told of how many steps trajectories take that are drawn next.
         on_step: Told of every step of a trajectory.
 
     Returns:
@@ -106,7 +113,7 @@ def calibrate_bundle(
     fp32 = _read(bundle, "fp32")
     sites = find_sites(fp32.graph, recipe.placement)
     options = options or SessionOptions(provider="CPUExecutionProvider")
-    work = Work(bundle, base, fp32, sites, recipe, options, on_stage, on_step)
+    work = Work(bundle, base, fp32, sites, recipe, options, on_stage, on_start, on_step)
     drawn, held_out, coverage = None, None, None
     if ranges_path is not None:
         ranges = read_ranges(ranges_path, work.sha256("fp32"))
@@ -139,6 +146,7 @@ def _held_out(work: Work, drawn: int, settings: Settings, seed: int) -> Calibrat
 
 
 def _draw(work: Work, num: int, settings: Settings, seed: int) -> CalibrationSet:
+    work.on_start(num * settings.steps)
     with candidate(work.bundle, work.fp32, "fp32", work.options) as pipeline:
         return draw_set(pipeline, num, settings, seed, work.on_step)
 

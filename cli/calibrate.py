@@ -100,15 +100,17 @@ def calibrate(
         placement=Placement(bridge=not no_bridge, attention=attention),
         budget_db=budget,
     )
-    progress, on_stage = stage_progress()
-    with progress:
+    stages = stage_progress()
+    with stages.progress:
         made = calibrate_bundle(
             bundle,
             recipe,
             set_path=set_path,
             ranges_path=ranges_path,
             options=SessionOptions(provider or "CPUExecutionProvider", threads),
-            on_stage=on_stage,
+            on_stage=stages.on_stage,
+            on_start=stages.on_start,
+            on_step=stages.on_step,
         )
     write_json(json_path, figures(made))
     _print(made)

@@ -31,10 +31,10 @@ def demo(out: Path, json_path: Path | None) -> None:
     from ..evaluation.demo import run_demo
     from ..export.graph_pass import PassBroken
 
-    progress, on_stage = stage_progress()
+    stages = stage_progress()
     try:
-        with progress:
-            made = run_demo(out, on_stage=on_stage)
+        with stages.progress:
+            made = run_demo(out, on_stage=stages.on_stage)
     except PassBroken as error:
         click.echo(
             f"pitstop: {error}. No bundle was written; reinstall with the versions in "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from ..export.parity import Parity
     from ..export.pipeline import ExportReport
     from ..export.vae import DecoderParity
+    from .printing import Stages
 
 
 @click.command()
@@ -98,9 +98,9 @@ def export(
     out = Path(os.path.abspath(out))  # "." is moved away where a bundle is there already
     names = [name.strip() for name in precisions.split(",")]
     calibrated = None
-    progress, on_stage = stage_progress()
+    stages = stage_progress()
     try:
-        with progress:
+        with stages.progress:
             report = export_bundle(
                 source,
                 out,
@@ -113,10 +113,10 @@ def export(
                 hints=Hints(format_name, heads, classes),
                 vae=vae,
                 vae_shape=DecoderShape(vae_batch, vae_tile),
-                on_stage=on_stage,
+                on_stage=stages.on_stage,
             )
             if report.passed and CALIBRATED in names:
-                calibrated = _calibrate(out, on_stage)
+                calibrated = _calibrate(out, stages)
     except PassBroken as error:
         click.echo(
             f"pitstop: {error}. Nothing was written; leave that pass out with `--no-pass`, and "
@@ -154,14 +154,20 @@ def export(
     console.print(pairs([("bundle", str(out)), ("size", megabytes(size)), *parities, *notes]))
 
 
-def _calibrate(bundle: Path, on_stage: Callable[[str], None]) -> CalibrationReport:
+def _calibrate(bundle: Path, stages: Stages) -> CalibrationReport:
     """Add int8 to a bundle that is whole; where that fails or is stopped, say what there is."""
     from ..calibration.pipeline import calibrate_bundle
     from ..calibration.recipe import Recipe
 
     add = f"add it with `pitstop calibrate {bundle}`"
     try:
-        return calibrate_bundle(bundle, Recipe(), on_stage=on_stage)
+        return calibrate_bundle(
+            bundle,
+            Recipe(),
+            on_stage=stages.on_stage,
+            on_start=stages.on_start,
+            on_step=stages.on_step,
+        )
     except PitstopError as error:
         remedy = f"{add}: {error.remedy[0].lower()}{error.remedy[1:]}"
         problem = f"{bundle} was written without int8: {error.problem}"

@@ -6,18 +6,20 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     Progress,
     ProgressColumn,
     SpinnerColumn,
     Task,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
 )
@@ -80,17 +82,43 @@ def step_progress() -> Progress:
     )
 
 
-def stage_progress() -> tuple[Progress, Callable[[str], None]]:
-    """A spinner with the stage that runs, and the function that names the next one."""
+class KnownSteps(ProgressColumn):
+    """A bar for a stage that tells how many steps it takes; nothing for others."""
+
+    _bar = BarColumn()
+
+    def render(self, task: Task) -> RenderableType:
+        return self._bar.render(task) if task.total else Text()
+
+
+@dataclass(frozen=True)
+class Stages:
+    """A spinner with the stage that runs, and a bar where its steps are told."""
+
+    progress: Progress
+    task: TaskID
+
+    def on_stage(self, stage: str) -> None:
+        self.progress.update(self.task, description=stage, total=0, completed=0)
+
+    def on_start(self, steps: int) -> None:
+        self.progress.update(self.task, total=steps, completed=0)
+
+    def on_step(self, images: int) -> None:
+        self.progress.advance(self.task, images)
+
+
+def stage_progress() -> Stages:
+    """What shows the stages of long work, on stderr."""
     progress = Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
+        KnownSteps(),
         console=messages,
         transient=True,
         disable=not messages.is_terminal,
     )
-    task = progress.add_task("")
-    return progress, lambda stage: progress.update(task, description=stage)
+    return Stages(progress, progress.add_task("", total=0))
 
 
 def build_progress() -> Progress:

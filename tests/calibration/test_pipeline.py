@@ -271,9 +271,15 @@ def test_an_int8_graph_holds_its_weights_where_those_of_its_base_stand_beside_it
 def test_the_stages_and_all_steps_are_told(bundle: Path) -> None:
     stages: list[str] = []
     moved: list[int] = []
+    begun: list[int] = []
 
     calibrate_bundle(
-        bundle, QUICK, options=ONE_THREAD, on_stage=stages.append, on_step=moved.append
+        bundle,
+        QUICK,
+        options=ONE_THREAD,
+        on_stage=stages.append,
+        on_start=begun.append,
+        on_step=moved.append,
     )
 
     assert stages == [
@@ -282,7 +288,8 @@ def test_the_stages_and_all_steps_are_told(bundle: Path) -> None:
         "gathering the ranges of 10 activations",
         "writing the int8 denoiser",
     ]
-    assert sum(moved) == (2 + 1) * QUICK.steps
+    assert begun == [2 * QUICK.steps, QUICK.steps]
+    assert sum(moved) == sum(begun)
 
 
 def test_a_quarter_as_many_trajectories_of_the_next_seed_are_held_out(

@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from bundle_helpers import toy_manifest, write_bundle
 from cli_helpers import refused, run
+from rich.console import Console
 
 from pitstop.calibration import tuning
+from pitstop.cli.printing import Stages, stage_progress
 from pitstop.runtime.bundle import open_bundle
 
 QUICK = ("--num", 2, "--steps", 4, "--cfg-scale", 1.5, "--threads", 1)
@@ -18,6 +22,11 @@ QUICK = ("--num", 2, "--steps", 4, "--cfg-scale", 1.5, "--threads", 1)
 @pytest.fixture
 def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Path:
+    return write_bundle(tmp_path / "toy", toy_manifest(split=True))
 
 
 def test_a_calibrated_bundle_draws_and_compares_in_int8(bundle: Path, tmp_path: Path) -> None:
@@ -41,6 +50,41 @@ def test_a_calibrated_bundle_draws_and_compares_in_int8(bundle: Path, tmp_path: 
     assert json.loads((tmp_path / "g.json").read_text())["precision"] == "int8"
     inspected = run("inspect", bundle)
     assert "denoiser.int8" in inspected.output
+
+
+def test_the_bar_of_a_drawing_goes_to_its_end(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[str, int]] = []
+    for name in ("on_start", "on_step"):
+        monkeypatch.setattr(
+            Stages, name, lambda stages, count, name=name: told.append((name, count))
+        )
+
+    assert run("calibrate", bundle, *QUICK).exit_code == 0
+
+    assert [count for name, count in told if name == "on_start"] == [2 * 4, 4]
+    assert sum(count for name, count in told if name == "on_step") == 2 * 4 + 4
+
+
+def test_a_stage_shows_a_bar_once_its_steps_are_known() -> None:
+    stages = stage_progress()
+    [task] = stages.progress.tasks
+    console = Console(width=80)
+
+    def shown() -> str:
+        with console.capture() as capture:
+            console.print(stages.progress.make_tasks_table([task]))
+        return capture.get()
+
+    stages.on_stage("drawing")
+    assert "━" not in shown()
+    stages.on_start(8)
+    stages.on_step(2)
+    assert "━" in shown()
+    assert (task.completed, task.total) == (2, 8)
+    stages.on_stage("writing")
+    assert "━" not in shown()
 
 
 def test_a_budget_that_is_not_met_is_exit_1_and_keeps_the_best(
@@ -170,11 +214,21 @@ def test_files_that_do_not_fit_are_told_in_one_line(tiny_bundle: Path, tmp_path:
     assert "Leave out `--set`" in both
 
 
+@pytest.mark.parametrize("package", ["onnx_ir", "onnx"])
+def test_a_missing_package_names_the_extra_without_pytorch(toy: Path, package: str) -> None:
+    blocked = f"import sys; sys.modules[{package!r}] = None; from pitstop.cli import main; main()"
+    asked = [sys.executable, "-c", blocked, "calibrate", str(toy)]
+
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 2, done.stderr
+    [line] = done.stderr.splitlines()
+    assert "pip install 'pitstop[calibrate]'" in line
+
+
 def test_a_folder_that_is_no_bundle_is_told(tmp_path: Path) -> None:
     assert f"{tmp_path} is not a bundle" in refused("calibrate", tmp_path)
 
 
-def test_a_denoiser_without_a_layer_to_quantize_is_told(tmp_path: Path) -> None:
-    toy = write_bundle(tmp_path / "toy", toy_manifest(split=True))
-
+def test_a_denoiser_without_a_layer_to_quantize_is_told(toy: Path) -> None:
     assert "The denoiser has no layer to quantize." in refused("calibrate", toy)
