@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import classes_option, format_option, heads_option
-from .passes_table import passes_table, skipped_lines
+from .passes_table import moves_lines, passes_table, skipped_lines
 from .printing import console, json_option, megabytes, pairs, table, write_json
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def _print_bundle(bundle: Bundle) -> None:
     if manifest.passes:
         console.print()
         console.print(passes_table(manifest.passes))
-    for line in skipped_lines(manifest.passes):
+    for line in moves_lines(manifest.passes) + skipped_lines(manifest.passes):
         console.print(line, style="dim", markup=False)
     for name, spec in manifest.graphs.items():
         console.print(f"\n[bold]{name}[/]")

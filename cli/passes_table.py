@@ -28,6 +28,21 @@ def skipped_lines(reports: Sequence[PassReport]) -> list[str]:
     return [f"{name} left {count}: {why}" for (name, why), count in reasons.items()]
 
 
+def moves_lines(reports: Sequence[PassReport]) -> list[str]:
+    """What each pass changed of the nodes that move data in a block, on average."""
+    lines = []
+    for done in reports:
+        before, after = done.block_moves_before, done.block_moves_after
+        changed = [
+            f"{op} {before.get(op, 0):g} → {after.get(op, 0):g}"
+            for op in dict.fromkeys([*before, *after])
+            if before.get(op, 0) != after.get(op, 0)
+        ]
+        if changed:
+            lines.append(f"{done.name}, in a block: {', '.join(changed)}")
+    return lines
+
+
 def _row(done: PassReport) -> list[str]:
     before, after = done.nodes_before, done.nodes_after
     layout = (sum(nodes.get(op, 0) for op in LAYOUT) for nodes in (before, after))

@@ -8,6 +8,7 @@ first. The norms of q and k stand inside an attention and share its name.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 import onnx_ir as ir
@@ -15,6 +16,8 @@ import onnx_ir as ir
 from .split import LATENT
 
 LAYER_NORM = "LayerNormalization"
+MOVES = ("Transpose", "Gather", "Slice", "Reshape")  # nodes that compute nothing
+BLOCK = re.compile(r"blocks\.\d+")
 OWNER = re.compile(r"(blocks\.\d+\.\w+|\w+)\.")  # of a weight, in its name
 
 NameBlocks = Callable[[ir.Graph], Mapping[ir.Node, str]]
@@ -40,6 +43,18 @@ def name_blocks(graph: ir.Graph) -> Mapping[ir.Node, str]:
             segments.append([])
         segments[-1].append(node)
     return {node: _name(segment) for segment in segments for node in segment}
+
+
+def moves_per_block(graph: ir.Graph) -> dict[str, float]:
+    """How many nodes of each type in `MOVES` a block has, attention and MLP together, on average.
+
+    Empty for a graph without blocks.
+    """
+    blocks = {node: BLOCK.match(name) for node, name in name_blocks(graph).items()}
+    inside = {node: block[0] for node, block in blocks.items() if block is not None}
+    depth = len(set(inside.values()))
+    count = Counter(node.op_type for node in inside)
+    return {move: round(count[move] / depth, 2) for move in MOVES if count[move]}
 
 
 def _name(segment: list[ir.Node]) -> str:

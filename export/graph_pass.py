@@ -18,6 +18,7 @@ from ..runtime.backend import Array
 from ..runtime.distance import relative_l2
 from ..runtime.errors import BundleError
 from ..runtime.manifest import PassReport
+from .blocks import moves_per_block
 from .graph_file import run_graph
 from .weights import weight_bytes
 
@@ -163,4 +164,6 @@ def report_change(
         rewritten=tuple(rewritten),
         skipped=dict(skipped),
         relative_l2=relative_l2,
+        block_moves_before=moves_per_block(before.graph),
+        block_moves_after=moves_per_block(after.graph),
     )

@@ -84,6 +84,9 @@ class PassReport:
         rewritten: The sites that it changed, each by the name of its node's first output.
         skipped: The sites that it left alone, and why.
         relative_l2: How much the graph's output changed on the inputs of the check.
+        block_moves_before: How many nodes that only move data, by operator type, a block of the
+            network had on average; empty where no block is known.
+        block_moves_after: As it left them.
     """
 
     name: str
@@ -94,6 +97,8 @@ class PassReport:
     rewritten: tuple[str, ...]
     skipped: Mapping[str, str]
     relative_l2: float
+    block_moves_before: Mapping[str, float] = field(default_factory=dict)
+    block_moves_after: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ def test_precisions_are_a_list_with_commas_in_any_order(checkpoint: Path, tmp_pa
     inspected = run("inspect", bundle)
     assert "denoiser.bf16" in inspected.output
     assert "fp16 left 2: softmax: " in inspected.output
+    assert "fuse_attention, in a block: Transpose " in inspected.output
 
     refused = run("compare", bundle, "--precision", "bf16", "--backend", "onnxruntime")
     assert refused.exit_code == 2

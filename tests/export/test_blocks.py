@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from low_helpers import denoiser
 from model_helpers import tiny_dit, tiny_pit
 from pass_helpers import graph, traced
 
-from pitstop.export.blocks import name_blocks, trunk
+from pitstop.export.blocks import moves_per_block, name_blocks, trunk
 from pitstop.models.denoiser import DenoiserConfig
 from pitstop.models.pit import PswaConfig
 
@@ -35,6 +36,30 @@ def test_a_graph_as_it_was_traced_has_the_same_blocks() -> None:
     blocks = name_blocks(traced(CONFIGS["defaults"]).graph)
 
     assert list(dict.fromkeys(blocks.values())) == NAMES
+
+
+def test_the_moves_of_a_block_are_counted_on_average() -> None:
+    model = graph(
+        "(float[2, 2] latent) => (float[2, 2] y)",
+        """a = LayerNormalization(latent, scale) b = Transpose(a) c = MatMul(b, "blocks.0.attn.w")
+        d = LayerNormalization(c, scale) e = Transpose(d) f = MatMul(e, "blocks.0.mlp.w")
+        g = LayerNormalization(f, scale) h = Reshape(g, shape) i = MatMul(h, "blocks.1.attn.w")
+        j = LayerNormalization(i, scale) k = Transpose(j) y = MatMul(k, "final_layer.w")""",
+        scale=[1.0, 1.0],
+        shape=np.array([2, 2]),
+        **{
+            f"{name}.w": np.eye(2, dtype=np.float32)
+            for name in ("blocks.0.attn", "blocks.0.mlp", "blocks.1.attn", "final_layer")
+        },
+    )
+
+    assert moves_per_block(model.graph) == {"Transpose": 1.0, "Reshape": 0.5}
+
+
+def test_a_graph_without_blocks_has_no_moves_in_them() -> None:
+    model = graph("(float[2, 3] latent) => (float[3, 2] y)", "y = Transpose(latent)")
+
+    assert moves_per_block(model.graph) == {}
 
 
 def test_what_sees_no_latent_is_in_no_block() -> None:
