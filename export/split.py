@@ -5,6 +5,9 @@ become the conditioner, which the runtime asks for the modulations of all steps 
 
     modulation[:, 6 k + j] = chunk j of block k, and shift and scale of the final layer at the end
 
+Where they are not of one width, as in a U of stages, they stand one behind the other in
+``modulation[:, 0]``.
+
 All of them come from one vector, ``silu(c)``, so their linears become one wide one. ``1 + scale``
 is computed there too: the 1 goes into the linear's bias. Exact but for the rounding of that sum.
 The denoiser takes ``modulation`` as an input instead of timestep and label.
@@ -42,7 +45,7 @@ class Chunk:
 
     Attributes:
         value: float32 [batch, 1, channel].
-        weight: The rows of the linear that make it, [channel, channel].
+        weight: The rows of the linear that make it, [channel, condition].
         bias: [channel], with the 1 of ``1 + scale``.
     """
 
@@ -84,8 +87,6 @@ def _find_chunks(graph: ir.Graph) -> tuple[list[Chunk], ir.Value]:
         ends = np.cumsum([dims(piece)[1] for piece in pieces.outputs])[:-1]
         weights, biases = (np.split(array, ends) for array in arrays)
         chunks += list(map(_chunk, pieces.outputs, weights, biases))
-    if len({len(chunk.bias) for chunk in chunks}) > 1:
-        raise NoSplit("the modulations are not of one width")
     if len(sources) != 1:
         raise NoSplit(f"the modulations come from {len(sources)} vectors, not from one")
     return chunks, sources.pop()
@@ -110,22 +111,17 @@ def _chunk(piece: ir.Value, weight: Weight, bias: Weight) -> Chunk:
 def _take_modulation(model: ir.Model, chunks: list[Chunk]) -> None:
     """Let the trunk read its modulations from one input [batch, chunk, channel]."""
     graph = model.graph
-    batch, _, width = dims(chunks[0].value)
+    batch = dims(chunks[0].value)[0]
     modulation = ir.Value(
         name=MODULATION,
-        shape=ir.Shape((batch, len(chunks), width)),
+        shape=ir.Shape((batch, *_layout(chunks))),
         type=chunks[0].value.type,
     )
-    pieces = ir.node(
-        "Split",
-        [modulation],
-        attributes={"axis": 1, "num_outputs": len(chunks)},
-        num_outputs=len(chunks),
-    )
+    pieces = _cut(graph, modulation, chunks)
     graph.insert_before(graph[0], pieces)
     for chunk, piece in zip(chunks, pieces.outputs, strict=True):
         piece.name = f"{MODULATION}_{piece.index()}"
-        piece.shape, piece.type = ir.Shape((batch, 1, width)), modulation.type
+        piece.shape, piece.type = chunk.value.shape, modulation.type
         node = chunk.value.producer()
         assert node is not None
         replace_node(graph, node, piece)
@@ -136,13 +132,29 @@ def _take_modulation(model: ir.Model, chunks: list[Chunk]) -> None:
     graph.inputs[:] = [*kept, modulation]
 
 
+def _layout(chunks: list[Chunk]) -> tuple[int, int]:
+    """Chunks and channels of a row of the modulation."""
+    widths = [len(chunk.bias) for chunk in chunks]
+    return (len(widths), widths[0]) if len(set(widths)) == 1 else (1, sum(widths))
+
+
+def _cut(graph: ir.Graph, modulation: ir.Value, chunks: list[Chunk]) -> ir.Node:
+    """The Split of the modulation into its chunks."""
+    count = len(chunks)
+    if _layout(chunks)[0] == count:
+        attributes = {"axis": 1, "num_outputs": count}
+        return ir.node("Split", [modulation], attributes=attributes, num_outputs=count)
+    widths = np.array([len(chunk.bias) for chunk in chunks], np.int64)
+    sizes = add_constant(graph, f"{MODULATION}_widths", widths)
+    return ir.node("Split", [modulation, sizes], attributes={"axis": 2}, num_outputs=count)
+
+
 def _keep_conditioning(model: ir.Model, chunks: list[Chunk], source: str) -> None:
     """Keep the embedders, and make all modulations with one linear."""
     graph = model.graph
     values = [*graph.inputs, *(output for node in graph for output in node.outputs)]
     vector = next(value for value in values if value.name == source)
-    width = dims(vector)[1]
-    made = len(chunks) * width
+    layout = _layout(chunks)
     _set_rows(graph, CONDITIONER_ROWS)
     weight = np.concatenate([chunk.weight for chunk in chunks])
     bias = np.concatenate([chunk.bias for chunk in chunks])
@@ -156,10 +168,10 @@ def _keep_conditioning(model: ir.Model, chunks: list[Chunk], source: str) -> Non
             add_constant(graph, "adaLN.weight", weight),
             add_constant(graph, "adaLN.bias", bias),
         ],
-        (CONDITIONER_ROWS, made),
+        (CONDITIONER_ROWS, len(bias)),
         transB=1,
     )
-    output = reshape(graph, last, wide, (CONDITIONER_ROWS, len(chunks), width))
+    output = reshape(graph, last, wide, (CONDITIONER_ROWS, *layout))
     output.name = MODULATION
     graph.outputs[:] = [output]
     RemoveUnusedNodesPass()(model)

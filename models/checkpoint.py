@@ -24,6 +24,7 @@ from .classifier import Classifier
 from .config import config_from_dict, config_to_dict
 from .denoiser import Denoiser, DenoiserConfig
 from .dit import Dit, DitConfig
+from .edt import Edt, EdtConfig
 from .errors import CheckpointError
 from .format import NOT_WHOLE, Conversion, Format, Hints, Stored, name_some
 from .formats import recognise
@@ -64,6 +65,8 @@ def build_model(config: DenoiserConfig) -> Denoiser:
     """The network of a config, with PyTorch's default weights."""
     if isinstance(config, PitConfig):
         return Pit(config)
+    if isinstance(config, EdtConfig):
+        return Edt(config)
     assert isinstance(config, DitConfig)
     return Dit(config)
 

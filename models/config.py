@@ -12,10 +12,15 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from .denoiser import DenoiserConfig
 from .dit import DitConfig
+from .edt import EdtConfig
 from .errors import ConfigError
 from .pit import PitConfig
 
-CONFIGS: dict[str, type[DenoiserConfig]] = {"pit": PitConfig, "dit": DitConfig}
+CONFIGS: dict[str, type[DenoiserConfig]] = {
+    "pit": PitConfig,
+    "dit": DitConfig,
+    "edt": EdtConfig,
+}
 
 T = TypeVar("T")
 

@@ -170,10 +170,15 @@ class Denoiser(nn.Module):
         config = self.config
         x = self.x_embedder(latent) + self.pos_embed  # (N, T, D)
         c = self.t_embedder(timestep) + self.y_embedder(label)  # (N, D)
-        for block in self.blocks:
-            x = block(x, c)  # (N, T, D)
+        x = self.through_blocks(x, c)  # (N, T, D)
         x = self.final_layer(x, c)  # (N, T, P * P * out_channels)
         return unpatchify(x, config.grid, config.patch_size, config.out_channels)
+
+    def through_blocks(self, x: Tensor, c: Tensor) -> Tensor:
+        """The tokens (N, T, D) after all blocks, under the condition (N, D)."""
+        for block in self.blocks:
+            x = block(x, c)
+        return x
 
 
 def initialize_for_training(model: Denoiser) -> None:
@@ -201,7 +206,7 @@ def initialize_at_random(model: nn.Module, seed: int) -> None:
     """
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in model.state_dict().items():
-        if name == "pos_embed" or not tensor.is_floating_point():
+        if name.endswith("pos_embed") or not tensor.is_floating_point():
             continue
         fan_in = tensor[0].numel() if tensor.ndim > 1 else 0
         std = fan_in**-0.5 if fan_in else 0.1

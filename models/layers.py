@@ -52,6 +52,15 @@ def _sincos(channels: int, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.f
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
 
 
+def relative_places(grid: tuple[int, int]) -> Tensor:
+    """int64 [token, token]: the row of a relative position bias's table for query and key."""
+    rows, columns = grid
+    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    down = row.reshape(-1, 1) - row.reshape(1, -1) + rows - 1
+    right = column.reshape(-1, 1) - column.reshape(1, -1) + columns - 1
+    return down * (2 * columns - 1) + right
+
+
 class PatchEmbed(nn.Module):
     """Image patches to tokens, row-major: a convolution whose stride is its kernel."""
 
@@ -111,15 +120,22 @@ class Mlp(nn.Module):
 
 
 class AdaLNBlock(nn.Module):
-    """A transformer block with adaLN-Zero around any token mixer ``attn``: (N, T, D) to itself."""
+    """A transformer block with adaLN-Zero around any token mixer ``attn``: (N, T, D) to itself.
 
-    def __init__(self, attn: nn.Module, hidden_size: int, mlp_ratio: float) -> None:
+    The condition vector is as wide as the tokens, or has ``condition`` channels.
+    """
+
+    def __init__(
+        self, attn: nn.Module, hidden_size: int, mlp_ratio: float, condition: int | None = None
+    ) -> None:
         super().__init__()
         self.norm1 = layer_norm(hidden_size)
         self.attn = attn
         self.norm2 = layer_norm(hidden_size)
         self.mlp = Mlp(hidden_size, mlp_ratio)
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden_size, 6 * hidden_size))
+        self.adaLN_modulation = nn.Sequential(
+            nn.SiLU(), nn.Linear(condition or hidden_size, 6 * hidden_size)
+        )
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         modulation = self.adaLN_modulation(c).chunk(6, dim=1)  # 6 of (N, D)

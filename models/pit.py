@@ -23,6 +23,7 @@ from torch.nn import functional
 
 from .denoiser import Denoiser, DenoiserConfig, require, require_one_of
 from .errors import ConfigError
+from .layers import relative_places
 
 BridgeKind = Literal["dw", "dwsep", "pool_dw"]
 BridgeNorm = Literal["none", "bn"]
@@ -191,10 +192,7 @@ class RelativePositionBias(nn.Module):
         super().__init__()
         rows, columns = window
         self.table = nn.Parameter(torch.zeros((2 * rows - 1) * (2 * columns - 1), heads))
-        row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-        down = row.reshape(-1, 1) - row.reshape(1, -1) + rows - 1
-        right = column.reshape(-1, 1) - column.reshape(1, -1) + columns - 1
-        self.register_buffer("index", down * (2 * columns - 1) + right, persistent=False)
+        self.register_buffer("index", relative_places(window), persistent=False)
         self.index: Tensor
 
     def forward(self) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pitstop.models.denoiser import Denoiser, DenoiserConfig, initialize_at_random
 from pitstop.models.dit import DitConfig
+from pitstop.models.edt import EdtConfig
 from pitstop.models.pit import KERNELS, BridgeConfig, PccaConfig, PitConfig, PswaConfig
 
 TINY: dict[str, Any] = {
@@ -29,6 +30,12 @@ def tiny_pit(**fields: Any) -> PitConfig:
 
 def tiny_dit(**fields: Any) -> DitConfig:
     return DitConfig(**{**TINY, **fields})
+
+
+def tiny_edt(**fields: Any) -> EdtConfig:
+    """An EDT of 8 x 8 tokens that become 4 x 4 and 2 x 2, but for ``fields``."""
+    stages = {"stage_heads": (4, 5, 6), "stage_depths": (1, 1, 1, 1, 1), "depth": 5}
+    return EdtConfig(**{**TINY, **stages, **fields})
 
 
 def filled(model: Any, seed: int = 0) -> Any:

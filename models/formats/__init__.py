@@ -5,12 +5,13 @@ from __future__ import annotations
 from ..errors import CheckpointError
 from ..format import NOT_WHOLE, Format, Hints, Stored, name_some
 from .diffusers_dit import DIFFUSERS_DIT
+from .edt import EDT
 from .official_dit import DIT
 from .repa import REPA
 from .sit import SIT
 
 # The last is told by the least.
-FORMATS: dict[str, Format] = {known.name: known for known in (DIFFUSERS_DIT, REPA, SIT, DIT)}
+FORMATS: dict[str, Format] = {known.name: known for known in (DIFFUSERS_DIT, EDT, REPA, SIT, DIT)}
 
 # Parts of keys, and fields of a config.json, that only transformers with a prompt have.
 READS_TEXT = (
@@ -37,7 +38,7 @@ def recognise(stored: Stored, hints: Hints) -> Format:
         raise CheckpointError(
             f"{stored.path} is a text-to-image transformer, not a class-conditional one: "
             f"it has {mark}",
-            "Name a denoiser that is asked for a class, such as DiT, SiT or REPA",
+            "Name a denoiser that is asked for a class, such as DiT, SiT, REPA or EDT",
         )
     if any(".attn.bridge." in key for key in stored.tensors):
         raise CheckpointError(

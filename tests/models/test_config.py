@@ -57,9 +57,9 @@ def test_a_whole_number_is_good_enough_for_a_float() -> None:
     [
         (3, "The config is 3. It must be an object with fields."),
         ([], "The config is []. It must be an object with fields."),
-        ({}, "The config's arch is None. It must be one of: pit, dit."),
-        ({"arch": "vit"}, "The config's arch is 'vit'. It must be one of: pit, dit."),
-        ({"arch": ["pit"]}, "The config's arch is ['pit']. It must be one of: pit, dit."),
+        ({}, "The config's arch is None. It must be one of: pit, dit, edt."),
+        ({"arch": "vit"}, "The config's arch is 'vit'. It must be one of: pit, dit, edt."),
+        ({"arch": ["pit"]}, "The config's arch is ['pit']. It must be one of: pit, dit, edt."),
         ({"arch": "pit", "depth": "4"}, "The config's depth is '4'. It must be of type int."),
         ({"arch": "pit", "depth": True}, "The config's depth is True. It must be of type int."),
         ({"arch": "pit", "depth": 4.0}, "The config's depth is 4.0. It must be of type int."),
