@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from edt_helpers import EdtShape, edt_forward, edt_weights
 from format_helpers import (
     SHAPE,
     diffusers_forward,
@@ -201,7 +202,23 @@ def repa(folder: Path) -> Source:
     )
 
 
-SOURCES = {"dit": official_dit, "diffusers": diffusers_dit, "sit": sit, "repa": repa}
+def edt(folder: Path) -> Source:
+    shape = EdtShape(grid=SHAPE.grid, heads=(SHAPE.heads, 6), depths=(1, 2, 1))
+    weights = edt_weights(shape)
+
+    def forward(latent: Tensor, time: Tensor, label: Tensor) -> Tensor:
+        return edt_forward(weights, latent, time, label, shape)
+
+    return Source(
+        write_training(folder / "0400000.pt", weights),
+        Hints(),
+        forward,
+        {"ddpm": lambda: ddpm(forward, 3), "ddim": lambda: ddim(forward, 3)},
+        {"prediction_type": "epsilon", "schedule": LinearBetas(), "cfg_channels": 3},
+    )
+
+
+SOURCES = {"dit": official_dit, "diffusers": diffusers_dit, "sit": sit, "repa": repa, "edt": edt}
 
 
 @pytest.fixture(scope="module", params=SOURCES)
