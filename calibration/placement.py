@@ -137,15 +137,25 @@ def _look_at_linear(node: ir.Node, last: bool, sites: Sites) -> None:
 
 
 def _attention_operands(node: ir.Node) -> Iterator[Site]:
-    """q and k of the first matmul of an attention, softmax and v of the second."""
+    """q and k of the first matmul of an attention, softmax and v of the second.
+
+    A modulated softmax (AMM) is an operand as it is multiplied with v.
+    """
     left, right = node.inputs
     if left is None or right is None:
         return
-    weights = left.producer()
-    names = ("softmax", "v") if weights is not None and weights.op_type == "Softmax" else ("q", "k")
+    names = ("softmax", "v") if _is_softmax(left) else ("q", "k")
     for operand, name in enumerate(names):
         output = _output(node)
         yield Site(f"{output}.{name}", _name(node, operand), output, operand)
+
+
+def _is_softmax(value: ir.Value) -> bool:
+    """Whether a value is a softmax, or one that a constant modulates."""
+    node = value.producer()
+    if node is not None and node.op_type == "Mul" and _is_constant(node.inputs[1]):
+        node = node.inputs[0].producer() if node.inputs[0] is not None else None
+    return node is not None and node.op_type == "Softmax"
 
 
 def _residuals(graph: ir.Graph, quantized: set[str]) -> Iterator[Site]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..runtime.errors import CalibrationError, PitstopError
-from .options import classes_option, format_option, heads_option
+from .options import amm_option, classes_option, format_option, heads_option
 from .passes_table import passes_table
 from .printing import console, json_option, megabytes, pairs, stage_progress, write_json
 
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 @format_option
 @heads_option
 @classes_option
+@amm_option
 @click.option(
     "--vae",
     type=click.Path(path_type=Path),
@@ -78,6 +79,7 @@ def export(
     format_name: str | None,
     heads: int | None,
     classes: int | None,
+    amm: str | None,
     vae: Path | None,
     vae_tile: int,
     vae_batch: int,
@@ -110,7 +112,7 @@ def export(
                 target=target,
                 left_out=left_out,
                 precisions=[name for name in names if name != CALIBRATED],
-                hints=Hints(format_name, heads, classes),
+                hints=Hints(format_name, heads, classes, amm),
                 vae=vae,
                 vae_shape=DecoderShape(vae_batch, vae_tile),
                 on_stage=stages.on_stage,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import classes_option, format_option, heads_option
+from .options import amm_option, classes_option, format_option, heads_option
 from .passes_table import moves_lines, passes_table, skipped_lines
 from .printing import console, json_option, megabytes, pairs, table, write_json
 
@@ -24,12 +24,14 @@ if TYPE_CHECKING:
 @format_option
 @heads_option
 @classes_option
+@amm_option
 @json_option
 def inspect(
     target: str,
     format_name: str | None,
     heads: int | None,
     classes: int | None,
+    amm: str | None,
     json_path: Path | None,
 ) -> None:
     """Say what a bundle holds, or what a checkpoint is; a bundle's hashes are checked.
@@ -46,7 +48,7 @@ def inspect(
         from ..evaluation.inspection import inspect_checkpoint
         from ..models.format import Hints
 
-        report = inspect_checkpoint(target, Hints(format_name, heads, classes))
+        report = inspect_checkpoint(target, Hints(format_name, heads, classes, amm))
         write_json(json_path, checkpoint_figures(report))
         _print_checkpoint(report)
 
@@ -184,6 +186,7 @@ def _print_checkpoint(report: CheckpointReport) -> None:
             ("latent", f"{channel} x {row} x {column}, {report.latent_space}"),
             ("predicts", _prediction(config)),
             ("guidance", _guidance(config)),
+            *_modulation(config),
             ("labels", _labels(report.labels, config["num_classes"])),
             ("config", _config(config)),
             *(("note", note) for note in report.notes),
@@ -205,6 +208,14 @@ def _guidance(config: Mapping[str, Any]) -> str:
     if not config["class_dropout_prob"]:
         return "none: it has no class for none"
     return f"on {config['cfg_channels']} of {config['in_channels']} channels"
+
+
+def _modulation(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    blocks = ", ".join(map(str, config.get("amm", {}).get("blocks", ())))
+    if not blocks and config["arch"] != "edt":
+        return []
+    where = f"in blocks {blocks}" if blocks else "off"
+    return [("modulation", f"of the attention (AMM): {where}; `--amm` changes it")]
 
 
 def _model_rows(model: ModelSpec) -> list[tuple[str, str]]:

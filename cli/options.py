@@ -22,6 +22,12 @@ heads_option = click.option(
 classes_option = click.option(
     "--classes", type=click.IntRange(min=1), help="Classes, where the shapes cannot tell."
 )
+amm_option = click.option(
+    "--amm",
+    metavar="auto|weak|off|BLOCKS",
+    help="EDT's attention modulation: the authors' blocks for guidance of 2 and above, theirs for "
+    "guidance up to 1.5, none, or blocks such as 8,10; for an EDT auto, else off by default.",
+)
 threads_option = click.option(
     "--threads", type=click.IntRange(1, 1024), help="CPU threads inside an operator."
 )

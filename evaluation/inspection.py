@@ -63,6 +63,13 @@ def inspect_checkpoint(source: str, hints: Hints | None = None) -> CheckpointRep
 
 def export_command(source: str, hints: Hints) -> str:
     """The command that exports a checkpoint, with all that was said of it."""
-    options = {"--format": hints.format, "--heads": hints.num_heads, "--classes": hints.num_classes}
-    told = [f"{name} {value}" for name, value in options.items() if value is not None]
+    options = {
+        "--format": hints.format,
+        "--heads": hints.num_heads,
+        "--classes": hints.num_classes,
+        "--amm": hints.amm,
+    }
+    told = [
+        f"{name} {shlex.quote(str(value))}" for name, value in options.items() if value is not None
+    ]
     return " ".join(["pitstop export", shlex.quote(source), *told, "--out BUNDLE"])

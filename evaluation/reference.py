@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -78,7 +81,10 @@ def load_model(source: str, manifest: Manifest) -> Denoiser:
     """
     bundled = manifest.model.config
     hints = Hints(
-        manifest.model.format or None, bundled.get("num_heads"), bundled.get("num_classes")
+        manifest.model.format or None,
+        bundled.get("num_heads"),
+        bundled.get("num_classes"),
+        _modulated(bundled),
     )
     checkpoint = load_source(source, hints=hints)
     side = manifest.latent_shape[1]
@@ -93,3 +99,10 @@ def load_model(source: str, manifest: Manifest) -> Denoiser:
             "Name the checkpoint that the bundle was exported from",
         )
     return checkpoint.model.eval()
+
+
+def _modulated(config: Mapping[str, Any]) -> str | None:
+    """The blocks whose attention a bundle modulates, as they were asked for at its export."""
+    if "amm" not in config:
+        return None
+    return ",".join(map(str, config["amm"]["blocks"])) or "off"

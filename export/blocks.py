@@ -2,7 +2,8 @@
 
 A block begins at a LayerNormalization and ends before the next one. It goes by the name of the
 weights in it: ``blocks.0.attn``, ``blocks.0.mlp``, ``final_layer``, and ``x_embedder`` before the
-first. The norms of q and k stand inside an attention and share its name.
+first. The norms of q and k stand inside an attention and share its name. Between the stages of an
+EDT stand ``down_blocks.0`` and ``concat_blocks.0``; the way up counts to the block before it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from .split import LATENT
 LAYER_NORM = "LayerNormalization"
 MOVES = ("Transpose", "Gather", "Slice", "Reshape")  # nodes that compute nothing
 BLOCK = re.compile(r"blocks\.\d+")
-OWNER = re.compile(r"(blocks\.\d+\.\w+|\w+)\.")  # of a weight, in its name
+OWNER = re.compile(r"(blocks\.\d+\.\w+|\w+_blocks\.\d+|\w+)\.")  # of a weight, in its name
 
 NameBlocks = Callable[[ir.Graph], Mapping[ir.Node, str]]
 """From a graph to the block of each of its nodes."""

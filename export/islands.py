@@ -16,6 +16,7 @@ from .blocks import LAYER_NORM, trunk
 from .weights import made_by, sole_user
 
 GELU = ("Pow", "Mul", "Add", "Mul", "Tanh", "Add", "Mul", "Mul")  # of tanh-GELU, in order
+MOVES = {"Concat", "Reshape", "Transpose"}
 CONVOLUTIONS = {"AveragePool", "Conv", "MaxPool"}
 
 
@@ -58,16 +59,29 @@ def _embedding(graph: ir.Graph) -> list[ir.Node]:
 
 
 def _residuals(graph: ir.Graph) -> Iterator[ir.Node]:
-    """The Adds that feed the norms, and the gates of what is added."""
-    sees_latent = set(trunk(graph))
+    """The Adds that feed the norms, those of what a gate lets through, and the gates."""
+    nodes = trunk(graph)
+    sees_latent = set(nodes)
     for norm in _layer_norms(graph):
-        add = made_by(norm.inputs[0], "Add")
-        if add is not None:
-            yield add
-            for value in add.inputs:
-                gate = made_by(value, "Mul")
-                if gate is not None and _reads_conditioning(gate, sees_latent):
-                    yield gate
+        yield from _stream_behind(norm.inputs[0])
+    for add in nodes:
+        if add.op_type != "Add" or _reads_conditioning(add, sees_latent):
+            continue
+        for value in add.inputs:
+            gate = made_by(value, "Mul")
+            if gate is not None and _reads_conditioning(gate, sees_latent):
+                yield from (add, gate)
+
+
+def _stream_behind(value: ir.Value | None) -> list[ir.Node]:
+    """The Add that makes a value, and the moves of tokens between; none where no Add does."""
+    node = None if value is None else value.producer()
+    if node is None or node.op_type == "Add":
+        return [node] if node is not None else []
+    if node.op_type not in MOVES:
+        return []
+    behind = [found for operand in node.inputs for found in _stream_behind(operand)]
+    return [node, *behind] if behind else []
 
 
 def _layer_norms(graph: ir.Graph) -> list[ir.Node]:
@@ -90,7 +104,13 @@ def _modulations(graph: ir.Graph) -> Iterator[ir.Node]:
 
 
 def _softmaxes(graph: ir.Graph) -> Iterator[ir.Node]:
-    return (node for node in graph if node.op_type == "Softmax")
+    """Each softmax, and what modulates it."""
+    for node in graph:
+        if node.op_type == "Softmax":
+            yield node
+            user = sole_user(node.outputs[0])
+            if user is not None and user.op_type == "Mul":
+                yield user
 
 
 def _gelus(graph: ir.Graph) -> Iterator[ir.Node]:

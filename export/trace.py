@@ -5,6 +5,7 @@ The only file here that imports torch, with the decoder's.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import logging
@@ -19,7 +20,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from .. import __version__
-from ..models.checkpoint import Checkpoint, build_model, load_checkpoint, with_input_size
+from ..models.checkpoint import Checkpoint, build_model, load_checkpoint, with_amm, with_input_size
 from ..models.config import config_to_dict
 from ..models.denoiser import Denoiser
 from ..models.errors import ModelError
@@ -34,6 +35,7 @@ from ..runtime.manifest import LATENT_SCALES, Manifest, ModelSpec
 from ..runtime.schedule import LinearBetas, LinearFlow
 
 OPSET = 19
+SCOPES = "pkg.torch.onnx.name_scopes"  # of a node: the modules around it, and its own name
 INPUTS = ("latent", "timestep", "label")
 OUTPUT = "prediction"
 PACKAGES = ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "numpy")
@@ -67,17 +69,21 @@ def load_source(
         checkpoint = (
             load_preset(source, seed) if is_preset else load_checkpoint(path, hints or Hints())
         )
-        if image_size is None:
-            return checkpoint
-        factor = 1 if latent_space(checkpoint) == "pixel" else factor
-        if image_size < factor or image_size % factor:
-            raise CheckpointError(
-                f"The image size is {image_size}, but a latent pixel is {factor} image pixels wide",
-                f"Choose a multiple of {factor}",
-            )
-        return with_input_size(checkpoint, (image_size // factor, image_size // factor))
+        if image_size is not None:
+            checkpoint = _resized(checkpoint, image_size, factor)
+        return with_amm(checkpoint, hints.amm) if hints and hints.amm is not None else checkpoint
     except ModelError as error:
         raise CheckpointError(error.problem, error.remedy) from error
+
+
+def _resized(checkpoint: Checkpoint, image_size: int, factor: int) -> Checkpoint:
+    factor = 1 if latent_space(checkpoint) == "pixel" else factor
+    if image_size < factor or image_size % factor:
+        raise CheckpointError(
+            f"The image size is {image_size}, but a latent pixel is {factor} image pixels wide",
+            f"Choose a multiple of {factor}",
+        )
+    return with_input_size(checkpoint, (image_size // factor, image_size // factor))
 
 
 def latent_space(checkpoint: Checkpoint) -> str:
@@ -174,9 +180,25 @@ def trace_module(
         )
     assert program is not None
     traced = program.model
+    _name_weights(traced.graph)
     for node in traced.graph:  # stack traces, with the paths of this machine
         node.metadata_props.clear()
     return traced
+
+
+def _name_weights(graph: ir.Graph) -> None:
+    """Call the transposed weight of a linear as its module does: without a bias nothing else would.
+
+    The exporter leaves the path of the module that made a node in the node's metadata.
+    """
+    for node in graph:
+        weight = node.inputs[1] if node.op_type == "MatMul" else None
+        if weight is None or not weight.is_initializer() or "." in str(weight.name):
+            continue
+        path = ast.literal_eval(node.metadata_props.get(SCOPES, "[]"))[:-1]
+        name = f"{path[-1]}.weight" if path else ""
+        if name and name not in graph.initializers:
+            weight.name = name
 
 
 class TorchSession:

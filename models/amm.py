@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from .denoiser import DenoiserConfig, require, require_one_of
+from .errors import ConfigError
 
 AmmForm = Literal["exp", "cos"]
 LARGE_GRID = 32  # tokens along a side: 512 px
@@ -81,7 +82,40 @@ def published_blocks(depth: int, grid: tuple[int, int]) -> Published:
 
 def modulation_of(blocks: Sequence[int], grid: tuple[int, int]) -> AmmConfig:
     """Modulation in ``blocks``, in the form that is published for that size of grid."""
+    if not blocks:
+        return AmmConfig()
     return AmmConfig(tuple(sorted(set(blocks))), "cos" if max(grid) >= LARGE_GRID else "exp")
+
+
+def choose_amm(asked: str, config: DenoiserConfig) -> AmmConfig:
+    """The modulation that a user asks for.
+
+    Args:
+        asked: ``auto`` and ``weak`` for the authors' blocks at a guidance scale of 2 and above and
+            of up to 1.5, ``off``, or block numbers such as ``8,10``.
+        config: Of the model.
+
+    Raises:
+        ConfigError: It is none of these, or nothing is published for such a model.
+    """
+    if asked == "off":
+        return AmmConfig()
+    if asked in {"auto", "weak"}:
+        published = published_blocks(config.depth, config.grid)
+        if config.arch != "edt" or published == NONE_PUBLISHED:
+            raise ConfigError(
+                f"No attention modulation is published for {config.arch} with {config.depth} "
+                f"blocks and {config.grid[0]} x {config.grid[1]} tokens",
+                "Name the blocks, such as `--amm 8,10`, or say `--amm off`",
+            )
+        return modulation_of(published.guided if asked == "auto" else published.weak, config.grid)
+    numbers = asked.split(",")
+    require(
+        all(number.strip().isdecimal() for number in numbers),
+        f"amm is {asked!r}",
+        "auto, weak, off or block numbers such as 8,10",
+    )
+    return modulation_of([int(number) for number in numbers], config.grid)
 
 
 def check_amm(amm: AmmConfig, config: DenoiserConfig, grids: Sequence[tuple[int, int]]) -> None:

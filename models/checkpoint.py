@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .amm import choose_amm
 from .classifier import Classifier
 from .config import config_from_dict, config_to_dict
 from .denoiser import Denoiser, DenoiserConfig
@@ -213,6 +214,25 @@ def with_input_size(checkpoint: Checkpoint, input_size: tuple[int, int]) -> Chec
     del expected["pos_embed"]
     check_values(Path("the checkpoint"), weights, expected)
     return dataclasses.replace(checkpoint, model=_fill(config, weights))
+
+
+def with_amm(checkpoint: Checkpoint, asked: str) -> Checkpoint:
+    """The same weights with another modulation of the attention.
+
+    Raises:
+        CheckpointError: The model's attention is not over the whole grid.
+        ConfigError: The modulation is none, or not one for this model.
+    """
+    config = checkpoint.config
+    if not isinstance(config, DitConfig | EdtConfig):
+        raise CheckpointError(
+            f"The attention of a {config.arch} cannot be modulated: it is not over the whole grid",
+            "Leave `--amm` out",
+        )
+    config = dataclasses.replace(config, amm=choose_amm(asked, config))
+    if config == checkpoint.config:
+        return checkpoint
+    return dataclasses.replace(checkpoint, model=_fill(config, checkpoint.model.state_dict()))
 
 
 def save_classifier(model: Classifier, path: Path) -> None:

@@ -70,11 +70,13 @@ class Hints:
         format: A name in `models.formats.FORMATS`.
         num_heads: Attention heads.
         num_classes: Classes, without the null class.
+        amm: Which blocks' attention is modulated, as `models.amm.choose_amm` reads it.
     """
 
     format: str | None = None
     num_heads: int | None = None
     num_classes: int | None = None
+    amm: str | None = None
 
 
 @dataclass(frozen=True)

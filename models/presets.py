@@ -1,4 +1,4 @@
-"""The named models: sizes of PiT and DiT, and the trained demo.
+"""The named models: sizes of PiT, DiT and EDT, and the trained demo.
 
 Only ``fashion`` has trained weights. All others are filled from a seed, for benchmarks and
 tests, and draw noise.
@@ -6,14 +6,17 @@ tests, and draw noise.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from .amm import modulation_of, published_blocks
 from .checkpoint import Checkpoint, build_model, load_checkpoint
 from .denoiser import DenoiserConfig, initialize_at_random
 from .dit import DitConfig
+from .edt import EdtConfig
 from .errors import ModelError
 from .pit import BridgeConfig, PitConfig, PswaConfig
 
@@ -37,6 +40,22 @@ SIZES = {
     "b": Size(12, 768, 12),
     "l": Size(24, 1024, 16),
     "xl": Size(28, 1152, 16),
+}
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Attention heads of an EDT's stages on the way down, and blocks of all its stages."""
+
+    heads: tuple[int, ...]
+    depths: tuple[int, ...]
+
+
+EDT_HEAD_SIZE = 52
+STAGES = {
+    "s": Stages((6, 8, 10), (2, 2, 2, 3, 3)),
+    "b": Stages((12, 16, 20), (2, 2, 2, 3, 3)),
+    "xl": Stages((18, 24, 30), (6, 4, 4, 7, 7)),
 }
 
 FASHION = PitConfig(
@@ -64,6 +83,22 @@ def _sizes() -> Iterator[tuple[str, DenoiserConfig]]:
                 )
                 if name != "ti":
                     yield f"dit-{name}-{patch}{suffix}", DitConfig(**shape)
+        for name, stages in STAGES.items():
+            yield f"edt-{name}-2{suffix}", _edt(stages, latent)
+
+
+def _edt(stages: Stages, latent: int) -> EdtConfig:
+    """With the attention modulated as its authors do for a guidance scale of 2 and above."""
+    config = EdtConfig(
+        input_size=(latent, latent),
+        hidden_size=EDT_HEAD_SIZE * stages.heads[0],
+        depth=sum(stages.depths),
+        num_heads=stages.heads[0],
+        stage_heads=stages.heads,
+        stage_depths=stages.depths,
+    )
+    blocks = published_blocks(config.depth, config.grid).guided
+    return dataclasses.replace(config, amm=modulation_of(blocks, config.grid))
 
 
 PRESETS: dict[str, DenoiserConfig] = dict(_sizes())
@@ -88,6 +123,6 @@ def _suggest(name: str) -> str:
     close = difflib.get_close_matches(name.lower(), PRESETS, n=1)
     hint = f"Did you mean {close[0]}? " if close else ""
     return (
-        f"{hint}The presets are: fashion, pit-{{ti,s,b,l,xl}}-{{2,4,8}} and "
-        "dit-{s,b,l,xl}-{2,4,8}, each of these with -512 too"
+        f"{hint}The presets are: fashion, pit-{{ti,s,b,l,xl}}-{{2,4,8}}, "
+        "dit-{s,b,l,xl}-{2,4,8} and edt-{s,b,xl}-2, each of these with -512 too"
     )

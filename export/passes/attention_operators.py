@@ -62,6 +62,8 @@ def find_attention(graph: ir.Graph, softmax: ir.Node) -> Attention | str:
     biased = made_by(scores, "Add")
     product = made_by(biased.inputs[0] if biased is not None else scores, "MatMul")
     mixed = sole_user(softmax.outputs[0])
+    if mixed is not None and mixed.op_type == "Mul":
+        return "its softmax is modulated, for which no operator has an input"
     if product is None or mixed is None or mixed.op_type != "MatMul":
         return "no matmul makes its scores, or none uses them"
     bias = biased.inputs[1] if biased is not None else None

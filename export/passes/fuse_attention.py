@@ -70,7 +70,7 @@ def find_attention(softmax: ir.Node) -> Attention | str:
     scores = softmax.inputs[0]
     biased = made_by(scores, "Add")
     product = made_by(biased.inputs[0] if biased is not None else scores, "MatMul")
-    mixed = sole_user(softmax.outputs[0])
+    mixed = find_mixed(softmax)
     if product is None or mixed is None or mixed.op_type != "MatMul":
         return "no matmul makes its scores, or none uses them"
     scale, transpose_k = made_by(product.inputs[0], "Mul"), product.inputs[1]
@@ -97,6 +97,14 @@ def find_attention(softmax: ir.Node) -> Attention | str:
     if len(heads_first.outputs[0].uses()) > 3 or sole_user(scale.inputs[0]) is None:  # type: ignore[arg-type]
         return "q, k and v feed other nodes too"
     return Attention(heads_first, (q, k, v), scale, swapped)
+
+
+def find_mixed(softmax: ir.Node) -> ir.Node | None:
+    """What reads a softmax, or reads it through a constant that it is multiplied by (AMM)."""
+    user = sole_user(softmax.outputs[0])
+    if user is not None and user.op_type == "Mul" and constant(user.inputs[1]) is not None:
+        return sole_user(user.outputs[0])
+    return user
 
 
 def scalable_linear(attention: Attention) -> tuple[ir.Node, ir.Node] | ir.Node | str:

@@ -4,8 +4,10 @@ import pytest
 import torch
 from model_helpers import call, inputs
 
+from pitstop.models.amm import AmmConfig
 from pitstop.models.checkpoint import load_classifier
 from pitstop.models.dit import DitConfig
+from pitstop.models.edt import EdtConfig
 from pitstop.models.errors import ModelError
 from pitstop.models.pit import PitConfig
 from pitstop.models.presets import CLASSIFIER, FASHION, PRESETS, load_preset
@@ -18,6 +20,7 @@ def test_the_presets_are_those_that_the_message_lists() -> None:
     for suffix, patch in itertools.product(("", "-512"), (2, 4, 8)):
         listed |= {f"pit-{size}-{patch}{suffix}" for size in ["ti", *sizes]}
         listed |= {f"dit-{size}-{patch}{suffix}" for size in sizes}
+        listed |= {f"edt-{size}-2{suffix}" for size in ("s", "b", "xl")}
     assert set(PRESETS) == listed
 
 
@@ -29,6 +32,15 @@ def test_a_preset_is_what_its_name_says() -> None:
     assert (pit.input_size, pit.patch_size, pit.tokens) == ((64, 64), 2, 1024)
     assert (dit.hidden_size, dit.depth, dit.num_heads, dit.head_dim) == (1024, 24, 16, 64)
     assert (dit.input_size, dit.patch_size, dit.tokens) == ((32, 32), 4, 64)
+
+
+def test_an_edt_is_modulated_as_its_authors_do() -> None:
+    small, large = PRESETS["edt-s-2"], PRESETS["edt-xl-2"]
+    assert small == EdtConfig(amm=AmmConfig((8,)))
+    assert isinstance(large, EdtConfig)
+    assert (large.hidden_size, large.depth, large.head_dim) == (936, 28, 52)
+    assert (large.stage_depths, large.amm) == ((6, 4, 4, 7, 7), AmmConfig((23, 25)))
+    assert PRESETS["edt-s-2-512"] == EdtConfig(input_size=(64, 64), amm=AmmConfig((10,), "cos"))
 
 
 @pytest.mark.parametrize("name", ["pit-ti-8", "pit-ti-4"])
@@ -50,7 +62,13 @@ def test_a_preset_has_the_same_weights_from_the_same_seed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "meant"), [("pit-xl2", "pit-xl-2"), ("DIT-S-2", "dit-s-2"), ("fasion", "fashion")]
+    ("name", "meant"),
+    [
+        ("pit-xl2", "pit-xl-2"),
+        ("DIT-S-2", "dit-s-2"),
+        ("fasion", "fashion"),
+        ("edt-l-2", "edt-xl-2"),
+    ],
 )
 def test_an_unknown_preset_gets_a_suggestion(name: str, meant: str) -> None:
     with pytest.raises(ModelError) as raised:
