@@ -76,11 +76,11 @@ def smooth(graph: ir.Graph, factors: Factors) -> Smoothed:
     changed: dict[str, Array] = {}
     scaled = [found for found in find_scalable(graph) if found.tensor in factors]
     modulation = _ones(graph) if any(found.chunks for found in scaled) else None
+    chunks = _chunks(graph, modulation) if modulation is not None else []
     for found in scaled:
         divisor = np.array(factors[found.tensor], np.float32)
         for chunk in found.chunks:
-            assert modulation is not None
-            modulation[0, chunk] /= divisor
+            chunks[chunk] /= divisor
         _scale(graph, changed, found.makers, 1.0 / divisor)
         _scale(graph, changed, found.readers, divisor)
     return Smoothed(changed, modulation)
@@ -141,6 +141,14 @@ def _ones(graph: ir.Graph) -> Array:
     shape = _modulation(graph).shape
     assert shape is not None
     return np.ones((1, *shape.numpy()[1:]), np.float32)
+
+
+def _chunks(graph: ir.Graph, modulation: Array) -> list[Array]:
+    """The chunks of a row as views of it, cut as the graph cuts its input."""
+    [pieces] = _modulation(graph).consumers()
+    axis = pieces.attributes.get_int("axis", 0)
+    widths = [piece.shape.numpy()[axis] for piece in pieces.outputs if piece.shape is not None]
+    return np.split(modulation, np.cumsum(widths)[:-1], axis)
 
 
 def _modulation(graph: ir.Graph) -> ir.Value:

@@ -11,7 +11,7 @@ import pytest
 from calibration_helpers import denoiser, feeds_of
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from model_helpers import pit_configs, tiny_dit, tiny_pit
+from model_helpers import pit_configs, tiny_dit, tiny_edt, tiny_pit
 from pass_helpers import Array, as_text, weights_of
 
 from pitstop.calibration.channels import find_scalable
@@ -24,6 +24,7 @@ from pitstop.calibration.smoothing import (
     smooth,
 )
 from pitstop.export.graph_file import run_graph
+from pitstop.models.amm import AmmConfig
 from pitstop.models.denoiser import DenoiserConfig
 from pitstop.models.pit import PccaConfig, PitConfig, PswaConfig
 from pitstop.runtime.distance import relative_l2
@@ -88,6 +89,7 @@ TARGETS = st.sampled_from(["portable", "onnxruntime"])
 CORNERS = {
     "concat": (TWO, "portable"),
     "dit": (tiny_dit(depth=2), "portable"),
+    "chunks of several widths": (tiny_edt(amm=AmmConfig((1,))), "portable"),
     "attention in one node": (tiny_dit(depth=2), "onnxruntime"),
 }
 SLOW_CORNERS = {

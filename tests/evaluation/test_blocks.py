@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
-from model_helpers import filled, tiny_dit
+from model_helpers import filled, tiny_dit, tiny_edt
 from pass_helpers import check_shapes
 from perturb_helpers import perturb
 
@@ -15,6 +15,7 @@ from pitstop.evaluation.flow import Feeds, Flow, golden_calls, graph_flows
 from pitstop.evaluation.reference import load_model
 from pitstop.evaluation.torch_flow import token_order, torch_flows
 from pitstop.export.pipeline import export_bundle
+from pitstop.models.amm import AmmConfig
 from pitstop.models.checkpoint import Checkpoint, build_model, save_checkpoint
 from pitstop.runtime.backend import SessionOptions
 from pitstop.runtime.backends import load_backend
@@ -96,6 +97,23 @@ def test_a_dit_that_was_not_split_comes_apart_too(tmp_path: Path) -> None:
 
     assert list(found.relative_l2) == BLOCKS
     assert max(found.relative_l2.values()) < 1e-6
+
+
+def test_an_edt_comes_apart_at_its_long_skips_too(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "edt.safetensors"
+    model = filled(build_model(tiny_edt(amm=AmmConfig((1,)))))
+    save_checkpoint(Checkpoint(model, (), "random"), checkpoint)
+    export_bundle(str(checkpoint), tmp_path / "bundle")
+    bundle = open_bundle(tmp_path / "bundle")
+    flows = watch_torch(bundle, checkpoint)
+
+    found = measure(bundle, flows)
+
+    assert {"conditioner", "down_blocks.1", "concat_blocks.0"} < set(found.relative_l2)
+    assert max(found.relative_l2.values()) < 1e-6
+    for block in ("blocks.2.mlp", "concat_blocks.1", "conditioner"):
+        broken = open_bundle(perturb(tmp_path / "bundle", tmp_path / block, block))
+        assert measure(broken, flows).bad == [block]
 
 
 def test_blocks_that_are_apart_do_not_feed_each_other(exported: Path) -> None:
