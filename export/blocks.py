@@ -18,7 +18,7 @@ from .split import LATENT
 
 LAYER_NORM = "LayerNormalization"
 MOVES = ("Transpose", "Gather", "Slice", "Reshape")  # nodes that compute nothing
-BLOCK = re.compile(r"blocks\.\d+")
+BLOCK = re.compile(r"(\w+_)?blocks\.\d+")
 OWNER = re.compile(r"(blocks\.\d+\.\w+|\w+_blocks\.\d+|\w+)\.")  # of a weight, in its name
 
 NameBlocks = Callable[[ir.Graph], Mapping[ir.Node, str]]
