@@ -105,6 +105,21 @@ def plot_blocks(series: Sequence[BlockSeries]) -> str:
         return _svg(figure)
 
 
+def plot_drift(drift: Mapping[str, Sequence[float | None]]) -> str:
+    """How each site's largest value moves over the timesteps: a row for a site, dark is large."""
+    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
+        figure = Figure(figsize=(WIDTH, 1.2 + 0.17 * len(drift)), layout="constrained")
+        axes = figure.subplots()
+        rows = [[math.nan if part is None else part for part in parts] for parts in drift.values()]
+        drawn = axes.imshow(rows, aspect="auto", cmap="viridis_r", vmin=0, vmax=1)
+        axes.set_yticks(range(len(rows)), list(drift), fontsize=7)
+        axes.set_xticks([])
+        axes.set_xlabel("from the clean end of the timesteps to the noise, in equal parts")
+        axes.set_title("largest value of each quantized activation, over its largest anywhere")
+        figure.colorbar(drawn, ax=axes, pad=0.01)
+        return _svg(figure)
+
+
 def _name_bad(axes: Axes, place: int, error: float, name: str) -> None:
     if math.isfinite(error):
         axes.plot([place], [error], "o", ms=11, mfc="none", mec="#c0262d", mew=1.6)

@@ -6,6 +6,7 @@ import base64
 import datetime
 import io
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from ..runtime.machine import this_machine
 from ..runtime.manifest import CONDITIONER
 from ..runtime.sampler import Latent
 from .accuracy import Accuracy, Row
-from .plots import BlockSeries, Curve, plot_blocks, plot_curves
+from .plots import BlockSeries, Curve, plot_blocks, plot_curves, plot_drift
+from .ranges import Calibration, read_calibration
 
 TEMPLATES = Path(__file__).parent / "templates"
 SHOWN = 8  # images of each candidate, the worst first
@@ -57,6 +59,7 @@ def render(accuracy: Accuracy) -> str:
         curves=Markup(plot_curves(_curves(accuracy))),
         measured=measured,
         blocks=Markup(plot_blocks(list(map(_series, measured)))) if measured else None,
+        calibrations=list(_calibrations(accuracy)),
         galleries=[(row, _gallery(accuracy, row)) for row in accuracy.rows],
         shown=SHOWN,
         gain=GAIN,
@@ -65,6 +68,15 @@ def render(accuracy: Accuracy) -> str:
         machine=this_machine(),
         date=datetime.datetime.now(datetime.timezone.utc),
     )
+
+
+def _calibrations(accuracy: Accuracy) -> Iterator[tuple[Row, Calibration, Markup]]:
+    """Each int8 denoiser whose bundle says how it was calibrated, and the plot of its drift."""
+    for row in accuracy.rows:
+        if row.bundle is not None and row.comparison.precision == "int8":
+            calibration = read_calibration(row.bundle)
+            if calibration is not None:
+                yield row, calibration, Markup(plot_drift(calibration.drift))
 
 
 def decibel(value: float) -> str:

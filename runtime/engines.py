@@ -136,6 +136,9 @@ def find_engine(bundle: Bundle, here: EngineKey) -> Engine:
         here: The graph, the builder and its version, the GPU's compute capability, and the flags;
             without any, those of the engine do not matter.
 
+    Returns:
+        The newest of those that fit.
+
     Raises:
         EngineError: There is none; the message names what differs in the one that is nearest.
     """
@@ -145,7 +148,8 @@ def find_engine(bundle: Bundle, here: EngineKey) -> Engine:
         raise broken
     if not kin:
         raise EngineError(f"{bundle.folder} has no engine of {here.graph}", remedy)
-    nearest = min(kin, key=lambda engine: len(engine.key.misfits(here)))
+    newest_first = sorted(kin, key=lambda engine: engine.folder.stat().st_mtime, reverse=True)
+    nearest = min(newest_first, key=lambda engine: len(engine.key.misfits(here)))
     misfits = nearest.key.misfits(here)
     if misfits:
         raise EngineError(

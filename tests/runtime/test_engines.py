@@ -126,6 +126,17 @@ def test_a_graph_that_was_exported_again_does_not_get_the_old_engine(tmp_path: P
         find_engine(other, key_of(other))
 
 
+def test_of_several_that_fit_the_newest_is_found(bundle: Bundle) -> None:
+    ages = {"optimization-level=5": 100, "": 0, "optimization-level=1": 50}
+    engines = {}
+    for flag, seconds in ages.items():
+        engines[flag] = build(bundle, key_of(bundle, flags=(flag,) if flag else ()))
+        then = time.time() - seconds
+        os.utime(engines[flag].folder, (then, then))
+
+    assert find_engine(bundle, key_of(bundle)) == engines[""]
+
+
 def test_the_nearest_engine_is_the_one_that_is_told_of(bundle: Bundle) -> None:
     build(bundle, key_of(bundle, compute_capability="7.5", builder_version="10.2.0"))
     build(bundle, key_of(bundle, compute_capability="8.6"))
