@@ -98,6 +98,10 @@ def main(images: int, variant_images: int, only: tuple[str, ...], keep: bool) ->
                 "saturation_max": max(made.coverage.saturation.values()),
             }
             click.echo(f"{name}: {json.dumps(rows[name])}")
+            if name == "int8":
+                for kind, backend in (("of the first", "onnxruntime"), ("rounded", TWIN)):
+                    rows[f"int8, {kind}"] = few.row(place, "int8", backend)
+                    click.echo(f"int8, {kind}: {json.dumps(rows[f'int8, {kind}'])}")
             if drawn is None:
                 drawn = Path(folder) / "set.npz"
                 shutil.copy(place / "calibration" / "set.npz", drawn)
@@ -131,7 +135,7 @@ class _Judge:
         if backend is TWIN:
             opened = open_bundle(bundle)
             model = ir.load(bundle / opened.manifest.denoiser(precision).path)
-            twin = rounded(model, LOW[precision].dtype)
+            twin = rounded(model, LOW.get(precision, LOW["fp16"]).dtype)  # int8's base is fp16
             with candidate(opened, twin, precision, OPTIONS) as pipeline:
                 found = compare(pipeline, self.goldens, reference="PyTorch fp32")
         else:
