@@ -58,19 +58,18 @@ def _embedding(graph: ir.Graph) -> list[ir.Node]:
     return nodes[: nodes.index(norms[0])] if norms else []
 
 
-def _residuals(graph: ir.Graph) -> Iterable[ir.Node]:
+def _residuals(graph: ir.Graph) -> list[ir.Node]:
     """The Adds that feed the norms, those of what a gate lets through, and the gates."""
     nodes = trunk(graph)
     sees_latent = set(nodes)
-    found = {node: None for norm in _layer_norms(graph) for node in _stream_behind(norm.inputs[0])}
+    found = [node for norm in _layer_norms(graph) for node in _stream_behind(norm.inputs[0])]
     for add in nodes:
         if add.op_type != "Add" or _reads_conditioning(add, sees_latent):
             continue
-        for value in add.inputs:
-            gate = made_by(value, "Mul")
-            if gate is not None and _reads_conditioning(gate, sees_latent):
-                found |= {add: None, gate: None}
-    return found
+        gates = [gate for value in add.inputs if (gate := made_by(value, "Mul")) is not None]
+        if gates := [gate for gate in gates if _reads_conditioning(gate, sees_latent)]:
+            found += [add, *gates]
+    return list(dict.fromkeys(found))
 
 
 def _stream_behind(value: ir.Value | None) -> list[ir.Node]:

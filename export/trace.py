@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import torch
+from onnxscript.optimizer import fold_constants
 from torch.utils.flop_counter import FlopCounterMode
 
 from .. import __version__
@@ -35,6 +36,7 @@ from ..runtime.manifest import LATENT_SCALES, Manifest, ModelSpec
 from ..runtime.schedule import LinearBetas, LinearFlow
 
 OPSET = 19
+FOLDED = 2**23  # numbers: position biases over 32 x 32 tokens too, where the exporter stops early
 SCOPES = "pkg.torch.onnx.name_scopes"  # of a node: the modules around it, and its own name
 INPUTS = ("latent", "timestep", "label")
 OUTPUT = "prediction"
@@ -180,6 +182,7 @@ def trace_module(
         )
     assert program is not None
     traced = program.model
+    fold_constants(traced, input_size_limit=FOLDED, output_size_limit=FOLDED)
     _name_weights(traced.graph)
     for node in traced.graph:  # stack traces, with the paths of this machine
         node.metadata_props.clear()
