@@ -39,7 +39,7 @@ ALLOWED = {
 }
 ALLOWED_IN_FILE = {
     "export/passes/simplify.py": {"onnxsim"},
-    "export/trace.py": {"torch", "pitstop.models"},
+    "export/trace.py": {"torch", "onnxscript", "pitstop.models"},
     "export/decoder.py": {"torch", "diffusers", "pitstop.models"},
     "export/engine_build.py": {"tensorrt"},
     "runtime/cuda.py": {"cuda"},

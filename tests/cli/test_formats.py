@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from cli_helpers import refused, run
+from edt_helpers import edt_weights
 from format_helpers import dit_weights, repa_weights, write_diffusers, write_dit, write_training
 
 HEADS = ("--heads", "4")
@@ -65,6 +66,18 @@ def told(*arguments: object) -> str:
             ],
         ),
         (
+            lambda folder: write_dit(folder / "dit.pt", edt_weights()),
+            ("--amm", "1,3"),
+            [
+                "a file of official EDT",
+                "of the weights no licence is known",
+                "on 3 of 4 channels",
+                "of the attention (AMM): in blocks 1, 3; `--amm` changes it",
+                "stage_depths=(1, 1, 1, 1, 2)",
+                "pitstop export {path} --amm 1,3 --out BUNDLE",
+            ],
+        ),
+        (
             diffusers_folder,
             (),
             [
@@ -77,7 +90,7 @@ def told(*arguments: object) -> str:
             ],
         ),
     ],
-    ids=["dit", "sit", "repa", "diffusers"],
+    ids=["dit", "sit", "repa", "edt", "diffusers"],
 )
 def test_a_screen_says_what_a_checkpoint_is(
     write: Callable[[Path], Path], options: tuple[str, ...], lines: list[str], tmp_path: Path

@@ -253,6 +253,15 @@ def test_every_linear_of_an_edt_is_quantized_under_its_own_name() -> None:
     assert sorted(operands) == sorted(["q", "k", "softmax", "v"] * 5)
 
 
+def test_a_position_bias_over_a_large_grid_is_a_constant_too() -> None:
+    """The exporter by itself looks it up in its table in each call."""
+    sizes = {"input_size": (32, 32), "num_heads": 8, "stage_heads": (8, 8, 8)}
+
+    model = traced(tiny_edt(**sizes))
+
+    assert ops(model)["GatherND"] == 0
+
+
 @pytest.mark.slow
 def test_edt_s_at_full_size_samples_as_its_source(tmp_path: Path) -> None:
     weights = edt_weights(S2)
