@@ -23,8 +23,9 @@ from .machine_noise import Disturbance, disturbance, load_per_cpu, read_cpu_cloc
 from .matmul_chain import chain_of
 from .matmul_peak import Chains, open_chains, peak_flops, time_chain
 from .memory import Fresh, measure_fresh
+from .opening import open_subject
 from .spread import Spread, spread
-from .subject import Subject, open_subject
+from .subject import Subject
 from .subjects import Wanted, find_subjects, name_subjects
 from .turn import Opened, Turn, take_turn
 

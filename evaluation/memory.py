@@ -13,7 +13,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from .subject import Subject, open_subject
+from .opening import open_subject
+from .subject import Subject
 from .turn import take_turn
 
 STATUS = Path("/proc/self/status")

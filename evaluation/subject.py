@@ -7,12 +7,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..runtime.backend import Session, SessionOptions
-from ..runtime.backends import import_backend
-from ..runtime.bundle import Bundle, open_bundle
-from ..runtime.manifest import CONDITIONER, GraphSpec
-from ..runtime.pipeline import open_decoder
-from .turn import Opened
+from ..runtime.backend import SessionOptions
 
 EAGER, COMPILED = "torch eager", "torch compile"
 TORCH = (EAGER, COMPILED)
@@ -49,44 +44,3 @@ class Subject:
         values = json.loads(text)
         options = SessionOptions(**values.pop("options"))
         return cls(**{**values, "folder": Path(values["folder"]), "options": options})
-
-
-def open_subject(subject: Subject, bundle: Bundle | None = None) -> Opened:
-    """Make a subject ready to draw.
-
-    Args:
-        subject: What to open.
-        bundle: Its bundle, where that is open already.
-
-    Raises:
-        PitstopError: The bundle or the checkpoint cannot be read, or cannot run here.
-    """
-    bundle = bundle or open_bundle(subject.folder)
-    if subject.is_torch:
-        from .torch_rows import open_torch
-
-        session = open_torch(
-            subject.checkpoint,
-            bundle.manifest,
-            subject.precision,
-            compiled=subject.backend == COMPILED,
-            threads=subject.options.threads,
-        )
-        return Opened(bundle.manifest, subject.precision, session)
-    return _open_graphs(subject, bundle)
-
-
-def _open_graphs(subject: Subject, bundle: Bundle) -> Opened:
-    backend, options = import_backend(subject.backend), subject.options
-
-    def open_graph(spec: GraphSpec) -> Session:
-        return backend.open_graph(bundle.path(spec.path), spec, options)
-
-    denoiser = open_graph(bundle.manifest.denoiser(subject.precision))
-    decode = open_decoder(bundle, subject.precision, backend, options)
-    spec = bundle.manifest.graphs.get(CONDITIONER)
-    if spec is None:
-        return Opened(bundle.manifest, subject.precision, denoiser, decode=decode)
-    return Opened(
-        bundle.manifest, subject.precision, denoiser, lambda: open_graph(spec), spec, decode
-    )

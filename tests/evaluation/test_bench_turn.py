@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from bundle_helpers import FakeSession, toy_manifest, write_bundle
 
-from pitstop.evaluation.subject import Subject, open_subject
+from pitstop.evaluation.opening import open_subject
+from pitstop.evaluation.subject import Subject
 from pitstop.evaluation.turn import Opened, Step, TimedSession, Turn, take_turn
 from pitstop.runtime.backend import Array, SessionOptions
 
