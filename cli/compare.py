@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.text import Text
 
 from .options import provider_option, threads_option
 from .printing import (
@@ -31,7 +32,7 @@ ROWS = 16  # images listed one by one
 
 
 def _split(ctx: click.Context, option: click.Parameter, names: str | None) -> list[str]:
-    return [] if names is None else [name.strip() for name in names.split(",")]
+    return [] if names is None else list(dict.fromkeys(map(str.strip, names.split(","))))
 
 
 @click.command()
@@ -255,18 +256,25 @@ def _print_verdict(row: Row) -> None:
     worst = f"worst call {compared.relative_l2_max:.1e}" + (
         f", at most {limit:.0e}" if limit else ""
     )
-    verdict = "[green]passed[/]" if compared.passed else "[red]FAILED[/]"
+    verdict = ("passed", "green") if compared.passed else ("FAILED", "red")
     console.print(
-        f"{row.name}: median PSNR {decibel(compared.psnr_db_median)}, at least "
-        f"{compared.min_psnr_db:g} dB; {worst}: {verdict}"
+        Text.assemble(
+            f"{row.name}: median PSNR {decibel(compared.psnr_db_median)}, at least "
+            f"{compared.min_psnr_db:g} dB; {worst}: ",
+            verdict,
+        )
     )
     if compared.failure:
         console.print(f"  {compared.failure}", style="red")
     if blocks and blocks.bad:
         first = blocks.bad[0]
         console.print(
-            f"  first bad block: [bold]{first}[/], relative L2 {blocks.relative_l2[first]:.1e} on "
-            f"the same input as {blocks.reference}; rounding explains {blocks.limit:.0e}"
+            Text.assemble(
+                "  first bad block: ",
+                (first, "bold"),
+                f", relative L2 {blocks.relative_l2[first]:.1e} on the same input as "
+                f"{blocks.reference}; rounding explains {blocks.limit:.0e}",
+            )
         )
 
 

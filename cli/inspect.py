@@ -142,7 +142,7 @@ def _print_bundle(bundle: Bundle) -> None:
     for line in moves_lines(manifest.passes) + skipped_lines(manifest.passes):
         console.print(line, style="dim", markup=False)
     for name, spec in manifest.graphs.items():
-        console.print(f"\n[bold]{name}[/]")
+        console.print(f"\n{name}", style="bold")
         console.print(
             pairs([
                 ("in", ", ".join(map(str, spec.inputs))),

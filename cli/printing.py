@@ -28,8 +28,9 @@ from rich.text import Text
 
 from ..runtime.errors import OptionError
 
-console = Console(highlight=False, soft_wrap=False)
-messages = Console(stderr=True, highlight=False)
+# What people call their folders and classes is no markup.
+console = Console(highlight=False, soft_wrap=False, markup=False)
+messages = Console(stderr=True, highlight=False, markup=False)
 
 
 def check_place(ctx: click.Context, option: click.Parameter, path: Path | None) -> Path | None:
@@ -42,6 +43,8 @@ def check_place(ctx: click.Context, option: click.Parameter, path: Path | None) 
     choose = f"Choose another file with `{option.opts[0]}`"
     if path.is_dir():
         raise OptionError(f"{path} cannot be written: it is a folder", choose)
+    if path.exists() and not path.is_file():  # a rename would put a file in the device's place
+        raise OptionError(f"{path} cannot be written: it is no file", choose)
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise OptionError(
             f"{path} cannot be written: {path.parent} is no folder that can be written to", choose

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..runtime.backend import Backend, SessionOptions
-from ..runtime.backends import load_backend
+from ..runtime.backends import AUTO, choose_backend
 from ..runtime.bundle import Bundle, open_bundle
+from ..runtime.engine_check import engines_here
 from ..runtime.errors import PitstopError
 from ..runtime.goldens import Goldens, read_goldens
 from ..runtime.manifest import Manifest
@@ -207,8 +208,9 @@ def _open_candidates(asked: Asked, bundles: Sequence[Bundle]) -> tuple[list[_Can
     opened, left_out = [], []
     for bundle in bundles:
         for backend_name in asked.backends:
-            backend = load_backend(backend_name, asked.options)
             for precision in _precisions(asked, bundle):
+                engines = engines_here(bundle, precision) if backend_name == AUTO else ()
+                backend = choose_backend(backend_name, asked.options, engines=engines).backend
                 try:
                     session = open_denoiser(bundle, precision, backend, asked.options)
                 except PitstopError as error:
@@ -286,6 +288,8 @@ def _compare_blocks(
 ) -> BlockErrors | str:
     """The blocks' errors, or why there are none."""
     precision, bundle = candidate.pipeline.precision, candidate.bundle
+    if candidate.backend.NEEDS_ENGINE:
+        return "an engine cannot be taken apart; compare with `--backend onnxruntime` too"
     if pytorch.model is None and precision == "fp32":
         return "the goldens do not hold what PyTorch's blocks gave; it runs with `--checkpoint`"
     try:

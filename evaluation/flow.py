@@ -22,6 +22,7 @@ from ..runtime.bundle import Bundle
 from ..runtime.conditioning import ask_conditioner
 from ..runtime.goldens import Goldens
 from ..runtime.manifest import CONDITIONER
+from ..runtime.pipeline import beside
 from ..runtime.sampler import Latent
 
 Feeds = Mapping[str, Array]
@@ -92,7 +93,7 @@ def make_modulations(
         return [{} for _ in calls]
     timesteps = np.concatenate([feeds["timestep"] for feeds in calls])
     labels = np.concatenate([feeds["label"] for feeds in calls]).astype(np.int64)
-    session = backend.open_graph(bundle.path(spec.path), spec, options)
+    session = beside(backend).open_graph(bundle.path(spec.path), spec, options)
     try:
         made = ask_conditioner(session, spec, timesteps, labels)
     finally:

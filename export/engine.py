@@ -13,7 +13,12 @@ from pathlib import Path
 
 from ..runtime.backends import import_backend
 from ..runtime.bundle import Bundle, open_bundle
-from ..runtime.engine_key import HARDWARE_COMPATIBLE, VERSION_COMPATIBLE, EngineKey
+from ..runtime.engine_key import (
+    BUILDERS,
+    HARDWARE_COMPATIBLE,
+    VERSION_COMPATIBLE,
+    EngineKey,
+)
 from ..runtime.engines import (
     PLAN,
     TIMING_CACHE,
@@ -32,7 +37,7 @@ from ..runtime.manifest import STEP
 from .engine_build import OnPhase, Request
 from .engine_process import build_apart
 
-BUILDERS = ("tensorrt", "tensorrt-rtx")
+MOST_WORKSPACE = 1 << 20  # MiB, far beyond any GPU's memory
 LEVELS = range(6)
 MEBIBYTE = 1 << 20
 CAPABILITY = re.compile(r"\d{1,2}\.\d")
@@ -73,8 +78,11 @@ class BuildOptions:
             raise OptionError(
                 f"The optimization level is {self.optimization_level}", "Choose 0 to 5"
             )
-        if self.workspace_mib is not None and self.workspace_mib < 1:
-            raise OptionError(f"The workspace is {self.workspace_mib} MiB", "Choose at least 1")
+        if self.workspace_mib is not None and not 1 <= self.workspace_mib <= MOST_WORKSPACE:
+            raise OptionError(
+                f"The workspace is {self.workspace_mib} MiB",
+                f"Choose 1 to {MOST_WORKSPACE} with `--workspace`",
+            )
         for capability in self.compute_capabilities:
             if not CAPABILITY.fullmatch(capability):
                 raise OptionError(
@@ -162,11 +170,9 @@ def _capability(options: BuildOptions) -> str:
 
 
 def _build(bundle: Bundle, key: EngineKey, options: BuildOptions, on_engine: OnEngine) -> Built:
-    there = next((path for path in list_engines(bundle.folder) if path.name == key.digest), None)
-    if there is not None and not options.force:
-        engine = read_engine(there)
-        check_plan(engine)
-        return Built(engine, is_new=False)
+    there = None if options.force else _there(bundle, key)
+    if there is not None:
+        return Built(there, is_new=False)
     with new_engine(bundle.folder, key) as partial:
         started = time.perf_counter()
         request = Request(
@@ -187,6 +193,19 @@ def _build(bundle: Bundle, key: EngineKey, options: BuildOptions, on_engine: OnE
         write_metadata(partial, key, time.perf_counter() - started)
     [done] = [path for path in list_engines(bundle.folder) if path.name == key.digest]
     return Built(read_engine(done), is_new=True)
+
+
+def _there(bundle: Bundle, key: EngineKey) -> Engine | None:
+    """The engine of that key, if it is there and whole."""
+    for path in list_engines(bundle.folder):
+        if path.name == key.digest:
+            try:
+                engine = read_engine(path)
+                check_plan(engine)
+            except EngineError:
+                return None  # this build takes its place
+            return engine
+    return None
 
 
 def _workspace(options: BuildOptions) -> int | None:

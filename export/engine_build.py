@@ -159,8 +159,9 @@ def read_timings(module: Any, config: trt.IBuilderConfig, request: Request) -> N
         return
     cache: trt.ITimingCache = config.create_timing_cache(b"")
     for known in request.known_timings:
-        other: trt.ITimingCache = config.create_timing_cache(Path(known).read_bytes())
-        cache.combine(other, ignore_mismatch=False)
+        other: trt.ITimingCache | None = config.create_timing_cache(Path(known).read_bytes())
+        if other is not None:  # it is for speed alone: a damaged one is measured again
+            cache.combine(other, ignore_mismatch=False)
     config.set_timing_cache(cache, ignore_mismatch=False)
 
 

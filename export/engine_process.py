@@ -13,7 +13,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import IO
 
 from ..runtime.errors import EngineError, PitstopError
 from ..runtime.machine import this_machine
@@ -34,16 +36,27 @@ def build_apart(request: Request, on_phase: OnPhase) -> None:
         EngineError: The graph was refused, or the child was killed or broke.
     """
     free = this_machine().free_bytes
+    with tempfile.TemporaryFile("w+", errors="replace") as said:  # a full pipe would stop the child
+        code, refused = _watch_child(request, on_phase, said)
+        said.seek(0)
+        words = said.read()
+    if refused is not None:
+        raise refused
+    if code:
+        raise broken(request, code, words, free)
+
+
+def _watch_child(
+    request: Request, on_phase: OnPhase, said: IO[str]
+) -> tuple[int, EngineError | None]:
+    """Run the child to its end: its exit code, and why it refused, if it said so."""
     reading, writing = os.pipe()
-    command = [sys.executable, "-m", __name__, str(writing), request.to_json()]
     child = subprocess.Popen(
-        command,
+        [sys.executable, "-m", __name__, str(writing), request.to_json()],
         pass_fds=[writing],
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
+        stdout=said,
         stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
     )
     os.close(writing)
     refused = None
@@ -55,15 +68,11 @@ def build_apart(request: Request, on_phase: OnPhase) -> None:
                     on_phase(event["phase"], event["done"], event["steps"])
                 else:
                     refused = EngineError(event["problem"], event["remedy"])
-        said, _ = child.communicate()
+        return child.wait(), refused
     finally:
         with contextlib.suppress(ProcessLookupError):
             child.kill()
         child.wait()
-    if refused is not None:
-        raise refused
-    if child.returncode:
-        raise broken(request, child.returncode, said, free)
 
 
 def broken(request: Request, code: int, said: str, free: int | None) -> EngineError:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .backend import Session, SessionOptions
 from .bundle import Bundle
 from .cuda import Cuda, import_cudart, why_no_cudart
+from .engine_key import VERSION_COMPATIBLE
 from .engines import find_engine, key_for
 from .errors import BackendUnavailable, EngineError
 from .gpu import read_driver, why_no_gpu
@@ -71,7 +72,9 @@ def open_engine(
             builder_version=module.__version__,
             compute_capability=gpu.compute_capability,
         )
-        return load_engine(module, find_engine(bundle, here).plan)
+        found = find_engine(bundle, here)
+        compatible = VERSION_COMPATIBLE in found.key.flags
+        return load_engine(module, found.plan, version_compatible=compatible)
 
     engine = load(graph)
     cuda = Cuda(import_cudart())

@@ -18,6 +18,7 @@ from .errors import EngineError
 HARDWARE_COMPATIBLE = "hardware-compatible"
 VERSION_COMPATIBLE = "version-compatible"
 AMPERE = (8, 0)  # the first that hardware-compatible engines run on
+BUILDERS = ("tensorrt", "tensorrt-rtx")
 DIGITS = 16  # of the sha256 that names an engine's folder
 SHOWN = 12  # of the sha256s in messages
 TITLES = {
@@ -91,6 +92,11 @@ class EngineKey:
         texts = [value for name, value in content.items() if name != "flags"]
         if not isinstance(flags, list) or not all(isinstance(text, str) for text in texts + flags):
             raise EngineError("The engine's key is not of texts", "Build the engine again")
+        if content["builder"] not in BUILDERS:
+            raise EngineError(
+                f"There is no builder of engines called {content['builder']!r}",
+                "Build the engine again",
+            )
         return cls(**{**content, "flags": tuple(flags)})
 
 

@@ -96,11 +96,17 @@ def read_engine(folder: Path) -> Engine:
     Raises:
         EngineError: Its metadata is missing or broken, or another engine's.
     """
-    remedy = f"Remove {folder}, and build the engine again"
+    remedy = f"Build it again with `pitstop build`, or remove {folder}"
     try:
         content = json.loads((folder / METADATA).read_text(encoding="utf-8"))
         key = EngineKey.from_json(content["key"])
-        engine = Engine(folder, key, content["plan_sha256"], content["bytes"], content["seconds"])
+        engine = Engine(
+            folder,
+            key,
+            plan_sha256=str(content["plan_sha256"]),
+            plan_bytes=int(content["bytes"]),
+            seconds=float(content["seconds"]),
+        )
     except (OSError, ValueError, KeyError, TypeError, RecursionError, EngineError) as error:
         raise EngineError(f"{folder / METADATA} cannot be read ({error})", remedy) from error
     if key.digest != folder.name:
@@ -117,7 +123,7 @@ def check_plan(engine: Engine) -> None:
     Raises:
         EngineError: It is missing, cut short or changed.
     """
-    remedy = f"Remove {engine.folder}, and build the engine again"
+    remedy = f"Build it again with `pitstop build`, or remove {engine.folder}"
     if not engine.plan.is_file():
         raise EngineError(f"{engine.plan} is missing", remedy)
     if (found := engine.plan.stat().st_size) != engine.plan_bytes:
@@ -144,21 +150,25 @@ def find_engine(bundle: Bundle, here: EngineKey) -> Engine:
     """
     remedy = "Build one: " + build_command(bundle.folder, here)
     kin, broken = _read_kin(bundle.folder, here)
-    if not kin and broken:
-        raise broken
-    if not kin:
+    if not kin and not broken:
         raise EngineError(f"{bundle.folder} has no engine of {here.graph}", remedy)
-    newest_first = sorted(kin, key=lambda engine: engine.folder.stat().st_mtime, reverse=True)
-    nearest = min(newest_first, key=lambda engine: len(engine.key.misfits(here)))
-    misfits = nearest.key.misfits(here)
-    if misfits:
-        raise EngineError(
-            f"The engine {nearest.key.digest} of {nearest.key.graph} does not fit: "
-            f"{'; '.join(misfits)}",
-            remedy,
-        )
-    check_plan(nearest)
-    return nearest
+    for engine in sorted(kin, key=lambda engine: engine.folder.stat().st_mtime, reverse=True):
+        if engine.key.misfits(here):
+            continue
+        try:
+            check_plan(engine)
+        except EngineError as error:
+            broken = error  # told if no other engine fits
+        else:
+            return engine
+    if broken:
+        raise broken
+    nearest = min(kin, key=lambda engine: len(engine.key.misfits(here)))
+    raise EngineError(
+        f"The engine {nearest.key.digest} of {nearest.key.graph} does not fit: "
+        f"{'; '.join(nearest.key.misfits(here))}",
+        remedy,
+    )
 
 
 def _read_kin(bundle: Path, here: EngineKey) -> tuple[list[Engine], EngineError | None]:

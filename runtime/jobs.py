@@ -131,8 +131,9 @@ def draw_images(
     Raises:
         PitstopError: ``out`` cannot be written, or an option does not fit the bundle.
     """
-    _make_folder(out)
     settings = pipeline.settle(settings)
+    pipeline.sampler(settings)  # refuses options that do not fit before anything is written
+    _make_folder(out)
     pending = [image for image in plan if not _is_drawn(pipeline, image, settings, out)]
     groups = pipeline.groups(len(pending), settings)
     on_start(len(groups) * settings.steps)

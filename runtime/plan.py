@@ -46,18 +46,22 @@ def complaints_of(module: Any) -> trt.ILogger:
     return logger
 
 
-def load_engine(module: Any, plan: Path) -> trt.ICudaEngine:
+def load_engine(module: Any, plan: Path, *, version_compatible: bool = False) -> trt.ICudaEngine:
     """Load a plan.
 
     Args:
         module: ``tensorrt`` or ``tensorrt_rtx_bindings``.
         plan: What the builder wrote.
+        version_compatible: Whether it was built so. Such a plan holds a runtime of its own, whose
+            code runs when it is loaded.
 
     Raises:
         BackendUnavailable: It is truncated, of another GPU or version, or the memory is full.
     """
     logger = complaints_of(module)
     runtime: trt.Runtime = module.Runtime(logger)
+    if version_compatible:
+        runtime.engine_host_code_allowed = True
     engine: trt.ICudaEngine | None = runtime.deserialize_cuda_engine(plan.read_bytes())
     if engine is not None:
         return engine

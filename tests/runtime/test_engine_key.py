@@ -98,7 +98,7 @@ json_values = st.recursive(
 def test_a_key_with_anything_in_a_field_is_read_or_refused(field: str, value: object) -> None:
     content = {**dataclasses.asdict(KEY), "flags": [*KEY.flags], field: value}
     texts = value if field == "flags" and isinstance(value, list) else [value]
-    fits = all(isinstance(text, str) for text in texts)
+    fits = all(isinstance(text, str) for text in texts) and field != "builder"
 
     if fits and isinstance(value, list) == (field == "flags"):
         read = EngineKey.from_json(content)

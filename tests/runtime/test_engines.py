@@ -176,7 +176,7 @@ def test_broken_metadata_is_refused_and_says_what_to_remove(bundle: Bundle, text
     with pytest.raises(EngineError) as caught:
         find_engine(bundle, key_of(bundle))
 
-    assert f"Remove {engine.folder}" in str(caught.value)
+    assert f"remove {engine.folder}" in str(caught.value)
 
 
 def test_metadata_that_was_edited_to_fit_is_refused(bundle: Bundle) -> None:
@@ -187,6 +187,34 @@ def test_metadata_that_was_edited_to_fit_is_refused(bundle: Bundle) -> None:
 
     with pytest.raises(EngineError, match="has changed: its key is"):
         find_engine(bundle, key_of(bundle, compute_capability="8.9"))
+
+
+def test_a_cut_plan_does_not_hide_a_whole_one(bundle: Bundle) -> None:
+    whole = build(bundle, key_of(bundle, flags=("optimization-level=1",)))
+    os.utime(whole.folder, (0, 0))
+    build(bundle).plan.write_bytes(b"cut")
+
+    assert find_engine(bundle, key_of(bundle)) == whole
+
+
+@pytest.mark.parametrize(("field", "value"), [("bytes", "big"), ("seconds", []), ("key", 3)])
+def test_metadata_of_another_type_is_refused(bundle: Bundle, field: str, value: object) -> None:
+    engine = build(bundle)
+    content = json.loads((engine.folder / METADATA).read_text())
+    (engine.folder / METADATA).write_text(json.dumps({**content, field: value}))
+
+    with pytest.raises(EngineError, match="cannot be read"):
+        read_engine(engine.folder)
+
+
+def test_an_engine_of_an_unknown_builder_is_refused(bundle: Bundle) -> None:
+    engine = build(bundle, key_of(bundle, builder="tensorrt-rtx"))
+    content = json.loads((engine.folder / METADATA).read_text())
+    content["key"]["builder"] = "openvino"
+    (engine.folder / METADATA).write_text(json.dumps(content))
+
+    with pytest.raises(EngineError, match="no builder of engines called 'openvino'"):
+        read_engine(engine.folder)
 
 
 def test_a_broken_engine_does_not_hide_a_whole_one(bundle: Bundle) -> None:
