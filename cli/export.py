@@ -41,6 +41,13 @@ if TYPE_CHECKING:
     "--no-pass", "left_out", multiple=True, metavar="NAME", help="Leave a pass out; repeatable."
 )
 @click.option(
+    "--pass",
+    "put_in",
+    multiple=True,
+    metavar="NAME",
+    help="Run a pass that is off for the target, such as pad_heads; repeatable.",
+)
+@click.option(
     "--precision",
     "precisions",
     default="fp32",
@@ -75,6 +82,7 @@ def export(
     seed: int,
     target: str,
     left_out: tuple[str, ...],
+    put_in: tuple[str, ...],
     precisions: str,
     format_name: str | None,
     heads: int | None,
@@ -111,6 +119,7 @@ def export(
                 seed=seed,
                 target=target,
                 left_out=left_out,
+                put_in=put_in,
                 precisions=[name for name in names if name != CALIBRATED],
                 hints=Hints(format_name, heads, classes, amm),
                 vae=vae,

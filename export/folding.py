@@ -35,16 +35,21 @@ class Folded:
     reports: tuple[PassReport, ...]
 
 
-def choose_steps(target: str, left_out: Sequence[str]) -> list[str]:
+def choose_steps(target: str, left_out: Sequence[str], put_in: Sequence[str] = ()) -> list[str]:
     """The names of the passes that run, in order, and of the split.
+
+    Args:
+        target: A name in `export.target.TARGETS`.
+        left_out: Steps that are not to run.
+        put_in: Steps that run although they are off for the target.
 
     Raises:
         OptionError: There is no such target or pass; the message says which there are.
     """
-    for name in left_out:
+    for name in (*left_out, *put_in):
         if name not in STEP_NAMES:
             raise one_of("pass", name, STEP_NAMES)
-    off = {*find_target(target).off, *left_out}
+    off = ({*find_target(target).off} - {*put_in}) | {*left_out}
     return [name for name in STEP_NAMES if name not in off]
 
 

@@ -71,6 +71,7 @@ def export_bundle(
     seed: int = 0,
     target: str = "portable",
     left_out: Sequence[str] = (),
+    put_in: Sequence[str] = (),
     precisions: Sequence[str] = ("fp32",),
     hints: Hints | None = None,
     vae: Path | None = None,
@@ -87,6 +88,7 @@ def export_bundle(
         seed: For the weights of a preset that was never trained.
         target: What the graphs are made for, a name in `export.target.TARGETS`.
         left_out: Names of passes, or ``split``, that are not to run.
+        put_in: Names of passes that run although they are off for the target.
         precisions: Of the denoiser's graphs, names in `export.precision.PRECISIONS`; fp32 is
             always among them.
         hints: What a checkpoint of other people's cannot tell by itself.
@@ -106,7 +108,7 @@ def export_bundle(
         raise OptionError(f"The batch is {batch}", f"Choose 1 to {MAX_BATCH} rows")
     if not 0 <= seed <= MAX_SEED:
         raise OptionError(f"The seed is {seed}", f"Choose one from 0 to {MAX_SEED}")
-    steps, chosen = choose_steps(target, left_out), choose_precisions(precisions)
+    steps, chosen = choose_steps(target, left_out, put_in), choose_precisions(precisions)
     check_precisions(target, chosen)
     on_stage("reading the checkpoint")
     read = None if vae is None else read_vae(vae)

@@ -76,7 +76,11 @@ class ConditionedSession:
         pairs = [(as_fed(step), int(label)) for step, label in zip(steps, labels, strict=True)]
         if not all(pair in self._place for pair in pairs):
             self._make_for(pairs)
-        return self._held[[self._place[pair] for pair in pairs]]
+        places = [self._place[pair] for pair in pairs]
+        first, last = places[0], places[-1]
+        if places == list(range(first, last + 1)):  # one guided image: nothing to copy
+            return self._held[first : last + 1]
+        return self._held[places]
 
     def close(self) -> None:
         self._forget()
