@@ -14,6 +14,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -47,16 +48,19 @@ GRAPHS = {  # precision and backend
     "bf16": ("bf16", TWIN),
 }
 WITHOUT_BACKEND = "onnxruntime, the twin that rounds behind every value"
+PLAIN: dict[str, Any] = {**BY, "smooth": False}
+FULL = ("int8, --no-smooth", "int8")  # on all images
 RECIPES = {
+    "int8, --no-smooth": Recipe(**PLAIN),
     "int8": Recipe(**BY),
-    "int8, minmax": Recipe(**BY, method="minmax"),
-    "int8, percentile": Recipe(**BY, method="percentile"),
-    "int8, entropy": Recipe(**BY, method="entropy"),
-    "int8, --smooth": Recipe(**BY, smooth=True),
-    "int8, --no-bridge": Recipe(**BY, placement=Placement(bridge=False)),
-    "int8, --attention": Recipe(**BY, placement=Placement(attention=True)),
-    "int8, --base fp32": Recipe(**BY, base="fp32"),
-    "int8, --budget 50": Recipe(**BY, budget_db=50.0),
+    "int8, --no-smooth --method minmax": Recipe(**PLAIN, method="minmax"),
+    "int8, --no-smooth --method percentile": Recipe(**PLAIN, method="percentile"),
+    "int8, --no-smooth --method entropy": Recipe(**PLAIN, method="entropy"),
+    "int8, of the first": Recipe(**BY),
+    "int8, --no-smooth --no-bridge": Recipe(**PLAIN, placement=Placement(bridge=False)),
+    "int8, --no-smooth --attention": Recipe(**PLAIN, placement=Placement(attention=True)),
+    "int8, --no-smooth --base fp32": Recipe(**PLAIN, base="fp32"),
+    "int8, --no-smooth --budget 50": Recipe(**PLAIN, budget_db=50.0),
 }
 
 
@@ -92,16 +96,16 @@ def main(images: int, variant_images: int, only: tuple[str, ...], keep: bool) ->
             shutil.copytree(bundle, place)
             made = calibrate_bundle(place, recipe, set_path=drawn)
             rows[name] = {
-                **(judged if name == "int8" else few).row(place, "int8", "onnxruntime"),
+                **(judged if name in FULL else few).row(place, "int8", "onnxruntime"),
                 "sites": len(made.sites),
                 "kept_high_precision": len(made.kept),
                 "saturation_max": max(made.coverage.saturation.values()),
             }
             click.echo(f"{name}: {json.dumps(rows[name])}")
-            if name == "int8":
+            if name == FULL[0]:
                 for kind, backend in (("of the first", "onnxruntime"), ("rounded", TWIN)):
-                    rows[f"int8, {kind}"] = few.row(place, "int8", backend)
-                    click.echo(f"int8, {kind}: {json.dumps(rows[f'int8, {kind}'])}")
+                    rows[f"{name}, {kind}"] = few.row(place, "int8", backend)
+                    click.echo(f"{name}, {kind}: {json.dumps(rows[f'{name}, {kind}'])}")
             if drawn is None:
                 drawn = Path(folder) / "set.npz"
                 shutil.copy(place / "calibration" / "set.npz", drawn)

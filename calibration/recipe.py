@@ -43,7 +43,7 @@ class Recipe:
     seed: int = 0
     method: str = "mse"
     base: str | None = None
-    smooth: bool = False
+    smooth: bool = True
     placement: Placement = field(default_factory=Placement)
     budget_db: float | None = None
 

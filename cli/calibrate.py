@@ -31,7 +31,12 @@ DRAWN = ("num", "steps", "cfg_scale", "seed")  # what trajectories are drawn wit
     "--method", default="mse", show_default=True, help="minmax, percentile, entropy or mse."
 )
 @click.option("--base", help="fp16 or fp32: the precision of what is not quantized.")
-@click.option("--smooth", is_flag=True, help="Move loud channels into the weights.")
+@click.option(
+    "--smooth/--no-smooth",
+    default=True,
+    show_default=True,
+    help="Move loud channels into the weights.",
+)
 @click.option("--attention", is_flag=True, help="Quantize the attention's two matmuls too.")
 @click.option("--no-bridge", is_flag=True, help="Leave the bridge's convolutions unquantized.")
 @click.option(
