@@ -13,6 +13,7 @@ square grid, a DiT's too.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -25,6 +26,8 @@ from .denoiser import DenoiserConfig, require, require_one_of
 from .errors import ConfigError
 
 AmmForm = Literal["exp", "cos"]
+NUMBER = re.compile(r"[0-9]{1,6}")  # of a block
+LONGEST = 80  # characters of what was asked for, in a message
 LARGE_GRID = 32  # tokens along a side: 512 px
 HEIGHT = {"exp": 0.5, "cos": 1.3}
 
@@ -111,8 +114,8 @@ def choose_amm(asked: str, config: DenoiserConfig) -> AmmConfig:
         return modulation_of(published.guided if asked == "auto" else published.weak, config.grid)
     numbers = asked.split(",")
     require(
-        all(number.strip().isdecimal() for number in numbers),
-        f"amm is {asked!r}",
+        all(NUMBER.fullmatch(number.strip()) for number in numbers),
+        f"amm is {asked[:LONGEST]!r}",
         "auto, weak, off or block numbers such as 8,10",
     )
     return modulation_of([int(number) for number in numbers], config.grid)

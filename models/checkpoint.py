@@ -108,9 +108,16 @@ def load_checkpoint(path: Path | str, hints: Hints = NO_HINTS) -> Checkpoint:
     """
     stored = read_stored(Path(path))
     facts = _decode(stored)
-    if isinstance(facts.get("config"), Mapping):
+    if _is_ours(Path(path), facts):
         return _load_ours(stored, facts)
     return _load_theirs(stored, recognise(stored, hints), hints)
+
+
+def _is_ours(path: Path, facts: Mapping[str, Any]) -> bool:
+    """Whether a config of ours is in a file; other people's training scripts keep one too."""
+    config = facts.get("config")
+    told = isinstance(config, Mapping) and ("arch" in config or "format_version" in facts)
+    return told and not path.is_dir()
 
 
 def _load_ours(stored: Stored, facts: Mapping[str, Any]) -> Checkpoint:
@@ -275,7 +282,7 @@ def _decode(stored: Stored) -> dict[str, Any]:
         )
     try:
         return {**facts, **{name: json.loads(facts[name]) for name in ("config", "labels")}}
-    except (KeyError, TypeError, json.JSONDecodeError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{stored.path} has no readable config in its metadata ({error})",
             "Save it again with pitstop.models.save_checkpoint",

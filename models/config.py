@@ -72,7 +72,13 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     if get_origin(hint) is tuple and isinstance(value, list | tuple):
         return tuple(_value(get_args(hint)[0], item, where) for item in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError as error:
+            raise ConfigError(
+                f"The config's {where} is a number of {value.bit_length()} bits",
+                "It must be of type float",
+            ) from error
     expected = str if get_args(hint) and get_origin(hint) is not tuple else hint
     if get_origin(hint) is tuple or type(value) is not expected:
         raise ConfigError(

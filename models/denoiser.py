@@ -6,7 +6,6 @@ PiT and DiT differ only in how tokens are mixed inside a block; `Denoiser` is al
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
@@ -27,6 +26,8 @@ from .layers import (
 
 PredictionType = Literal["epsilon", "velocity"]
 MAX_SIZE = 2**20  # beyond any model: what a damaged file may claim
+MAX_DEPTH = 4096  # likewise
+MAX_SIDE = 2**14  # latent pixels
 
 
 @dataclass(frozen=True)
@@ -71,13 +72,14 @@ class DenoiserConfig:
         sizes = ("patch_size", "in_channels", "hidden_size", "depth", "num_heads", "num_classes")
         for name in sizes:
             size = getattr(self, name)
-            require(1 <= size <= MAX_SIZE, f"{name} is {size}", f"1 to {MAX_SIZE}")
+            most = MAX_DEPTH if name == "depth" else MAX_SIZE
+            require(1 <= size <= most, f"{name} is {size}", f"1 to {most}")
         require(len(self.input_size) == 2, f"input_size is {self.input_size}", "two numbers")
         for side in self.input_size:
             require(
-                side >= 1 and side % self.patch_size == 0,
+                1 <= side <= MAX_SIDE and side % self.patch_size == 0,
                 f"input_size is {self.input_size}",
-                f"a multiple of patch_size {self.patch_size} on both sides",
+                f"a multiple of patch_size {self.patch_size} on both sides, {MAX_SIDE} at most",
             )
         for divisor, name in ((4, "4"), (self.num_heads, f"num_heads {self.num_heads}")):
             require(
@@ -86,9 +88,9 @@ class DenoiserConfig:
                 f"a multiple of {name}",
             )
         require(
-            1 <= self.hidden_size * self.mlp_ratio < math.inf,
+            1 <= self.hidden_size * self.mlp_ratio <= MAX_SIZE,
             f"mlp_ratio is {self.mlp_ratio}",
-            f"finite, and at least one of hidden_size {self.hidden_size}",
+            f"at least one of hidden_size {self.hidden_size}, and times it {MAX_SIZE} at most",
         )
         require(
             0 <= self.class_dropout_prob < 1,

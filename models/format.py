@@ -6,6 +6,7 @@ file's name. Its config is inferred from the shapes; `Hints` are for what they c
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +14,10 @@ from typing import Any
 
 from torch import Tensor
 
-from .denoiser import DenoiserConfig
+from .denoiser import MAX_DEPTH, DenoiserConfig
 from .errors import CheckpointError
 
+NUMBER = re.compile(r"[0-9]{1,6}")  # of a block
 SHOWN = 10  # keys named in a message, at most
 
 
@@ -51,9 +53,20 @@ class Stored:
         return shape
 
     def count(self, prefix: str) -> int:
-        """How many blocks there are: one more than the largest number after ``prefix``."""
-        numbers = (key.removeprefix(prefix).split(".")[0] for key in self.starting(prefix))
-        return 1 + max((int(number) for number in numbers if number.isdecimal()), default=-1)
+        """How many blocks there are: one more than the largest number after ``prefix``.
+
+        Raises:
+            CheckpointError: More than any model has: a damaged key must not ask for millions.
+        """
+        found = (key.removeprefix(prefix).split(".")[0] for key in self.starting(prefix))
+        numbers = {int(number) for number in found if NUMBER.fullmatch(number)}
+        last = max(numbers, default=-1)
+        if last >= MAX_DEPTH:
+            missing = next(index for index in range(last + 2) if index not in numbers)
+            raise CheckpointError(
+                f"{self.path} has {prefix}{last}, but lacks {prefix}{missing}", NOT_WHOLE
+            )
+        return last + 1
 
     def starting(self, prefix: str) -> list[str]:
         return [key for key in self.tensors if key.startswith(prefix)]

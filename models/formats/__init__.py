@@ -17,8 +17,12 @@ FORMATS: dict[str, Format] = {known.name: known for known in (DIFFUSERS_DIT, EDT
 READS_TEXT = (
     "attn2.", "cross_attn.", "caption_projection.", "cap_embedder.", "context_embedder.",
     "text_embedder.", "txt_in.", "y_embedder.y_proj.", "joint_blocks.", "double_blocks.",
+    "text_proj.",
 )  # fmt: skip
-TEXT_FIELDS = ("cross_attention_dim", "caption_channels", "joint_attention_dim")
+TEXT_FIELDS = (
+    "cross_attention_dim", "caption_channels", "joint_attention_dim", "text_embed_dim", "text_dim",
+    "cap_feat_dim",
+)  # fmt: skip
 
 
 def recognise(stored: Stored, hints: Hints) -> Format:
@@ -27,6 +31,12 @@ def recognise(stored: Stored, hints: Hints) -> Format:
     Raises:
         CheckpointError: None that is known, or none that takes a class.
     """
+    if mark := _why_text(stored):
+        raise CheckpointError(
+            f"{stored.path} is a text-to-image transformer, not a class-conditional one: "
+            f"it has {mark}",
+            "Name a denoiser that is asked for a class, such as DiT, SiT, REPA or EDT",
+        )
     if hints.format is not None:
         if hints.format not in FORMATS:
             raise CheckpointError(
@@ -34,12 +44,6 @@ def recognise(stored: Stored, hints: Hints) -> Format:
                 f"Choose one of: {', '.join(FORMATS)}",
             )
         return FORMATS[hints.format]
-    if mark := _why_text(stored):
-        raise CheckpointError(
-            f"{stored.path} is a text-to-image transformer, not a class-conditional one: "
-            f"it has {mark}",
-            "Name a denoiser that is asked for a class, such as DiT, SiT, REPA or EDT",
-        )
     if any(".attn.bridge." in key for key in stored.tensors):
         raise CheckpointError(
             f"{stored.path} holds a PiT without its config",

@@ -96,7 +96,7 @@ def read_config(stored: Stored, hints: Hints) -> DitConfig:
         learn_sigma=outputs == 2 * patch * patch * channels,
         cfg_channels=channels,
         timestep_divisor=FREQUENCY_DIVISOR,
-        mlp_norm_eps=float(facts.get("norm_eps", NORM_EPS)),
+        mlp_norm_eps=_epsilon(stored, facts.get("norm_eps", NORM_EPS)),
         **infer_classes(stored, hints, TABLE),
     )
 
@@ -134,6 +134,17 @@ def _number(stored: Stored, facts: Mapping[str, Any], name: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise CheckpointError(
             f"The config.json of {stored.path} has {name} {value!r} where a number is expected",
+            NOT_WHOLE,
+        )
+    return value
+
+
+def _epsilon(stored: Stored, value: object) -> float:
+    if not isinstance(value, float) or not 0 < value < 1:
+        shown = repr(value)[:80] if not isinstance(value, int) else "a whole number"
+        raise CheckpointError(
+            f"The config.json of {stored.path} has norm_eps {shown} where a number between 0 and 1 "
+            "is expected",
             NOT_WHOLE,
         )
     return value

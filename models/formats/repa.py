@@ -8,6 +8,7 @@ Old files count the blocks after the projectors' one as ``decoder_blocks``.
 from __future__ import annotations
 
 import dataclasses
+import re
 
 from ..dit_keys import BLOCKS, fits_dit_keys, infer_config
 from ..errors import CheckpointError
@@ -15,6 +16,7 @@ from ..format import Conversion, Format, Hints, Stored
 
 PROJECTORS = "projectors."
 LATER_BLOCKS = "decoder_blocks."
+LATER_BLOCK = re.compile(r"decoder_blocks\.([0-9]{1,6})\.(.+)")
 ARGUMENTS = {"path_type": "linear", "prediction": "v"}
 
 
@@ -37,18 +39,14 @@ def convert(stored: Stored, hints: Hints) -> Conversion:
         stored, hints, prediction_type="velocity", data_at=0, cfg_channels=channels
     )
     first = config.depth  # of the later blocks
-    sources = {_counted_on(key, first): (key,) for key in stored.starting(LATER_BLOCKS)}
+    later = (LATER_BLOCK.fullmatch(key) for key in stored.starting(LATER_BLOCKS))
+    sources = {f"{BLOCKS}{first + int(key[1])}.{key[2]}": (key[0],) for key in later if key}
     return Conversion(
         dataclasses.replace(config, depth=first + stored.count(LATER_BLOCKS)),
         sources,
         dropped=frozenset(stored.starting(PROJECTORS)),
         why_dropped="the projectors, which only training needs",
     )
-
-
-def _counted_on(key: str, first: int) -> str:
-    number, rest = key.removeprefix(LATER_BLOCKS).split(".", 1)
-    return f"{BLOCKS}{first + int(number)}.{rest}"
 
 
 REPA = Format(

@@ -197,7 +197,7 @@ def test_a_newer_format_is_refused(write: Write) -> None:
     assert "Install the version of pitstop that wrote it" in message
 
 
-@pytest.mark.parametrize("config", ["{", "", "[" * 100_000])
+@pytest.mark.parametrize("config", ["{", "", "[" * 100_000, '{"depth": ' + "9" * 5000 + "}"])
 def test_a_config_that_is_no_json_is_refused(write: Write, config: str) -> None:
     assert "has no readable config in its metadata" in refusal(write(config=config))
 

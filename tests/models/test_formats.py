@@ -27,7 +27,12 @@ from model_helpers import relative_l2
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pitstop.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from pitstop.models.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    with_amm,
+)
 from pitstop.models.dit import DitConfig
 from pitstop.models.dit_keys import find_ratio
 from pitstop.models.errors import ModelError
@@ -248,6 +253,20 @@ def test_the_later_blocks_of_an_old_repa_are_counted_on(tmp_path: Path) -> None:
     assert relative_l2(expected, answer(found, TIMES)) <= ONE_STEP
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("decoder_blocks.foo.bar", "against its config, decoder_blocks.foo.bar"),
+        ("decoder_blocks.1", "lacks blocks.3."),  # a block without any weights
+    ],
+)
+def test_a_key_that_only_begins_like_a_later_block_is_refused(
+    name: str, told: str, tmp_path: Path
+) -> None:
+    weights = {**repa_weights(), name: torch.ones(1)}
+    assert told in refusal(write_dit(tmp_path / "a.pt", weights))
+
+
 # diffusers
 
 
@@ -300,6 +319,11 @@ def change_config(folder: Path, **fields: object) -> None:
         ({"sample_size": None}, "sample_size None where a number"),
         ({"num_attention_heads": 5}, "a multiple of num_heads 5"),
         ({"cross_attention_dim": 768}, "is a text-to-image transformer"),
+        ({"text_embed_dim": 4096}, "is a text-to-image transformer"),
+        ({"norm_eps": None}, "has norm_eps None where a number between 0 and 1"),
+        ({"norm_eps": "x"}, "has norm_eps 'x' where"),
+        ({"norm_eps": [1]}, "has norm_eps [1] where"),
+        ({"norm_eps": 10**400}, "has norm_eps a whole number where"),
     ],
 )
 def test_a_config_that_is_no_dits_is_refused(
@@ -373,6 +397,7 @@ def test_a_text_to_image_transformer_is_refused_as_one(tmp_path: Path) -> None:
     message = refusal(tmp_path)
     assert "is a text-to-image transformer, not a class-conditional one" in message
     assert "cross_attention_dim" in message
+    assert "is a text-to-image transformer" in refusal(tmp_path, Hints("dit"))
     assert "caption_projection" in refusal(tmp_path / "diffusion_pytorch_model.safetensors")
 
 
@@ -407,6 +432,24 @@ def test_of_many_keys_missing_or_left_over_the_first_ten_are_named(tmp_path: Pat
     message = refusal(write_dit(tmp_path / "a.pt", {**weights, **extra}))
     assert "has, against its config, extra.00, extra.01" in message
     assert "extra.09 and 2 more" in message
+
+
+@pytest.mark.parametrize("number", ["200000", "9" * 5000])
+def test_a_block_that_no_model_has_is_refused(number: str, tmp_path: Path) -> None:
+    weights = {**dit_weights(), f"blocks.{number}.attn.qkv.weight": torch.ones(1)}
+    assert f"blocks.{number}" in refusal(write_dit(tmp_path / "a.pt", weights))
+
+
+def test_a_config_of_other_peoples_beside_the_weights_is_not_ours(tmp_path: Path) -> None:
+    torch.save({"ema": dit_weights(), "config": {"lr": 1e-4}}, tmp_path / "a.pt")
+    assert load_checkpoint(tmp_path / "a.pt", HEADS).format == "dit"
+
+
+@pytest.mark.parametrize("asked", ["9" * 5000, "\u0661", "-1"])
+def test_a_modulation_that_names_no_blocks_is_refused(asked: str, tmp_path: Path) -> None:
+    found = load_checkpoint(write_dit(tmp_path / "a.pt"), HEADS)
+    with pytest.raises(ModelError, match="block numbers such as 8,10"):
+        with_amm(found, asked)
 
 
 def test_weights_of_several_dtypes_are_refused(tmp_path: Path) -> None:
