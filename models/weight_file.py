@@ -76,11 +76,13 @@ def _read_pickle(path: Path) -> Stored:
         raise CheckpointError(
             f"{path} holds a {type(content).__name__}, not weights by name", _convert_it(path)
         )
-    held = next((name for name in WEIGHTS if name in content), None)
+    held = next((name for name in WEIGHTS if isinstance(content.get(name), Mapping)), None)
     weights = content if held is None else content[held]
     tensors = {}
     if isinstance(weights, Mapping):
         tensors = {name: value for name, value in weights.items() if isinstance(value, Tensor)}
+    for name, tensor in tensors.items():
+        _check_stored(path, name, tensor)
     if not tensors or not all(isinstance(name, str) for name in weights):
         raise CheckpointError(
             f"{path} has no weights, by themselves or under 'ema' or 'model' (found: "
@@ -96,6 +98,18 @@ def _read_pickle(path: Path) -> Stored:
     if isinstance(arguments, Mapping):
         facts = {**arguments, **facts}
     return Stored(path, _unwrapped(tensors), facts, skipped)
+
+
+def _check_stored(path: Path, name: object, tensor: Tensor) -> None:
+    """Refuse a tensor whose numbers are not all in the file: it could be of any size."""
+    if tensor.layout != torch.strided:
+        return
+    size = tensor.numel() * tensor.element_size()
+    if tensor.is_meta or size > tensor.untyped_storage().nbytes():
+        raise CheckpointError(
+            f"{name} in {path} has shape {list(tensor.shape)} without so many numbers",
+            "Save the weights as they were trained, each `contiguous()`",
+        )
 
 
 def _unpickle(path: Path) -> object:

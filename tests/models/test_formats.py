@@ -487,6 +487,19 @@ def test_a_truncated_file_is_refused(kept: int, tmp_path: Path) -> None:
     assert "is not a whole PyTorch file" in refusal(path)
 
 
+@pytest.mark.parametrize(
+    "tensor", [torch.empty(1, 16, 32, device="meta"), torch.zeros(1).expand(1, 16, 32)]
+)
+def test_a_tensor_without_its_numbers_is_refused(tensor: Tensor, tmp_path: Path) -> None:
+    path = write_dit(tmp_path / "a.pt", {**dit_weights(), "pos_embed": tensor})
+    assert "has shape [1, 16, 32] without so many numbers" in refusal(path)
+
+
+def test_averaged_weights_that_were_not_kept_are_passed_over(tmp_path: Path) -> None:
+    torch.save({"ema": None, "model": dit_weights()}, tmp_path / "a.pt")
+    assert load_checkpoint(tmp_path / "a.pt", HEADS).config == DIT
+
+
 class Settings:
     """A class of somebody's training script."""
 
