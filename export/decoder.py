@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,6 +36,7 @@ WEIGHTS = (f"{STEM}.safetensors", f"{STEM}.fp16.safetensors", f"{STEM}.bin")
 NEEDED = ("decoder.", "post_quant_conv.")  # in front of the keys
 # The attention's keys in VAEs that were saved before diffusers 0.15, such as SD's own.
 RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+SMALLEST, LARGEST = 1e-6, 1e6  # of a scale: wider than any VAE needs
 PROBE = 8  # latent pixels along one side, to see how far the decoder enlarges them
 WHOLE = "Copy or download the VAE again: its config.json and its weights belong together"
 
@@ -112,9 +112,8 @@ def read_vae(folder: Path) -> Vae:
             "Name one that makes grey or RGB images",
         )
     facts = vae.config
-    scale, shift = (_number(folder, facts, name) for name in ("scaling_factor", "shift_factor"))
-    if scale <= 0.0:
-        raise CheckpointError(f"The scaling_factor of the VAE in {folder} is {scale}", WHOLE)
+    scale = _number(folder, facts, "scaling_factor", SMALLEST)
+    shift = _number(folder, facts, "shift_factor")
     module = Decoder(vae, _statistics(folder, facts))
     _load_weights(folder, module)
     return Vae(kind, module.eval(), facts["latent_channels"], factor, scale, shift)
@@ -190,7 +189,7 @@ def _statistics(folder: Path, config: Mapping[str, Any]) -> tuple[list[float], l
             WHOLE,
         )
     means = [_number(folder, {"latents_mean": value}, "latents_mean") for value in mean]
-    stds = [_number(folder, {"latents_std": value}, "latents_std") for value in std]
+    stds = [_number(folder, {"latents_std": value}, "latents_std", SMALLEST) for value in std]
     return means, stds
 
 
@@ -221,14 +220,18 @@ def _renamed(key: str) -> str:
     return ".".join([*path, RENAMED.get(owner, owner) if "attentions" in path else owner, name])
 
 
-def _number(folder: Path, config: Mapping[str, Any], name: str) -> float:
-    """A field of the config; 0 where it is not there."""
+def _number(folder: Path, config: Mapping[str, Any], name: str, least: float = -LARGEST) -> float:
+    """A field of the config, from ``least`` to `LARGEST`; a shift that is not there is 0."""
     value = config.get(name)
-    if value is None:
+    if value is None and name == "shift_factor":
         return 0.0
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not least <= value <= LARGEST:
+        shown = "a whole number out of range" if type(value) is int else repr(value)[:80]
         raise CheckpointError(
-            f"{name} of the VAE in {folder} is {value!r}, not a finite number", WHOLE
+            f"{name} of the VAE in {folder} is {shown}, not a finite number from {least:g} to "
+            f"{LARGEST:g}",
+            WHOLE,
         )
     return float(value)
 
