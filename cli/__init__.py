@@ -6,6 +6,7 @@ A command's file is imported when it is called, and its libraries inside it, so 
 
 from __future__ import annotations
 
+import errno
 import importlib
 import signal
 import sys
@@ -58,6 +59,14 @@ class Commands(click.Group):
             click.echo(
                 f"pitstop: This command needs the package {error.name}, which is not installed. "
                 f"Install it with: pip install 'pitstop[{_extra(error.name, ctx)}]'.",
+                err=True,
+            )
+            sys.exit(2)
+        except OSError as error:
+            if ctx.params["debug"] or error.errno != errno.ENAMETOOLONG:
+                raise
+            click.echo(
+                f"pitstop: {error.filename} is longer than a file's name may be. Name another one.",
                 err=True,
             )
             sys.exit(2)

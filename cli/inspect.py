@@ -190,10 +190,11 @@ def _print_checkpoint(report: CheckpointReport) -> None:
             ("labels", _labels(report.labels, config["num_classes"])),
             ("config", _config(config)),
             *(("note", note) for note in report.notes),
-            ("export", report.export_command),
         ]),
         markup=False,
     )
+    # One line, whatever the width of the terminal: it is there to be copied.
+    console.print(f"export      {report.export_command}", soft_wrap=True)
 
 
 def _prediction(config: Mapping[str, Any]) -> str:

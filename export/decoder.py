@@ -225,8 +225,11 @@ def _number(folder: Path, config: Mapping[str, Any], name: str, least: float = -
     value = config.get(name)
     if value is None and name == "shift_factor":
         return 0.0
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not least <= value <= LARGEST:
+    if (
+        not isinstance(value, int | float)
+        or isinstance(value, bool)
+        or not least <= value <= LARGEST
+    ):
         shown = "a whole number out of range" if type(value) is int else repr(value)[:80]
         raise CheckpointError(
             f"{name} of the VAE in {folder} is {shown}, not a finite number from {least:g} to "

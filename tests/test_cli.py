@@ -180,6 +180,10 @@ def test_an_unknown_preset_gets_a_suggestion(tmp_path: Path) -> None:
     assert "Did you mean pit-s-2?" in line
 
 
+def test_a_name_that_is_too_long_is_one_line() -> None:
+    assert "longer than a file's name may be" in refused("inspect", "a" * 300)
+
+
 @pytest.mark.parametrize(
     ("options", "found", "valid"),
     [
@@ -188,7 +192,7 @@ def test_an_unknown_preset_gets_a_suggestion(tmp_path: Path) -> None:
         (["--target", "jetson"], "'jetson'", "portable, onnxruntime"),
         (["--no-pass", "fold"], "'fold'", "fold_bridge, window_major"),
         (["--seed", "-1"], "seed is -1", "0 to 9223372036854775807"),
-        (["--image-size", "1152921504606846976"], "memory", "image size"),
+        (["--image-size", "1152921504606846976"], "input_size is", "16384 at most"),
     ],
 )
 def test_a_wrong_option_of_export_is_named(

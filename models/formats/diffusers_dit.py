@@ -71,6 +71,11 @@ def convert(stored: Stored, hints: Hints) -> Conversion:
 def read_config(stored: Stored, hints: Hints) -> DitConfig:
     """The config of ours behind ``config.json``; what the shapes say goes first."""
     facts = stored.facts
+    if facts.get("_class_name", CLASSES[0]) not in CLASSES:
+        raise CheckpointError(
+            f"The model in {stored.path} is a {facts['_class_name']}",
+            f"Name a folder with one of: {', '.join(CLASSES)}",
+        )
     if "_class_name" not in facts:
         raise CheckpointError(
             f"{stored.path} has diffusers' keys, but no config.json beside it",
@@ -85,13 +90,21 @@ def read_config(stored: Stored, hints: Hints) -> DitConfig:
     width, channels, patch, _ = stored.shape("pos_embed.proj.weight", 4)
     outputs, _ = stored.shape("proj_out_2.weight", 2)
     hidden, _ = stored.shape(f"{BLOCKS}0.ff.net.0.proj.weight", 2)
+    depth = stored.count(BLOCKS)
+    heads = hints.num_heads or _count_heads(stored, facts, width)
+    if facts.get("num_layers", depth) != depth:
+        raise CheckpointError(
+            f"The config.json of {stored.path} has num_layers {facts['num_layers']!r}, but its "
+            f"weights have {depth} blocks",
+            NOT_WHOLE,
+        )
     return DitConfig(
         input_size=(_number(stored, facts, "sample_size"),) * 2,
         patch_size=patch,
         in_channels=channels,
         hidden_size=width,
-        depth=stored.count(BLOCKS),
-        num_heads=hints.num_heads or _number(stored, facts, "num_attention_heads"),
+        depth=depth,
+        num_heads=heads,
         mlp_ratio=find_ratio(hidden, width),
         learn_sigma=outputs == 2 * patch * patch * channels,
         cfg_channels=channels,
@@ -99,6 +112,19 @@ def read_config(stored: Stored, hints: Hints) -> DitConfig:
         mlp_norm_eps=_epsilon(stored, facts.get("norm_eps", NORM_EPS)),
         **infer_classes(stored, hints, TABLE),
     )
+
+
+def _count_heads(stored: Stored, facts: Mapping[str, Any], width: int) -> int:
+    """What the config says, which no shape can tell; both of its numbers must fit the width."""
+    heads = _number(stored, facts, "num_attention_heads")
+    size = facts.get("attention_head_dim", width / heads)
+    if heads * size != width:
+        raise CheckpointError(
+            f"The config.json of {stored.path} has {heads} heads of {size!r} channels, but its "
+            f"weights are {width} channels wide",
+            "Correct the config.json, or say the heads with `--heads N`",
+        )
+    return heads
 
 
 def _layers(depth: int) -> dict[str, tuple[str, ...]]:
