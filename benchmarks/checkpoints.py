@@ -101,7 +101,7 @@ def main(exports: bool, keep: bool) -> None:
         figures["export"] = _export()
     click.echo(json.dumps(figures, indent=2))
     if keep:
-        command = "python benchmarks/checkpoints.py --export --keep"
+        command = f"python benchmarks/checkpoints.py{' --export' if exports else ''} --keep"
         click.echo(record("checkpoints", command, figures))
 
 
