@@ -36,9 +36,11 @@ bench: $(INSTALLED)
 	set -e; for script in $(filter-out benchmarks/gpu.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$script; done
 
 # PyTorch goes first and by its pin: a package that asks for "any torch" would bring the newest one
-# with gigabytes of CUDA libraries.
+# with gigabytes of CUDA libraries. tensorrt-stubs, which mypy reads, asks for TensorRT itself: it goes
+# in without.
 $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt "$$(grep '^torch==' constraints.txt)"
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps tensorrt-stubs
 	touch $@
