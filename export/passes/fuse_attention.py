@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from ..attention import matmuls_around
 from ..graph_pass import GraphPass, Sites
 from ..weights import (
     add_constant,
@@ -67,12 +68,10 @@ def fuse_attention(graph: ir.Graph) -> Sites:
 
 def find_attention(softmax: ir.Node) -> Attention | str:
     """The attention around a softmax, or why it is none that was traced here."""
-    scores = softmax.inputs[0]
-    biased = made_by(scores, "Add")
-    product = made_by(biased.inputs[0] if biased is not None else scores, "MatMul")
-    mixed = find_mixed(softmax)
-    if product is None or mixed is None or mixed.op_type != "MatMul":
+    matmuls = matmuls_around(softmax)
+    if matmuls is None:
         return "no matmul makes its scores, or none uses them"
+    product, mixed = matmuls
     scale, transpose_k = made_by(product.inputs[0], "Mul"), product.inputs[1]
     swapped = made_by(transpose_k, "Transpose", perm=SWAP_LAST)
     factor = constant(scale.inputs[1]) if scale is not None else None
@@ -97,14 +96,6 @@ def find_attention(softmax: ir.Node) -> Attention | str:
     if len(heads_first.outputs[0].uses()) > 3 or sole_user(scale.inputs[0]) is None:  # type: ignore[arg-type]
         return "q, k and v feed other nodes too"
     return Attention(heads_first, (q, k, v), scale, swapped)
-
-
-def find_mixed(softmax: ir.Node) -> ir.Node | None:
-    """What reads a softmax, or reads it through a constant that it is multiplied by (AMM)."""
-    user = sole_user(softmax.outputs[0])
-    if user is not None and user.op_type == "Mul" and constant(user.inputs[1]) is not None:
-        return sole_user(user.outputs[0])
-    return user
 
 
 def scalable_linear(attention: Attention) -> tuple[ir.Node, ir.Node] | ir.Node | str:

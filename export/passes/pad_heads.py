@@ -19,9 +19,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from ..attention import matmuls_around
 from ..graph_pass import GraphPass, Sites
 from ..weights import Weight, add_constant, constant, dims, is_op, made_by, sole_user
-from .fuse_attention import find_mixed
 
 MULTIPLE = 16  # of the head sizes that fp16 and int8 tensor cores take without a remainder
 SPLIT_HEADS = (0, 2, 1, 3)  # (B, S, H, d) to (B, H, S, d), and back
@@ -73,12 +73,10 @@ def padded_size(size: int) -> int:
 
 def find_attention(softmax: ir.Node) -> Attention | str:
     """The attention around a softmax, or why its heads cannot be padded."""
-    scores = softmax.inputs[0]
-    biased = made_by(scores, "Add")
-    product = made_by(biased.inputs[0] if biased is not None else scores, "MatMul")
-    mixed = find_mixed(softmax)
-    if product is None or mixed is None or mixed.op_type != "MatMul":
+    matmuls = matmuls_around(softmax)
+    if matmuls is None:
         return "no matmul makes its scores, or none uses them"
+    product, mixed = matmuls
     parts = [_before_heads(value) for value in (*product.inputs, mixed.inputs[1])]
     heads = tuple(part for part in parts if part is not None)
     cuts = {made_by(part.inputs[0], "Split", axis=2) for part in heads}
