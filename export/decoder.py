@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..models.errors import ModelError
 from ..models.format import name_some
 from ..models.weight_checks import check_dtypes, check_values
-from ..models.weight_file import read_stored
+from ..models.weight_file import FOLDER_WEIGHTS, read_stored
 from ..runtime.decoder import INPUT, OUTPUT
 from ..runtime.errors import CheckpointError
 from ..runtime.manifest import IMAGE_CHANNELS
@@ -31,12 +31,12 @@ from .trace import trace_module
 CONFIG = "config.json"
 PIPELINE = "model_index.json"
 CLASSES = ("AutoencoderKL", "AutoencoderTiny")
-STEM = "diffusion_pytorch_model"
-WEIGHTS = (f"{STEM}.safetensors", f"{STEM}.fp16.safetensors", f"{STEM}.bin")
 NEEDED = ("decoder.", "post_quant_conv.")  # in front of the keys
 # The attention's keys in VAEs that were saved before diffusers 0.15, such as SD's own.
 RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 SMALLEST, LARGEST = 1e-6, 1e6  # of a scale: wider than any VAE needs
+LAYERS = ("layers_per_block", "num_decoder_blocks")
+MAX_LAYERS = 64  # of one resolution: far beyond any VAE
 PROBE = 8  # latent pixels along one side, to see how far the decoder enlarges them
 WHOLE = "Copy or download the VAE again: its config.json and its weights belong together"
 
@@ -149,6 +149,13 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 def _empty_vae(folder: Path, kind: str, config: Mapping[str, Any]) -> Any:
     """The network of a config without numbers in it."""
+    for name in LAYERS:
+        found = config.get(name)
+        counts = found if isinstance(found, list) else [found]
+        if any(type(count) is int and count > MAX_LAYERS for count in counts):
+            raise CheckpointError(
+                f"The config of the VAE in {folder} has more than {MAX_LAYERS} {name}", WHOLE
+            )
     with _quiet():
         import diffusers
 
@@ -194,9 +201,9 @@ def _statistics(folder: Path, config: Mapping[str, Any]) -> tuple[list[float], l
 
 
 def _load_weights(folder: Path, module: Decoder) -> None:
-    path = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    path = next((folder / name for name in FOLDER_WEIGHTS if (folder / name).is_file()), None)
     if path is None:
-        raise CheckpointError(f"The VAE in {folder} lacks its weights {WEIGHTS[0]}", WHOLE)
+        raise CheckpointError(f"The VAE in {folder} lacks its weights {FOLDER_WEIGHTS[0]}", WHOLE)
     try:
         stored = read_stored(path).tensors
         tensors = {_renamed(key): stored[key] for key in stored if key.startswith(NEEDED)}

@@ -21,7 +21,14 @@ from onnxscript.optimizer import fold_constants
 from torch.utils.flop_counter import FlopCounterMode
 
 from .. import __version__
-from ..models.checkpoint import Checkpoint, build_model, load_checkpoint, with_amm, with_input_size
+from ..models.checkpoint import (
+    Checkpoint,
+    build_model,
+    checked,
+    load_checkpoint,
+    with_amm,
+    with_input_size,
+)
 from ..models.config import config_to_dict
 from ..models.denoiser import Denoiser
 from ..models.errors import ModelError
@@ -68,12 +75,15 @@ def load_source(
     try:
         # A folder may have a preset's name: a bundle that was made of it, say.
         is_preset = not (is_stored(path) or path.suffix or path.name != source)
+        said = hints or Hints()
         checkpoint = (
-            load_preset(source, seed) if is_preset else load_checkpoint(path, hints or Hints())
+            checked(load_preset(source, seed), source, said)
+            if is_preset
+            else load_checkpoint(path, said)
         )
         if image_size is not None:
             checkpoint = _resized(checkpoint, image_size, factor)
-        return with_amm(checkpoint, hints.amm) if hints and hints.amm is not None else checkpoint
+        return with_amm(checkpoint, said.amm) if said.amm is not None else checkpoint
     except ModelError as error:
         raise CheckpointError(error.problem, error.remedy) from error
 

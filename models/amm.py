@@ -66,21 +66,24 @@ class Published:
     weak: tuple[int, ...]
 
 
-# By the blocks of an EDT and the side of its grid. XL's and those of 512 px are for any guidance.
-PUBLISHED = {
-    (12, 16): Published(guided=(8,), weak=(7, 10)),
-    (12, 32): Published(guided=(10,), weak=(10,)),
-    (28, 16): Published(guided=(23, 25), weak=(23, 25)),
+SMALL = (2, 2, 2, 3, 3)  # blocks of the stages of S and B
+# By the stages of an EDT and the side of its grid. XL's, for both depths that its authors name,
+# and those of 512 px are for any guidance.
+PUBLISHED: dict[tuple[tuple[int, ...], int], Published] = {
+    (SMALL, 16): Published(guided=(8,), weak=(7, 10)),
+    (SMALL, 32): Published(guided=(10,), weak=(10,)),
+    ((6, 4, 4, 7, 7), 16): Published(guided=(23, 25), weak=(23, 25)),
+    ((6, 6, 4, 6, 6), 16): Published(guided=(23, 25), weak=(23, 25)),
 }
 NONE_PUBLISHED = Published((), ())
 
 
-def published_blocks(depth: int, grid: tuple[int, int]) -> Published:
-    """The rule of EDT's authors for a model of this depth and grid; no blocks where there is none.
+def published_blocks(stages: Sequence[int], grid: tuple[int, int]) -> Published:
+    """The rule of EDT's authors for the blocks of these stages; no blocks where there is none.
 
     Theirs at 512 px is for the S size; B has its depth and so its rule.
     """
-    return PUBLISHED.get((depth, grid[0]), NONE_PUBLISHED)
+    return PUBLISHED.get((tuple(stages), grid[0]), NONE_PUBLISHED)
 
 
 def modulation_of(blocks: Sequence[int], grid: tuple[int, int]) -> AmmConfig:
@@ -104,8 +107,9 @@ def choose_amm(asked: str, config: DenoiserConfig) -> AmmConfig:
     if asked == "off":
         return AmmConfig()
     if asked in {"auto", "weak"}:
-        published = published_blocks(config.depth, config.grid)
-        if config.arch != "edt" or published == NONE_PUBLISHED:
+        stages: tuple[int, ...] = getattr(config, "stage_depths", ())  # of an EDT alone
+        published = published_blocks(stages, config.grid)
+        if published == NONE_PUBLISHED:
             raise ConfigError(
                 f"No attention modulation is published for {config.arch} with {config.depth} "
                 f"blocks and {config.grid[0]} x {config.grid[1]} tokens",

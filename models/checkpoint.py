@@ -35,6 +35,7 @@ from .weight_file import read_stored
 
 FORMAT_VERSION = 1
 NO_HINTS = Hints()
+ONE_SIZE = "Leave `--image-size` out: this weight belongs to one size"
 
 
 @dataclass(frozen=True)
@@ -109,8 +110,28 @@ def load_checkpoint(path: Path | str, hints: Hints = NO_HINTS) -> Checkpoint:
     stored = read_stored(Path(path))
     facts = _decode(stored)
     if _is_ours(Path(path), facts):
-        return _load_ours(stored, facts)
-    return _load_theirs(stored, recognise(stored, hints), hints)
+        return checked(_load_ours(stored, facts), str(path), hints)
+    return checked(_load_theirs(stored, recognise(stored, hints), hints), str(path), hints)
+
+
+def checked(checkpoint: Checkpoint, name: str, hints: Hints) -> Checkpoint:
+    """The checkpoint, where what the user says of it is so.
+
+    Raises:
+        CheckpointError: It is in another format, or has other heads or classes; ``name`` is what
+            the message calls it.
+    """
+    if hints.format is not None and hints.format != checkpoint.format:
+        raise CheckpointError(
+            f"{name} is pitstop's own, in no other format", "Leave `--format` out"
+        )
+    for field, option in (("num_heads", "--heads"), ("num_classes", "--classes")):
+        said, found = getattr(hints, field), getattr(checkpoint.config, field)
+        if said not in {None, found}:
+            raise CheckpointError(
+                f"{name} has {field} {found}, not {said}", f"Leave `{option}` out"
+            )
+    return checkpoint
 
 
 def _is_ours(path: Path, facts: Mapping[str, Any]) -> bool:
@@ -121,6 +142,7 @@ def _is_ours(path: Path, facts: Mapping[str, Any]) -> bool:
 
 
 def _load_ours(stored: Stored, facts: Mapping[str, Any]) -> Checkpoint:
+    check_dtypes(stored.path, stored.tensors)
     config = config_from_dict(facts["config"])
     expected = _empty_weights(config)
     for verb, keys in odd_keys(stored.tensors, expected):
@@ -167,6 +189,12 @@ def _join(stored: Stored, keys: Sequence[str]) -> Tensor:
     if len(tensors) == 1:
         return tensors[0]
     sides = {tuple(tensor.shape[1:]) for tensor in tensors}
+    if len({tensor.dtype for tensor in tensors}) > 1:
+        raise CheckpointError(
+            f"{', '.join(keys)} in {stored.path} are "
+            f"{', '.join(str(tensor.dtype) for tensor in tensors)}, which do not join",
+            NOT_WHOLE,
+        )
     if len(sides) > 1 or not tensors[0].ndim:
         raise CheckpointError(
             f"{', '.join(keys)} in {stored.path} have shapes "
@@ -219,7 +247,7 @@ def with_input_size(checkpoint: Checkpoint, input_size: tuple[int, int]) -> Chec
     del weights["pos_embed"]
     expected = _empty_weights(config)
     del expected["pos_embed"]
-    check_values(Path("the checkpoint"), weights, expected)
+    check_values(Path("the checkpoint"), weights, expected, ONE_SIZE)
     return dataclasses.replace(checkpoint, model=_fill(config, weights))
 
 

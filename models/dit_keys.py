@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from .dit import DitConfig
+import torch
+
+from .dit import Dit, DitConfig
 from .errors import CheckpointError
 from .format import NOT_WHOLE, Hints, Stored
 
@@ -17,6 +19,12 @@ HEAD_SIZE = 64
 PUBLISHED_HEAD_SIZES = {1152: 72}  # by width
 IMAGENET = 1000  # classes; so many label rows are a model without the null class
 BLOCKS = "blocks."
+# Parts of keys that only other transformers have, and what they are.
+FOREIGN = {
+    ".mlp.w12.": "SwiGLU MLPs",
+    ".attn.q_norm.": "normalised queries and keys",
+    ".norm1.weight": "norms with weights of their own",
+}
 
 
 def fits_dit_keys(stored: Stored) -> bool:
@@ -26,12 +34,13 @@ def fits_dit_keys(stored: Stored) -> bool:
     )
 
 
-def infer_config(stored: Stored, hints: Hints, **fields: Any) -> DitConfig:
+def infer_config(stored: Stored, hints: Hints, title: str, **fields: Any) -> DitConfig:
     """The config of a file in DiT's keys.
 
     Args:
         stored: The file.
         hints: What the user says.
+        title: Of its format.
         fields: What is known of the format: the prediction, the time, the guided channels.
 
     Raises:
@@ -39,6 +48,9 @@ def infer_config(stored: Stored, hints: Hints, **fields: Any) -> DitConfig:
             shape, or the shapes do not tell the number of heads.
         ConfigError: No model is like this.
     """
+    _refuse_foreign(stored)
+    depth = stored.count(BLOCKS)
+    stored.require(title, _needed_keys(depth))
     width, channels, patch, _ = stored.shape("x_embedder.proj.weight", 4)
     _, tokens, _ = stored.shape("pos_embed", 3)
     hidden, _ = stored.shape(f"{BLOCKS}0.mlp.fc1.weight", 2)
@@ -47,13 +59,29 @@ def infer_config(stored: Stored, hints: Hints, **fields: Any) -> DitConfig:
         patch_size=patch,
         in_channels=channels,
         hidden_size=width,
-        depth=stored.count(BLOCKS),
+        depth=depth,
         num_heads=hints.num_heads or infer_heads(stored, width),
         mlp_ratio=find_ratio(hidden, width),
         learn_sigma=_learns_sigma(stored, channels, patch),
         **infer_classes(stored, hints, "y_embedder.embedding_table.weight"),
         **fields,
     )
+
+
+def _refuse_foreign(stored: Stored) -> None:
+    for part, what in FOREIGN.items():
+        key = next((key for key in stored.starting(BLOCKS) if part in key), None)
+        if key is not None:
+            raise CheckpointError(
+                f"{stored.path} has {what} ({key}), which no DiT, SiT, REPA or EDT has",
+                "docs/checkpoints.md lists what can be read",
+            )
+
+
+def _needed_keys(depth: int) -> set[str]:
+    """What every file in DiT's keys has, whatever its shapes."""
+    with torch.device("meta"):
+        return set(Dit(DitConfig(depth=max(depth, 1))).state_dict())
 
 
 def find_ratio(hidden: int, width: int) -> float:

@@ -52,6 +52,14 @@ class Stored:
             )
         return shape
 
+    def require(self, title: str, keys: Iterable[str]) -> None:
+        """Refuse a file that lacks keys which every one of its format, called ``title``, has."""
+        missing = set(keys) - set(self.tensors)
+        if missing:
+            raise CheckpointError(
+                f"{self.path}, read as {title}, lacks {name_some(missing)}", NOT_WHOLE
+            )
+
     def count(self, prefix: str) -> int:
         """How many blocks there are: one more than the largest number after ``prefix``.
 

@@ -97,7 +97,7 @@ def _edt(stages: Stages, latent: int) -> EdtConfig:
         stage_heads=stages.heads,
         stage_depths=stages.depths,
     )
-    blocks = published_blocks(config.depth, config.grid).guided
+    blocks = published_blocks(config.stage_depths, config.grid).guided
     return dataclasses.replace(config, amm=modulation_of(blocks, config.grid))
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 import json
 import pathlib
+import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,7 +36,11 @@ ARGUMENTS = "args"  # of the training script
 WRAPPERS = ("module.", "_orig_mod.")  # in front of all keys: DistributedDataParallel, compile
 CONFIG = "config.json"
 PIPELINE = "model_index.json"
-FOLDER_WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+FOLDER_WEIGHTS = (
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.fp16.safetensors",
+    "diffusion_pytorch_model.bin",
+)
 
 
 def read_stored(path: Path) -> Stored:
@@ -113,20 +119,38 @@ def _check_stored(path: Path, name: object, tensor: Tensor) -> None:
 
 
 def _unpickle(path: Path) -> object:
+    mapped = zipfile.is_zipfile(path)  # only these, the format since 2020, can be
     try:
-        with torch.serialization.safe_globals(HARMLESS):
-            # Only zipped files, the format since 2020, can be mapped.
-            mapped = zipfile.is_zipfile(path)
+        with torch.serialization.safe_globals(HARMLESS), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is wrong with a file, one error says
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # a broken file makes torch.load raise almost anything
-        if refused := re.search(r"GLOBAL (\S*\w)\s", str(error)):
-            raise CheckpointError(
-                f"{path} pickles {refused[1]}, not tensors alone, and could run code when opened",
-                _convert_it(path),
-            ) from error
-        raise CheckpointError(
-            f"{path} is not a whole PyTorch file", "Copy or download it again"
-        ) from error
+        raise _why_not_opened(path, str(error), mapped) from error
+
+
+def _why_not_opened(path: Path, message: str, zipped: bool) -> CheckpointError:
+    if refused := re.search(r"GLOBAL (\S*\w)\s", message):
+        return CheckpointError(
+            f"{path} pickles {refused[1]}, not tensors alone, and could run code when opened",
+            _convert_it(path),
+        )
+    if "TorchScript" in message:
+        return CheckpointError(
+            f"{path} is a TorchScript archive, a program and not weights alone",
+            f'Save them: `torch.save(torch.jit.load("{path.name}").state_dict(), "weights.pt")`',
+        )
+    pickled = zipped or _begins_with(path, pickle.PROTO)
+    if pickled and "Unsupported operand" in message:
+        return CheckpointError(
+            f"{path} is pickled in another way than torch.save does by default, or damaged",
+            _convert_it(path),
+        )
+    return CheckpointError(f"{path} is not a whole PyTorch file", "Copy or download it again")
+
+
+def _begins_with(path: Path, start: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(start)) == start
 
 
 def _convert_it(path: Path) -> str:

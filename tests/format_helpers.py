@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from pitstop.models.checkpoint import load_checkpoint
+from pitstop.models.errors import ModelError
+from pitstop.models.format import Hints
 
 Weights = dict[str, Tensor]
 
@@ -37,6 +43,7 @@ class Shape:
 
 
 SHAPE = Shape()
+HEADS = Hints(num_heads=SHAPE.heads)
 SIDE = SHAPE.grid * SHAPE.patch
 
 
@@ -214,3 +221,17 @@ def write_diffusers(folder: Path, **options: Any) -> Any:
 def diffusers_forward(model: Any, latent: Tensor, time: Tensor, label: Tensor) -> Tensor:
     answer: Tensor = model(latent, timestep=time, class_labels=label).sample
     return answer
+
+
+def change_config(folder: Path, **fields: object) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def refusal(path: Path, hints: Hints = HEADS) -> str:
+    """The message with which a file is refused: one line, a problem and a remedy."""
+    with pytest.raises(ModelError) as raised:
+        load_checkpoint(path, hints)
+    assert len(str(raised.value).splitlines()) == 1
+    assert raised.value.remedy.strip()
+    return str(raised.value)

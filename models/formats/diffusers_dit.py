@@ -8,6 +8,7 @@ they must be equal. The positions are not stored.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from ..dit_keys import find_ratio, infer_classes
 from ..errors import CheckpointError
 from ..format import NOT_WHOLE, Conversion, Format, Hints, Stored
 
+TITLE = "diffusers' DiTTransformer2DModel"
 BLOCKS = "transformer_blocks."
 EMBEDDERS = "norm1.emb."  # in every block
 
@@ -87,10 +89,11 @@ def read_config(stored: Stored, hints: Hints) -> DitConfig:
                 f"The config.json of {stored.path} has {name} {facts[name]!r}",
                 f"pitstop reads DiT alone, whose {name} is {wanted!r}",
             )
+    depth = stored.count(BLOCKS)
+    stored.require(TITLE, _needed_keys(depth))
     width, channels, patch, _ = stored.shape("pos_embed.proj.weight", 4)
     outputs, _ = stored.shape("proj_out_2.weight", 2)
     hidden, _ = stored.shape(f"{BLOCKS}0.ff.net.0.proj.weight", 2)
-    depth = stored.count(BLOCKS)
     heads = hints.num_heads or _count_heads(stored, facts, width)
     if facts.get("num_layers", depth) != depth:
         raise CheckpointError(
@@ -110,8 +113,22 @@ def read_config(stored: Stored, hints: Hints) -> DitConfig:
         cfg_channels=channels,
         timestep_divisor=FREQUENCY_DIVISOR,
         mlp_norm_eps=_epsilon(stored, facts.get("norm_eps", NORM_EPS)),
-        **infer_classes(stored, hints, TABLE),
+        **_classes(stored, facts, hints),
     )
+
+
+def _needed_keys(depth: int) -> set[str]:
+    layers = [key for keys in _layers(max(depth, 1)).values() for key in keys]
+    return {TABLE, *(f"{key}.{part}" for key in layers for part in ("weight", "bias"))}
+
+
+def _classes(stored: Stored, facts: Mapping[str, Any], hints: Hints) -> dict[str, Any]:
+    """What the config says; diffusers' table has a row for no class in any case."""
+    if hints.num_classes is None and "num_embeds_ada_norm" in facts:
+        hints = dataclasses.replace(
+            hints, num_classes=_number(stored, facts, "num_embeds_ada_norm")
+        )
+    return infer_classes(stored, hints, TABLE)
 
 
 def _count_heads(stored: Stored, facts: Mapping[str, Any], width: int) -> int:
@@ -178,7 +195,7 @@ def _epsilon(stored: Stored, value: object) -> float:
 
 DIFFUSERS_DIT = Format(
     name="diffusers",
-    title="diffusers' DiTTransformer2DModel",
+    title=TITLE,
     licence="Meta's published DiT weights are CC-BY-NC 4.0: not for commercial use",
     fits=fits,
     convert=convert,

@@ -18,7 +18,7 @@ from ..denoiser import DenoiserConfig
 from ..dit_keys import BLOCKS, fits_dit_keys, infer_config
 from ..edt import EdtConfig
 from ..errors import CheckpointError
-from ..format import NOT_WHOLE, Conversion, Format, Hints, Stored, name_some
+from ..format import NOT_WHOLE, Conversion, Format, Hints, Stored
 
 TITLE = "official EDT"
 TABLE = "attn.rel_pos_bias.relative_position_bias_table"
@@ -45,13 +45,13 @@ def convert(stored: Stored, hints: Hints) -> Conversion:
             NOT_WHOLE,
         )
     heads = tuple(heads for _, heads in kinds[: len(stages) // 2 + 1])
-    shared = infer_config(stored, dataclasses.replace(hints, num_heads=heads[0]))
+    shared = infer_config(stored, dataclasses.replace(hints, num_heads=heads[0]), TITLE)
     config = EdtConfig(
         **_fields_of(shared),
         stage_heads=heads,
         stage_depths=tuple(depth for _, depth in stages),
     )
-    blocks = published_blocks(config.depth, config.grid).guided
+    blocks = published_blocks(config.stage_depths, config.grid).guided
     return Conversion(dataclasses.replace(config, amm=modulation_of(blocks, config.grid)))
 
 
@@ -65,10 +65,7 @@ def _kinds(stored: Stored) -> list[Kind]:
     if any(block + TABLE not in stored.tensors for block in blocks):
         parts = {TABLE, *(key.split(".", 2)[-1] for key in stored.starting(BLOCKS))}
         wanted = {block + part for block in blocks for part in parts}
-        raise CheckpointError(
-            f"{stored.path}, read as {TITLE}, lacks {name_some(wanted - set(stored.tensors))}",
-            NOT_WHOLE,
-        )
+        stored.require(TITLE, wanted)
     rows_and_heads = (stored.shape(block + TABLE, 2) for block in blocks)
     return [(rows, heads) for rows, heads in rows_and_heads]
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 from ..dit_keys import fits_dit_keys, infer_config
 from ..format import Conversion, Format, Hints, Stored
 
+TITLE = "official DiT"
+
 
 def convert(stored: Stored, hints: Hints) -> Conversion:
-    return Conversion(infer_config(stored, hints))
+    return Conversion(infer_config(stored, hints, TITLE))
 
 
 DIT = Format(
     name="dit",
-    title="official DiT",
+    title=TITLE,
     licence="Meta's published DiT weights are CC-BY-NC 4.0: not for commercial use",
     fits=fits_dit_keys,
     convert=convert,

@@ -14,6 +14,7 @@ from ..dit_keys import BLOCKS, fits_dit_keys, infer_config
 from ..errors import CheckpointError
 from ..format import Conversion, Format, Hints, Stored
 
+TITLE = "REPA"
 PROJECTORS = "projectors."
 LATER_BLOCKS = "decoder_blocks."
 LATER_BLOCK = re.compile(r"decoder_blocks\.([0-9]{1,6})\.(.+)")
@@ -34,15 +35,14 @@ def convert(stored: Stored, hints: Hints) -> Conversion:
                 f"{stored.path} was trained with {name} {found!r}",
                 f"Only {name} {wanted!r} can be sampled here: train or download such a one",
             )
-    channels = stored.shape("x_embedder.proj.weight", 4)[1]
-    config = infer_config(
-        stored, hints, prediction_type="velocity", data_at=0, cfg_channels=channels
-    )
+    config = infer_config(stored, hints, TITLE, prediction_type="velocity", data_at=0)
     first = config.depth  # of the later blocks
     later = (LATER_BLOCK.fullmatch(key) for key in stored.starting(LATER_BLOCKS))
     sources = {f"{BLOCKS}{first + int(key[1])}.{key[2]}": (key[0],) for key in later if key}
     return Conversion(
-        dataclasses.replace(config, depth=first + stored.count(LATER_BLOCKS)),
+        dataclasses.replace(
+            config, depth=first + stored.count(LATER_BLOCKS), cfg_channels=config.in_channels
+        ),
         sources,
         dropped=frozenset(stored.starting(PROJECTORS)),
         why_dropped="the projectors, which only training needs",
@@ -51,7 +51,7 @@ def convert(stored: Stored, hints: Hints) -> Conversion:
 
 REPA = Format(
     name="repa",
-    title="REPA",
+    title=TITLE,
     licence="REPA's authors publish code and weights under MIT",
     fits=fits,
     convert=convert,

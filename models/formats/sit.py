@@ -11,6 +11,7 @@ from ..dit_keys import fits_dit_keys, infer_config
 from ..errors import CheckpointError
 from ..format import Conversion, Format, Hints, Stored
 
+TITLE = "SiT"
 ARGUMENTS = {"path_type": "Linear", "prediction": "velocity"}
 
 
@@ -26,12 +27,12 @@ def convert(stored: Stored, hints: Hints) -> Conversion:
                 f"{stored.path} was trained with {name} {found!r}",
                 f"Only {name} {wanted!r} can be sampled here: train or download such a one",
             )
-    return Conversion(infer_config(stored, hints, prediction_type="velocity", data_at=1))
+    return Conversion(infer_config(stored, hints, TITLE, prediction_type="velocity", data_at=1))
 
 
 SIT = Format(
     name="sit",
-    title="SiT",
+    title=TITLE,
     licence="SiT's authors publish code and weights under MIT",
     fits=fits,
     convert=convert,

@@ -168,6 +168,8 @@ def one(change: Callable[[torch.Tensor], torch.Tensor]) -> Change:
         (config(block_out_channels="wide"), "describes no AutoencoderKL"),
         (config(norm_num_groups=5), "describes no AutoencoderKL"),
         (config(latent_channels=16), "decoder.conv_in.weight"),
+        (config(latent_channels=10**30), "describes no AutoencoderKL"),
+        (config(layers_per_block=10**7), "has more than 64 layers_per_block"),
         (config(scaling_factor="large"), "scaling_factor"),
         (config(scaling_factor=0.0), "scaling_factor"),
         (config(scaling_factor=10**400), "scaling_factor"),

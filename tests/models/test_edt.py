@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -165,20 +166,30 @@ def test_a_plain_dit_can_be_modulated_too() -> None:
     assert relative_l2(call(plain), call(modulated)) > 1e-3
 
 
+OTHER_STAGES = dataclasses.replace(S, stage_depths=(3, 2, 2, 2, 3))
+
+
 @pytest.mark.parametrize(
     ("config", "guided", "weak"),
-    [(S, (8,), (7, 10)), (B, (8,), (7, 10)), (XL, (23, 25), (23, 25)), (tiny_edt(), (), ())],
-    ids=["s", "b", "xl", "tiny"],
+    [
+        (S, (8,), (7, 10)),
+        (B, (8,), (7, 10)),
+        (XL, (23, 25), (23, 25)),
+        (XL_OF_THE_README, (23, 25), (23, 25)),
+        (OTHER_STAGES, (), ()),
+        (tiny_edt(), (), ()),
+    ],
+    ids=["s", "b", "xl", "xl as in its figures", "other stages", "tiny"],
 )
-def test_the_published_blocks_go_by_depth_and_grid(
+def test_the_published_blocks_go_by_stages_and_grid(
     config: EdtConfig, guided: tuple[int, ...], weak: tuple[int, ...]
 ) -> None:
-    found = published_blocks(config.depth, config.grid)
+    found = published_blocks(config.stage_depths, config.grid)
     assert (found.guided, found.weak) == (guided, weak)
     assert all(config.block_grids[block] in {(8, 8), (16, 16)} for block in (*guided, *weak))
 
 
 def test_at_512_px_the_curve_is_the_flat_one() -> None:
-    assert published_blocks(12, (32, 32)).guided == (10,)
+    assert published_blocks(S.stage_depths, (32, 32)).guided == (10,)
     assert modulation_of((10,), (32, 32)) == AmmConfig((10,), "cos")
     assert modulation_of((10, 7, 7), (16, 16)) == AmmConfig((7, 10), "exp")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 from pathlib import Path
@@ -11,12 +10,15 @@ from typing import Any
 import pytest
 import torch
 from format_helpers import (
+    HEADS,
     SHAPE,
     SIDE,
     Shape,
+    change_config,
     diffusers_forward,
     dit_forward,
     dit_weights,
+    refusal,
     repa_weights,
     sit_forward,
     write_diffusers,
@@ -31,15 +33,11 @@ from pitstop.models.checkpoint import (
     Checkpoint,
     load_checkpoint,
     save_checkpoint,
-    with_amm,
 )
 from pitstop.models.dit import DitConfig
 from pitstop.models.dit_keys import find_ratio
-from pitstop.models.errors import ModelError
 from pitstop.models.format import Hints
-from pitstop.models.formats import FORMATS
 
-HEADS = Hints(num_heads=SHAPE.heads)
 SIT = Hints("sit", SHAPE.heads)
 LATENT = torch.randn(3, 4, SIDE, SIDE, generator=torch.Generator().manual_seed(5))
 LABEL = torch.tensor([0, 2, 3])  # 3 is the null class
@@ -60,15 +58,6 @@ def answer(checkpoint: Checkpoint, time: Tensor) -> Tensor:
     with torch.inference_mode():
         found: Tensor = checkpoint.model(LATENT, time, LABEL)
     return found
-
-
-def refusal(path: Path, hints: Hints = HEADS) -> str:
-    """The message with which a file is refused: one line, a problem and a remedy."""
-    with pytest.raises(ModelError) as raised:
-        load_checkpoint(path, hints)
-    assert len(str(raised.value).splitlines()) == 1
-    assert raised.value.remedy.strip()
-    return str(raised.value)
 
 
 # Official DiT
@@ -299,15 +288,28 @@ def test_the_official_numbers_are_not_those_of_diffusers(tmp_path: Path) -> None
         assert relative_l2(expected, answer(Checkpoint(other.eval()), STEPS)) > 10 * ONE_STEP
 
 
+def test_a_thousand_label_rows_of_diffusers_have_the_null_class_in_them(tmp_path: Path) -> None:
+    """Its table has that row always, unlike the ImageNet tables of others."""
+    write_diffusers(tmp_path)
+    path = tmp_path / "diffusion_pytorch_model.safetensors"
+    tables = {k: torch.ones(1000, SHAPE.width) for k in load_file(path) if "embedding_table" in k}
+    save_file({**load_file(path), **tables}, path)
+    change_config(tmp_path, num_embeds_ada_norm=999)
+    config = load_checkpoint(tmp_path).config
+    assert (config.num_classes, config.class_dropout_prob > 0) == (999, True)
+
+
+def test_weights_in_half_precision_go_by_a_name_of_their_own(tmp_path: Path) -> None:
+    model = write_diffusers(tmp_path).half()
+    (tmp_path / "diffusion_pytorch_model.safetensors").unlink()
+    model.save_pretrained(tmp_path, variant="fp16")
+    assert load_checkpoint(tmp_path).format == "diffusers"
+
+
 def test_a_whole_pipeline_is_read_from_its_transformer(tmp_path: Path) -> None:
     write_diffusers(tmp_path / "transformer")
     (tmp_path / "model_index.json").write_text('{"_class_name": "DiTPipeline"}')
     assert load_checkpoint(tmp_path).format == "diffusers"
-
-
-def change_config(folder: Path, **fields: object) -> None:
-    path = folder / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
 
 
 @pytest.mark.parametrize(
@@ -375,146 +377,3 @@ def test_the_weights_of_diffusers_alone_ask_for_their_folder(tmp_path: Path) -> 
     message = refusal(tmp_path / "diffusion_pytorch_model.safetensors")
     assert "no config.json beside it" in message
     assert "`save_pretrained`" in message
-
-
-# What is refused
-
-
-def pixart(folder: Path) -> None:
-    from diffusers.models.transformers.pixart_transformer_2d import PixArtTransformer2DModel
-
-    model = PixArtTransformer2DModel(
-        num_attention_heads=2,
-        attention_head_dim=8,
-        num_layers=1,
-        cross_attention_dim=16,
-        caption_channels=12,
-        sample_size=8,
-    )
-    model.save_pretrained(folder)
-
-
-def test_a_text_to_image_transformer_is_refused_as_one(tmp_path: Path) -> None:
-    pixart(tmp_path)
-    message = refusal(tmp_path)
-    assert "is a text-to-image transformer, not a class-conditional one" in message
-    assert "cross_attention_dim" in message
-    assert "is a text-to-image transformer" in refusal(tmp_path, Hints("dit"))
-    assert "caption_projection" in refusal(tmp_path / "diffusion_pytorch_model.safetensors")
-
-
-def test_weights_of_no_known_format_name_their_keys(tmp_path: Path) -> None:
-    unet = {f"down_blocks.0.resnets.{index:02}.weight": torch.ones(1) for index in range(13)}
-    message = refusal(write_dit(tmp_path / "unet.pt", unet))
-    assert "is in no format that is known" in message
-    assert "resnets.09.weight and 3 more" in message
-    assert "docs/checkpoints.md" in message
-
-
-def test_an_unknown_format_is_told_with_the_known_ones(tmp_path: Path) -> None:
-    message = refusal(write_dit(tmp_path / "a.pt"), Hints("dti"))
-    assert message.endswith(f"Choose one of: {', '.join(FORMATS)}.")
-
-
-@pytest.mark.parametrize("name", sorted(dit_weights(Shape(depth=1))))
-def test_any_key_that_is_missing_is_named(name: str, tmp_path: Path) -> None:
-    weights = dit_weights()
-    del weights[name]
-    assert name in refusal(write_dit(tmp_path / "a.pt", weights))
-
-
-def test_of_many_keys_missing_or_left_over_the_first_ten_are_named(tmp_path: Path) -> None:
-    weights = dit_weights()
-    missing = sorted(name for name in weights if name.startswith("blocks.1."))
-    rest = {name: tensor for name, tensor in weights.items() if name not in missing[:5]}
-    message = refusal(write_dit(tmp_path / "a.pt", rest))
-    assert f"read as official DiT, lacks {', '.join(missing[:5])}." in message
-
-    extra = {f"extra.{index:02}": torch.zeros(1) for index in range(12)}
-    message = refusal(write_dit(tmp_path / "a.pt", {**weights, **extra}))
-    assert "has, against its config, extra.00, extra.01" in message
-    assert "extra.09 and 2 more" in message
-
-
-@pytest.mark.parametrize("number", ["200000", "9" * 5000])
-def test_a_block_that_no_model_has_is_refused(number: str, tmp_path: Path) -> None:
-    weights = {**dit_weights(), f"blocks.{number}.attn.qkv.weight": torch.ones(1)}
-    assert f"blocks.{number}" in refusal(write_dit(tmp_path / "a.pt", weights))
-
-
-def test_a_config_of_other_peoples_beside_the_weights_is_not_ours(tmp_path: Path) -> None:
-    torch.save({"ema": dit_weights(), "config": {"lr": 1e-4}}, tmp_path / "a.pt")
-    assert load_checkpoint(tmp_path / "a.pt", HEADS).format == "dit"
-
-
-@pytest.mark.parametrize("asked", ["9" * 5000, "\u0661", "-1"])
-def test_a_modulation_that_names_no_blocks_is_refused(asked: str, tmp_path: Path) -> None:
-    found = load_checkpoint(write_dit(tmp_path / "a.pt"), HEADS)
-    with pytest.raises(ModelError, match="block numbers such as 8,10"):
-        with_amm(found, asked)
-
-
-def test_weights_of_several_dtypes_are_refused(tmp_path: Path) -> None:
-    weights = dit_weights()
-    weights["blocks.1.attn.qkv.weight"] = weights["blocks.1.attn.qkv.weight"].half()
-    message = refusal(write_dit(tmp_path / "a.pt", weights))
-    assert "mixes" in message
-    assert "torch.float16 (blocks.1.attn.qkv.weight)" in message
-    assert "torch.float32" in message
-
-
-@pytest.mark.parametrize(
-    ("name", "sides", "message"),
-    [
-        ("x_embedder.proj.weight", (32, 16), "has shape [32, 16], expected 4 sides"),
-        ("x_embedder.proj.weight", (0, 4, 2, 2), "has shape [0, 4, 2, 2]"),
-        ("pos_embed", (1, 15, 32), "has 15 tokens, which fill no square"),
-        ("final_layer.linear.weight", (30, 32), "has 30 rows, expected 16, or 32"),
-        ("final_layer.linear.weight", (48, 32), "has 48 rows, expected 16, or 32"),
-        ("blocks.1.attn.qkv.weight", (96, 31), "has shape [96, 31], but its config expects"),
-        ("y_embedder.embedding_table.weight", (1, 32), "num_classes is 0"),
-    ],
-)
-def test_a_shape_that_no_dit_has_is_told(
-    name: str, sides: tuple[int, ...], message: str, tmp_path: Path
-) -> None:
-    weights = {**dit_weights(), name: torch.zeros(sides)}
-    assert message in refusal(write_dit(tmp_path / "a.pt", weights))
-
-
-@pytest.mark.parametrize("kept", [0, 100, 5000, 60_000])
-def test_a_truncated_file_is_refused(kept: int, tmp_path: Path) -> None:
-    path = write_training(tmp_path / "a.pt", dit_weights())
-    path.write_bytes(path.read_bytes()[:kept])
-    assert "is not a whole PyTorch file" in refusal(path)
-
-
-@pytest.mark.parametrize(
-    "tensor", [torch.empty(1, 16, 32, device="meta"), torch.zeros(1).expand(1, 16, 32)]
-)
-def test_a_tensor_without_its_numbers_is_refused(tensor: Tensor, tmp_path: Path) -> None:
-    path = write_dit(tmp_path / "a.pt", {**dit_weights(), "pos_embed": tensor})
-    assert "has shape [1, 16, 32] without so many numbers" in refusal(path)
-
-
-def test_averaged_weights_that_were_not_kept_are_passed_over(tmp_path: Path) -> None:
-    torch.save({"ema": None, "model": dit_weights()}, tmp_path / "a.pt")
-    assert load_checkpoint(tmp_path / "a.pt", HEADS).config == DIT
-
-
-class Settings:
-    """A class of somebody's training script."""
-
-
-def test_an_unknown_pickle_is_refused_with_the_way_to_convert_it(tmp_path: Path) -> None:
-    path = tmp_path / "a.pt"
-    torch.save({"ema": dit_weights(), "args": argparse.Namespace(more=Settings())}, path)
-    message = refusal(path)
-    assert "test_formats.Settings, not tensors alone, and could run code when opened" in message
-    assert 'torch.save(content["ema"], "weights.pt")' in message
-
-
-@pytest.mark.parametrize("content", [dit_weights()["pos_embed"], [1, 2], 3])
-def test_a_pickle_without_names_is_refused(content: object, tmp_path: Path) -> None:
-    torch.save(content, tmp_path / "a.pt")
-    assert "not weights by name" in refusal(tmp_path / "a.pt")

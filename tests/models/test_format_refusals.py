@@ -1,0 +1,271 @@
+"""Files that are no checkpoint, or not one that can be read: each is refused in one line."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+import torch
+from format_helpers import (
+    HEADS,
+    SHAPE,
+    Shape,
+    change_config,
+    dit_weights,
+    refusal,
+    write_diffusers,
+    write_dit,
+    write_training,
+)
+from model_helpers import tiny_pit
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pitstop.export.trace import load_source
+from pitstop.models.checkpoint import (
+    Checkpoint,
+    build_model,
+    load_checkpoint,
+    save_checkpoint,
+    with_amm,
+)
+from pitstop.models.errors import ModelError
+from pitstop.models.format import Hints
+from pitstop.models.formats import FORMATS
+from pitstop.runtime.errors import CheckpointError
+
+
+def pixart(folder: Path) -> None:
+    from diffusers.models.transformers.pixart_transformer_2d import PixArtTransformer2DModel
+
+    model = PixArtTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_layers=1,
+        cross_attention_dim=16,
+        caption_channels=12,
+        sample_size=8,
+    )
+    model.save_pretrained(folder)
+
+
+def test_a_text_to_image_transformer_is_refused_as_one(tmp_path: Path) -> None:
+    pixart(tmp_path)
+    message = refusal(tmp_path)
+    assert "is a text-to-image transformer, not a class-conditional one" in message
+    assert "cross_attention_dim" in message
+    assert "is a text-to-image transformer" in refusal(tmp_path, Hints("dit"))
+    assert "caption_projection" in refusal(tmp_path / "diffusion_pytorch_model.safetensors")
+
+
+def test_weights_of_no_known_format_name_their_keys(tmp_path: Path) -> None:
+    unet = {f"down_blocks.0.resnets.{index:02}.weight": torch.ones(1) for index in range(13)}
+    message = refusal(write_dit(tmp_path / "unet.pt", unet))
+    assert "is in no format that is known" in message
+    assert "resnets.09.weight and 3 more" in message
+    assert "docs/checkpoints.md" in message
+
+
+def test_an_unknown_format_is_told_with_the_known_ones(tmp_path: Path) -> None:
+    message = refusal(write_dit(tmp_path / "a.pt"), Hints("dti"))
+    assert message.endswith(f"Choose one of: {', '.join(FORMATS)}.")
+
+
+@pytest.mark.parametrize("name", sorted(dit_weights(Shape(depth=1))))
+def test_any_key_that_is_missing_is_named(name: str, tmp_path: Path) -> None:
+    weights = dit_weights()
+    del weights[name]
+    assert name in refusal(write_dit(tmp_path / "a.pt", weights))
+
+
+def test_of_many_keys_missing_or_left_over_the_first_ten_are_named(tmp_path: Path) -> None:
+    weights = dit_weights()
+    missing = sorted(name for name in weights if name.startswith("blocks.1."))
+    rest = {name: tensor for name, tensor in weights.items() if name not in missing[:5]}
+    message = refusal(write_dit(tmp_path / "a.pt", rest))
+    assert f"read as official DiT, lacks {', '.join(missing[:5])}." in message
+
+    extra = {f"extra.{index:02}": torch.zeros(1) for index in range(12)}
+    message = refusal(write_dit(tmp_path / "a.pt", {**weights, **extra}))
+    assert "has, against its config, extra.00, extra.01" in message
+    assert "extra.09 and 2 more" in message
+
+
+@pytest.mark.parametrize("number", ["200000", "9" * 5000])
+def test_a_block_that_no_model_has_is_refused(number: str, tmp_path: Path) -> None:
+    weights = {**dit_weights(), f"blocks.{number}.attn.qkv.weight": torch.ones(1)}
+    assert f"blocks.{number}" in refusal(write_dit(tmp_path / "a.pt", weights))
+
+
+def test_a_config_of_other_peoples_beside_the_weights_is_not_ours(tmp_path: Path) -> None:
+    torch.save({"ema": dit_weights(), "config": {"lr": 1e-4}}, tmp_path / "a.pt")
+    assert load_checkpoint(tmp_path / "a.pt", HEADS).format == "dit"
+
+
+@pytest.mark.parametrize("asked", ["9" * 5000, "\u0661", "-1"])
+def test_a_modulation_that_names_no_blocks_is_refused(asked: str, tmp_path: Path) -> None:
+    found = load_checkpoint(write_dit(tmp_path / "a.pt"), HEADS)
+    with pytest.raises(ModelError, match="block numbers such as 8,10"):
+        with_amm(found, asked)
+
+
+def test_weights_of_several_dtypes_are_refused(tmp_path: Path) -> None:
+    weights = dit_weights()
+    weights["blocks.1.attn.qkv.weight"] = weights["blocks.1.attn.qkv.weight"].half()
+    message = refusal(write_dit(tmp_path / "a.pt", weights))
+    assert "mixes" in message
+    assert "torch.float16 (blocks.1.attn.qkv.weight)" in message
+    assert "torch.float32" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "sides", "message"),
+    [
+        ("x_embedder.proj.weight", (32, 16), "has shape [32, 16], expected 4 sides"),
+        ("x_embedder.proj.weight", (0, 4, 2, 2), "has shape [0, 4, 2, 2]"),
+        ("pos_embed", (1, 15, 32), "has 15 tokens, which fill no square"),
+        ("final_layer.linear.weight", (30, 32), "has 30 rows, expected 16, or 32"),
+        ("final_layer.linear.weight", (48, 32), "has 48 rows, expected 16, or 32"),
+        ("blocks.1.attn.qkv.weight", (96, 31), "has shape [96, 31], but its config expects"),
+        ("y_embedder.embedding_table.weight", (1, 32), "num_classes is 0"),
+    ],
+)
+def test_a_shape_that_no_dit_has_is_told(
+    name: str, sides: tuple[int, ...], message: str, tmp_path: Path
+) -> None:
+    weights = {**dit_weights(), name: torch.zeros(sides)}
+    assert message in refusal(write_dit(tmp_path / "a.pt", weights))
+
+
+@pytest.mark.parametrize("kept", [0, 100, 5000, 60_000])
+def test_a_truncated_file_is_refused(kept: int, tmp_path: Path) -> None:
+    path = write_training(tmp_path / "a.pt", dit_weights())
+    path.write_bytes(path.read_bytes()[:kept])
+    assert "is not a whole PyTorch file" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    "tensor", [torch.empty(1, 16, 32, device="meta"), torch.zeros(1).expand(1, 16, 32)]
+)
+def test_a_tensor_without_its_numbers_is_refused(tensor: Tensor, tmp_path: Path) -> None:
+    path = write_dit(tmp_path / "a.pt", {**dit_weights(), "pos_embed": tensor})
+    assert "has shape [1, 16, 32] without so many numbers" in refusal(path)
+
+
+def test_averaged_weights_that_were_not_kept_are_passed_over(tmp_path: Path) -> None:
+    torch.save({"ema": None, "model": dit_weights()}, tmp_path / "a.pt")
+    assert load_checkpoint(tmp_path / "a.pt", HEADS).config.depth == SHAPE.depth
+
+
+class Settings:
+    """A class of somebody's training script."""
+
+
+def test_an_unknown_pickle_is_refused_with_the_way_to_convert_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    torch.save({"ema": dit_weights(), "args": argparse.Namespace(more=Settings())}, path)
+    message = refusal(path)
+    assert (
+        "test_format_refusals.Settings, not tensors alone, and could run code when opened"
+        in message
+    )
+    assert 'torch.save(content["ema"], "weights.pt")' in message
+
+
+@pytest.mark.parametrize("content", [dit_weights()["pos_embed"], [1, 2], 3])
+def test_a_pickle_without_names_is_refused(content: object, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "a.pt")
+    assert "not weights by name" in refusal(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("lacking", ["y_embedder.embedding_table.weight", "pos_embed"])
+def test_all_keys_that_are_missing_are_named_at_once(lacking: str, tmp_path: Path) -> None:
+    weights = dit_weights()
+    missing = sorted([lacking, "blocks.0.mlp.fc1.weight", "blocks.2.attn.proj.bias"])
+    rest = {name: tensor for name, tensor in weights.items() if name not in missing}
+    message = refusal(write_dit(tmp_path / "a.pt", rest))
+    assert f"read as official DiT, lacks {', '.join(missing)}." in message
+
+
+def test_all_keys_that_a_folder_of_diffusers_lacks_are_named_at_once(tmp_path: Path) -> None:
+    write_diffusers(tmp_path)
+    path = tmp_path / "diffusion_pytorch_model.safetensors"
+    missing = ["pos_embed.proj.weight", "proj_out_2.bias", "transformer_blocks.1.ff.net.2.bias"]
+    save_file({k: v for k, v in load_file(path).items() if k not in missing}, path)
+    message = refusal(tmp_path, Hints())
+    assert f"read as diffusers' DiTTransformer2DModel, lacks {', '.join(missing)}." in message
+
+
+@pytest.mark.parametrize(
+    ("key", "what"),
+    [
+        ("blocks.0.mlp.w12.weight", "SwiGLU MLPs"),
+        ("blocks.2.attn.q_norm.weight", "normalised queries and keys"),
+        ("blocks.1.norm1.weight", "norms with weights of their own"),
+    ],
+)
+def test_a_dit_of_another_build_is_told_from_a_broken_one(
+    key: str, what: str, tmp_path: Path
+) -> None:
+    weights = {k: v for k, v in dit_weights().items() if ".mlp.fc1." not in k}
+    message = refusal(write_dit(tmp_path / "a.pt", {**weights, key: torch.ones(32)}))
+    assert f"has {what} ({key}), which no DiT" in message
+    assert "download it again" not in message
+
+
+def test_a_table_of_other_classes_than_the_config_says_is_refused(tmp_path: Path) -> None:
+    write_diffusers(tmp_path)
+    change_config(tmp_path, num_embeds_ada_norm=9)
+    assert "has 4 rows, which are not those of 9 classes" in refusal(tmp_path, Hints())
+
+
+@pytest.mark.parametrize(("protocol", "zipped"), [(0, True), (4, True), (4, False)])
+@pytest.mark.filterwarnings("error")
+def test_another_pickle_protocol_is_refused_without_a_warning(
+    protocol: int, zipped: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.pt"
+    torch.save(dit_weights(), path, pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
+    message = refusal(path)
+    assert "is pickled in another way than torch.save does by default" in message
+    assert "torch.save(" in message
+
+
+@pytest.mark.filterwarnings("error", "ignore:.torch.jit:DeprecationWarning")
+def test_a_torchscript_archive_is_refused_with_the_way_to_its_weights(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    torch.jit.trace(torch.nn.Linear(2, 2), torch.ones(1, 2)).save(path)
+    message = refusal(path)
+    assert "is a TorchScript archive" in message
+    assert 'torch.jit.load("a.pt").state_dict()' in message
+
+
+@pytest.mark.parametrize(
+    ("hints", "message"),
+    [
+        (Hints("dit"), "is pitstop's own, in no other format. Leave `--format` out"),
+        (Hints(num_heads=3), "has num_heads 4, not 3. Leave `--heads` out"),
+        (Hints(num_classes=7), "has num_classes 10, not 7. Leave `--classes` out"),
+    ],
+)
+def test_what_is_said_against_a_preset_or_a_file_of_ours_is_refused(
+    hints: Hints, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointError, match=f"fashion {message}"):
+        load_source("fashion", hints=hints)
+    path = tmp_path / "own.safetensors"
+    save_checkpoint(load_source("fashion"), path)
+    assert f"{path} {message}" in refusal(path, hints)
+
+
+def test_a_file_of_ours_with_several_dtypes_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "own.safetensors"
+    save_checkpoint(Checkpoint(build_model(tiny_pit())), path)
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    weights = load_file(path)
+    key = "blocks.0.mlp.fc1.weight"
+    save_file({**weights, key: weights[key].half()}, path, metadata)
+    assert f"torch.float16 ({key})" in refusal(path, Hints())
