@@ -1,9 +1,8 @@
-"""A DiT-XL/2 in other people's formats: what reading it takes, and how close its bundle comes.
+"""A DiT-XL/2 in other people's formats: what reading it takes.
 
 The weights are random, in files of the full size. Memory is the resident size of a process of its
 own above what its imports take, mapped pages of the file counted; it is given over the size of the
-weights in fp32. With ``--export`` the official file goes through the whole export, and the bundle
-draws its goldens' image of 20 guided steps.
+weights in fp32.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,12 +19,7 @@ import click
 import torch
 from record import record
 
-from pitstop.evaluation.compare import compare
-from pitstop.export.pipeline import export_bundle
 from pitstop.models.presets import load_preset
-from pitstop.runtime.bundle import open_bundle
-from pitstop.runtime.goldens import read_goldens
-from pitstop.runtime.pipeline import Pipeline
 
 PRESET = "dit-xl-2"
 LOAD = """
@@ -92,17 +85,13 @@ FILES: dict[str, Callable[[Path], Path]] = {
 
 
 @click.command()
-@click.option("--export", "exports", is_flag=True, help="Export the official file too.")
 @click.option("--keep", is_flag=True, help="Write the figures to results/checkpoints.json.")
-def main(exports: bool, keep: bool) -> None:
+def main(keep: bool) -> None:
     """Write each file, read it in a process of its own, print."""
     figures: dict[str, Any] = {"load": {name: _load(write) for name, write in FILES.items()}}
-    if exports:
-        figures["export"] = _export()
     click.echo(json.dumps(figures, indent=2))
     if keep:
-        command = f"python benchmarks/checkpoints.py{' --export' if exports else ''} --keep"
-        click.echo(record("checkpoints", command, figures))
+        click.echo(record("checkpoints", "python benchmarks/checkpoints.py --keep", figures))
 
 
 def _load(write: Callable[[Path], Path]) -> dict[str, Any]:
@@ -115,30 +104,6 @@ def _load(write: Callable[[Path], Path]) -> dict[str, Any]:
         )
     found = json.loads(done.stdout)
     return {"file_bytes": size, **found, "peak_share": found["peak_bytes"] / found["weight_bytes"]}
-
-
-def _export() -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as folder:
-        path, out = write_official(Path(folder)), Path(folder) / "bundle"
-        started = time.perf_counter()
-        report = export_bundle(str(path), out, batch=2, on_stage=lambda stage: _say(started, stage))
-        seconds = time.perf_counter() - started
-        bundle = open_bundle(out)
-        goldens = read_goldens(bundle.path(bundle.manifest.goldens))
-        compared = compare(
-            Pipeline.from_bundle(out, backend="onnxruntime"), goldens, reference="the goldens"
-        )
-        return {
-            "seconds": seconds,
-            "relative_l2": report.parity.worst,
-            "steps": len(compared.step_relative_l2),
-            "psnr_db": compared.psnr_db_median,
-            "passes": {done.name: len(done.rewritten) for done in report.passes},
-        }
-
-
-def _say(started: float, stage: str) -> None:
-    click.echo(f"{time.perf_counter() - started:6.0f} s  {stage}", err=True)
 
 
 if __name__ == "__main__":
