@@ -41,6 +41,8 @@ MOST_WORKSPACE = 1 << 20  # MiB, far beyond any GPU's memory
 LEVELS = range(6)
 MEBIBYTE = 1 << 20
 CAPABILITY = re.compile(r"\d{1,2}\.\d")
+# What the timings of kernels depend on.
+TIMED = ("builder", "builder_version", "platform", "compute_capability")
 
 OnEngine = Callable[[str], OnPhase]
 """Told of each graph whose engine is built; returns what is told of its progress."""
@@ -220,16 +222,15 @@ def _workspace(options: BuildOptions) -> int | None:
 
 
 def _known_timings(folder: Path, key: EngineKey) -> tuple[str, ...]:
-    """The timing caches of engines of the same builder, version and GPU."""
+    """The timing caches of engines of the same builder, version, platform and GPU."""
     known = []
     for path in list_engines(folder):
         try:
             engine = read_engine(path)
         except EngineError:
             continue  # `pitstop inspect` tells of it; this build needs nothing of it
-        wanted = (key.builder, key.builder_version, key.compute_capability)
-        there = (engine.key.builder, engine.key.builder_version, engine.key.compute_capability)
-        if wanted == there and engine.timing_cache.is_file():
+        same = all(getattr(engine.key, name) == getattr(key, name) for name in TIMED)
+        if same and engine.timing_cache.is_file():
             known.append(str(engine.timing_cache))
     return tuple(known)
 

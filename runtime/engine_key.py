@@ -28,6 +28,7 @@ TITLES = {
     "calibration_sha256": "calibration",
     "builder": "builder",
     "builder_version": "builder's version",
+    "platform": "platform",
     "compute_capability": "compute capability",
     "flags": "flags",
 }
@@ -45,6 +46,8 @@ class EngineKey:
         calibration_sha256: Of the ranges that an int8 graph was made with, or empty.
         builder: ``tensorrt`` or ``tensorrt-rtx``.
         builder_version: All of it, such as ``10.3.0``.
+        platform: Operating system and processor, such as ``Linux aarch64``: a plan holds code of
+            both.
         compute_capability: Of the GPUs that it is for, such as ``8.7`` or ``8.6,8.9,12.0``.
         flags: What was asked of the builder, sorted.
     """
@@ -56,6 +59,7 @@ class EngineKey:
     calibration_sha256: str
     builder: str
     builder_version: str
+    platform: str
     compute_capability: str
     flags: tuple[str, ...] = ()
 

@@ -21,6 +21,7 @@ from .. import __version__
 from .bundle import ENGINES, Bundle, sha256
 from .engine_key import EngineKey
 from .errors import EngineError
+from .machine import platform_name
 
 PLAN = "engine.plan"
 METADATA = "metadata.json"
@@ -77,6 +78,7 @@ def key_for(
         calibration_sha256=manifest.files.get(RANGES, "") if precision == "int8" else "",
         builder=builder,
         builder_version=builder_version,
+        platform=platform_name(),
         compute_capability=compute_capability,
         flags=tuple(sorted(flags)),
     )

@@ -54,11 +54,16 @@ class Machine:
     packages: Mapping[str, str]
 
 
+def platform_name() -> str:
+    """Operating system and processor, such as ``Linux aarch64``."""
+    return f"{platform.system()} {platform.machine()}"
+
+
 def this_machine() -> Machine:
     """Ask the system; what it does not tell is None or empty."""
     memory = _memory()
     return Machine(
-        system=f"{platform.system()} {platform.machine()}",
+        system=platform_name(),
         python=platform.python_version(),
         processor=_processor(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1,

@@ -18,6 +18,7 @@ KEY = EngineKey(
     calibration_sha256="c" * 64,
     builder="tensorrt",
     builder_version="10.3.0",
+    platform="Linux aarch64",
     compute_capability="8.7",
     flags=("optimization-level=4",),
 )
@@ -28,6 +29,7 @@ CHANGES = {
     "calibration_sha256": ("e" * 64, "its calibration is cccccccccccc…, here it is eeeeeeeeeeee…"),
     "builder": ("tensorrt-rtx", "its builder is tensorrt, here it is tensorrt-rtx"),
     "builder_version": ("10.13.2", "its builder's version is 10.3.0, here it is 10.13.2"),
+    "platform": ("Linux x86_64", "its platform is Linux aarch64, here it is Linux x86_64"),
     "compute_capability": ("8.6", "its compute capability is 8.7, here it is 8.6"),
     "flags": (
         ("workspace=64MiB",),

@@ -102,10 +102,11 @@ def test_an_engine_of_another_machine_is_refused_with_the_field(
         ("graph_sha256", "f" * 64, "its graph is"),
         ("weights_sha256", "f" * 64, "its weights is none, here it is ffffffffffff…"),
         ("precision", "fp16", "its precision is fp32, here it is fp16"),
+        ("platform", "Linux riscv64", "here it is Linux riscv64"),
         ("calibration_sha256", "f" * 64, "its calibration is none, here it is ffffffffffff…"),
     ],
 )
-def test_an_engine_of_another_graph_is_refused_with_the_field(
+def test_an_engine_of_another_platform_or_graph_is_refused_with_the_field(
     bundle: Bundle, field: str, value: str, said: str
 ) -> None:
     build(bundle)
