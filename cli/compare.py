@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 from rich.text import Text
 
+from ..runtime.errors import OptionError
 from .options import provider_option, threads_option
 from .printing import (
     check_place,
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from ..runtime.pipeline import OnStep
 
 ROWS = 16  # images listed one by one
+LIVE = ("images", "steps", "sampler", "cfg_scale")  # options of `--checkpoint` alone
 
 
 def _split(ctx: click.Context, option: click.Parameter, names: str | None) -> list[str]:
@@ -116,6 +119,8 @@ def compare(
 
     Example: pitstop compare fashion.bundle --checkpoint fashion --precision all --report page.html
     """
+    if checkpoint is None:
+        _refuse_live_options()
     from ..evaluation.accuracy import Asked, measure
     from ..runtime.backend import SessionOptions
     from ..runtime.pipeline import Settings
@@ -148,6 +153,22 @@ def compare(
     _print(accuracy, report)
     if not accuracy.passed:
         sys.exit(1)
+
+
+def _refuse_live_options() -> None:
+    """The goldens' images were drawn at the export: what is said of other ones would be ignored."""
+    context = click.get_current_context()
+    given = [
+        option
+        for option in LIVE
+        if context.get_parameter_source(option) == ParameterSource.COMMANDLINE
+    ]
+    if given:
+        name = given[0].replace("_", "-")
+        raise OptionError(
+            f"`--{name}` is of images that PyTorch draws live, but the goldens' are drawn",
+            f"Name the checkpoint with `--checkpoint`, or leave `--{name}` out",
+        )
 
 
 def figures(accuracy: Accuracy) -> dict[str, Any]:

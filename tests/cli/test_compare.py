@@ -150,6 +150,14 @@ def test_a_wrong_option_is_named(
     assert valid in line
 
 
+@pytest.mark.parametrize("option", ["--images", "--steps", "--sampler", "--cfg-scale"])
+def test_an_option_that_the_goldens_cannot_follow_is_refused(option: str, toy: Path) -> None:
+    value = "ddim" if option == "--sampler" else "3"
+    line = refused(toy, option, value)
+    assert f"`{option}` is of images that PyTorch draws live" in line
+    assert "--checkpoint" in line
+
+
 @pytest.mark.parametrize(
     ("package", "extra"),
     [("jinja2", "report"), ("matplotlib", "report"), ("torch", "export")],
