@@ -78,7 +78,7 @@ class GuidedDenoiser:
 def run_rows(
     session: Session, batch: int, latent: Latent, timestep: float, labels: Labels
 ) -> Latent:
-    """Run as many calls of the traced batch as the rows need, the last one padded.
+    """Run as many calls of the traced batch as the rows need, the last one filled up with its last row.
 
     Args:
         session: The denoiser.
@@ -92,12 +92,11 @@ def run_rows(
     """
     outputs = []
     for start in range(0, len(latent), batch):
-        rows = slice(start, start + batch)
-        missing = batch - len(latent[rows])
+        rows = np.minimum(np.arange(start, start + batch), len(latent) - 1)
         feeds: dict[str, Array] = {
-            "latent": np.pad(latent[rows], [(0, missing), (0, 0), (0, 0), (0, 0)]),
+            "latent": latent[rows],
             "timestep": np.full(batch, timestep, dtype=np.float32),
-            "label": np.pad(labels[rows], (0, missing), mode="edge"),  # no label beside the run's
+            "label": labels[rows],
         }
-        outputs.append(session.run(feeds)["prediction"][: batch - missing])
+        outputs.append(session.run(feeds)["prediction"][: len(latent) - start])
     return np.concatenate(outputs).astype(np.float32, copy=False)
