@@ -40,7 +40,10 @@ FOLDER_WEIGHTS = (
     "diffusion_pytorch_model.safetensors",
     "diffusion_pytorch_model.fp16.safetensors",
     "diffusion_pytorch_model.bin",
+    "diffusion_pytorch_model.fp16.bin",
 )
+# Beside shards; diffusers puts the variant behind the word.
+INDICES = ("index.json", "index.fp16.json")
 
 
 def read_stored(path: Path) -> Stored:
@@ -82,7 +85,8 @@ def _read_pickle(path: Path) -> Stored:
         raise CheckpointError(
             f"{path} holds a {type(content).__name__}, not weights by name", _convert_it(path)
         )
-    held = next((name for name in WEIGHTS if isinstance(content.get(name), Mapping)), None)
+    maps = (name for name in WEIGHTS if isinstance(content.get(name), Mapping))
+    held = next((name for name in maps if content[name]), None)
     weights = content if held is None else content[held]
     tensors = {}
     if isinstance(weights, Mapping):
@@ -181,16 +185,20 @@ def _read_folder(path: Path) -> Stored:
 
 def _weight_files(folder: Path) -> list[str]:
     for name in FOLDER_WEIGHTS:
-        index = folder / f"{name}.index.json"
-        if index.is_file():
-            shards = _read_json(index).get("weight_map")
-            files = {str(file) for file in shards.values()} if isinstance(shards, Mapping) else {""}
-            if not all(file and file == Path(file).name for file in files):
-                raise CheckpointError(f"{index} does not say where the weights are", NOT_WHOLE)
-            return sorted(files)
+        for index in (folder / f"{name}.{ending}" for ending in INDICES):
+            if index.is_file():
+                return _shards(index)
         if (folder / name).is_file():
             return [name]
     return [FOLDER_WEIGHTS[0]]
+
+
+def _shards(index: Path) -> list[str]:
+    shards = _read_json(index).get("weight_map")
+    files = {str(file) for file in shards.values()} if isinstance(shards, Mapping) else {""}
+    if not all(file and file == Path(file).name for file in files):
+        raise CheckpointError(f"{index} does not say where the weights are", NOT_WHOLE)
+    return sorted(files)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

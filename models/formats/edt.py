@@ -61,7 +61,7 @@ def _kinds(stored: Stored) -> list[Kind]:
     Raises:
         CheckpointError: A table is missing, so that the stages cannot be told.
     """
-    blocks = [f"{BLOCKS}{index}." for index in range(stored.count(BLOCKS))]
+    blocks = [f"{BLOCKS}{index}." for index in range(max(stored.count(BLOCKS), 1))]
     if any(block + TABLE not in stored.tensors for block in blocks):
         parts = {TABLE, *(key.split(".", 2)[-1] for key in stored.starting(BLOCKS))}
         wanted = {block + part for block in blocks for part in parts}

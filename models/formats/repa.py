@@ -8,7 +8,6 @@ Old files count the blocks after the projectors' one as ``decoder_blocks``.
 from __future__ import annotations
 
 import dataclasses
-import re
 
 from ..dit_keys import BLOCKS, fits_dit_keys, infer_config
 from ..errors import CheckpointError
@@ -17,13 +16,14 @@ from ..format import Conversion, Format, Hints, Stored
 TITLE = "REPA"
 PROJECTORS = "projectors."
 LATER_BLOCKS = "decoder_blocks."
-LATER_BLOCK = re.compile(r"decoder_blocks\.([0-9]{1,6})\.(.+)")
 ARGUMENTS = {"path_type": "linear", "prediction": "v"}
 
 
 def fits(stored: Stored) -> bool:
     return fits_dit_keys(stored) and (
-        bool(stored.starting(PROJECTORS)) or "proj_coeff" in stored.facts
+        bool(stored.starting(PROJECTORS))
+        or "proj_coeff" in stored.facts
+        or stored.facts.get("prediction") == ARGUMENTS["prediction"]
     )
 
 
@@ -37,12 +37,16 @@ def convert(stored: Stored, hints: Hints) -> Conversion:
             )
     config = infer_config(stored, hints, TITLE, prediction_type="velocity", data_at=0)
     first = config.depth  # of the later blocks
-    later = (LATER_BLOCK.fullmatch(key) for key in stored.starting(LATER_BLOCKS))
-    sources = {f"{BLOCKS}{first + int(key[1])}.{key[2]}": (key[0],) for key in later if key}
+    later = stored.count(LATER_BLOCKS)
+    block = f"{BLOCKS}0."
+    parts = [key.removeprefix(block) for key in stored.starting(block)]
+    sources = {
+        f"{BLOCKS}{first + index}.{part}": (f"{LATER_BLOCKS}{index}.{part}",)
+        for index in range(later)
+        for part in parts
+    }
     return Conversion(
-        dataclasses.replace(
-            config, depth=first + stored.count(LATER_BLOCKS), cfg_channels=config.in_channels
-        ),
+        dataclasses.replace(config, depth=first + later, cfg_channels=config.in_channels),
         sources,
         dropped=frozenset(stored.starting(PROJECTORS)),
         why_dropped="the projectors, which only training needs",

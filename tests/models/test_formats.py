@@ -246,7 +246,7 @@ def test_the_later_blocks_of_an_old_repa_are_counted_on(tmp_path: Path) -> None:
     ("name", "told"),
     [
         ("decoder_blocks.foo.bar", "against its config, decoder_blocks.foo.bar"),
-        ("decoder_blocks.1", "lacks blocks.3."),  # a block without any weights
+        ("decoder_blocks.1", "lacks decoder_blocks.0."),  # a block without any weights
     ],
 )
 def test_a_key_that_only_begins_like_a_later_block_is_refused(
@@ -254,6 +254,12 @@ def test_a_key_that_only_begins_like_a_later_block_is_refused(
 ) -> None:
     weights = {**repa_weights(), name: torch.ones(1)}
     assert told in refusal(write_dit(tmp_path / "a.pt", weights))
+
+
+def test_repas_prediction_tells_it_without_projectors(tmp_path: Path) -> None:
+    weights = {k: v for k, v in repa_weights().items() if not k.startswith("projectors.")}
+    path = write_training(tmp_path / "a.pt", weights, path_type="linear", prediction="v")
+    assert load_checkpoint(path, HEADS).format == "repa"
 
 
 # diffusers
@@ -299,10 +305,15 @@ def test_a_thousand_label_rows_of_diffusers_have_the_null_class_in_them(tmp_path
     assert (config.num_classes, config.class_dropout_prob > 0) == (999, True)
 
 
-def test_weights_in_half_precision_go_by_a_name_of_their_own(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "options", [{}, {"max_shard_size": "100KB"}, {"safe_serialization": False}], ids=str
+)
+def test_weights_in_half_precision_go_by_a_name_of_their_own(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
     model = write_diffusers(tmp_path).half()
     (tmp_path / "diffusion_pytorch_model.safetensors").unlink()
-    model.save_pretrained(tmp_path, variant="fp16")
+    model.save_pretrained(tmp_path, variant="fp16", **options)
     assert load_checkpoint(tmp_path).format == "diffusers"
 
 
