@@ -28,6 +28,7 @@ PredictionType = Literal["epsilon", "velocity"]
 MAX_SIZE = 2**20  # beyond any model: what a damaged file may claim
 MAX_DEPTH = 4096  # likewise
 MAX_SIDE = 2**14  # latent pixels
+MAX_TOKENS = 2**18  # their positions are computed even for a file without them
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,11 @@ class DenoiserConfig:
                 f"input_size is {self.input_size}",
                 f"a multiple of patch_size {self.patch_size} on both sides, {MAX_SIDE} at most",
             )
+        require(
+            self.tokens <= MAX_TOKENS,
+            f"input_size is {self.input_size}, which are {self.tokens} tokens",
+            f"{MAX_TOKENS} tokens at most",
+        )
         for divisor, name in ((4, "4"), (self.num_heads, f"num_heads {self.num_heads}")):
             require(
                 self.hidden_size % divisor == 0,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..errors import CheckpointError
-from ..format import NOT_WHOLE, Format, Hints, Stored, name_some
+from ..format import Format, Hints, Stored, name_some
 from .diffusers_dit import DIFFUSERS_DIT
 from .edt import EDT
 from .official_dit import DIT
@@ -12,6 +12,7 @@ from .sit import SIT
 
 # The last is told by the least.
 FORMATS: dict[str, Format] = {known.name: known for known in (DIFFUSERS_DIT, EDT, REPA, SIT, DIT)}
+LIKE_DIT = (REPA, SIT)  # whose bare weights may have official DiT's keys and no others
 
 # Parts of keys, and fields of a config.json, that only transformers with a prompt have.
 READS_TEXT = (
@@ -29,7 +30,7 @@ def recognise(stored: Stored, hints: Hints) -> Format:
     """The format of a file, as the user says or as its keys do.
 
     Raises:
-        CheckpointError: None that is known, or none that takes a class.
+        CheckpointError: None that is known, none that takes a class, or not the one that is said.
     """
     if mark := _why_text(stored):
         raise CheckpointError(
@@ -37,26 +38,35 @@ def recognise(stored: Stored, hints: Hints) -> Format:
             f"it has {mark}",
             "Name a denoiser that is asked for a class, such as DiT, SiT, REPA or EDT",
         )
-    if hints.format is not None:
-        if hints.format not in FORMATS:
-            raise CheckpointError(
-                f"There is no format called {hints.format!r}",
-                f"Choose one of: {', '.join(FORMATS)}",
-            )
-        return FORMATS[hints.format]
+    if hints.format is not None and hints.format not in FORMATS:
+        raise CheckpointError(
+            f"There is no format called {hints.format!r}",
+            f"Choose one of: {', '.join(FORMATS)}",
+        )
     if any(".attn.bridge." in key for key in stored.tensors):
         raise CheckpointError(
             f"{stored.path} holds a PiT without its config",
             "Write it with pitstop.models.save_checkpoint, which keeps the config beside the "
             "weights",
         )
-    for known in FORMATS.values():
-        if known.fits(stored):
-            return known
-    raise CheckpointError(
-        f"{stored.path} is in no format that is known; it has {name_some(stored.tensors)}",
-        NOT_WHOLE,
-    )
+    found = next((known for known in FORMATS.values() if known.fits(stored)), None)
+    if found is None:
+        raise CheckpointError(
+            f"{stored.path} is in no format that is known; it has {name_some(stored.tensors)}",
+            "docs/checkpoints.md lists what can be read",
+        )
+    return found if hints.format is None else _as_told(stored, found, FORMATS[hints.format])
+
+
+def _as_told(stored: Stored, found: Format, told: Format) -> Format:
+    """The format that the user says, where the file does not tell another one."""
+    if told is not found and not (found is DIT and told in LIKE_DIT):
+        raise CheckpointError(
+            f"{stored.path} is a file of {found.title}, as its keys or what is beside them tell, "
+            f"not of {told.title}",
+            "Leave `--format` out",
+        )
+    return told
 
 
 def _why_text(stored: Stored) -> str | None:

@@ -94,7 +94,7 @@ def read_config(stored: Stored, hints: Hints) -> DitConfig:
     width, channels, patch, _ = stored.shape("pos_embed.proj.weight", 4)
     outputs, _ = stored.shape("proj_out_2.weight", 2)
     hidden, _ = stored.shape(f"{BLOCKS}0.ff.net.0.proj.weight", 2)
-    heads = hints.num_heads or _count_heads(stored, facts, width)
+    heads = _count_heads(stored, hints, width)
     if facts.get("num_layers", depth) != depth:
         raise CheckpointError(
             f"The config.json of {stored.path} has num_layers {facts['num_layers']!r}, but its "
@@ -113,7 +113,7 @@ def read_config(stored: Stored, hints: Hints) -> DitConfig:
         cfg_channels=channels,
         timestep_divisor=FREQUENCY_DIVISOR,
         mlp_norm_eps=_epsilon(stored, facts.get("norm_eps", NORM_EPS)),
-        **_classes(stored, facts, hints),
+        **_classes(stored, hints),
     )
 
 
@@ -122,26 +122,45 @@ def _needed_keys(depth: int) -> set[str]:
     return {TABLE, *(f"{key}.{part}" for key in layers for part in ("weight", "bias"))}
 
 
-def _classes(stored: Stored, facts: Mapping[str, Any], hints: Hints) -> dict[str, Any]:
+def _classes(stored: Stored, hints: Hints) -> dict[str, Any]:
     """What the config says; diffusers' table has a row for no class in any case."""
-    if hints.num_classes is None and "num_embeds_ada_norm" in facts:
-        hints = dataclasses.replace(
-            hints, num_classes=_number(stored, facts, "num_embeds_ada_norm")
+    if "num_embeds_ada_norm" not in stored.facts:
+        return infer_classes(stored, hints, TABLE)
+    classes = _number(stored, stored.facts, "num_embeds_ada_norm")
+    rows, _ = stored.shape(TABLE, 2)
+    if rows != classes + 1:
+        raise CheckpointError(
+            f"{TABLE} in {stored.path} has {rows} rows, which are not those of the {classes} "
+            "classes in its config.json and of one more for no class",
+            NOT_WHOLE,
         )
-    return infer_classes(stored, hints, TABLE)
+    _refuse_other(stored, "classes", hints.num_classes, classes)
+    return infer_classes(stored, dataclasses.replace(hints, num_classes=classes), TABLE)
 
 
-def _count_heads(stored: Stored, facts: Mapping[str, Any], width: int) -> int:
+def _count_heads(stored: Stored, hints: Hints, width: int) -> int:
     """What the config says, which no shape can tell; both of its numbers must fit the width."""
-    heads = _number(stored, facts, "num_attention_heads")
-    size = facts.get("attention_head_dim", width / heads)
-    if heads * size != width:
+    heads = _number(stored, stored.facts, "num_attention_heads")
+    size = stored.facts.get("attention_head_dim", width // max(heads, 1))
+    if isinstance(size, int) and heads * size == width:
+        _refuse_other(stored, "heads", hints.num_heads, heads)
+        return heads
+    if hints.num_heads is None:
         raise CheckpointError(
             f"The config.json of {stored.path} has {heads} heads of {size!r} channels, but its "
             f"weights are {width} channels wide",
             "Correct the config.json, or say the heads with `--heads N`",
         )
-    return heads
+    return hints.num_heads
+
+
+def _refuse_other(stored: Stored, what: str, said: int | None, found: int) -> None:
+    """Refuse what the user says where the config tells another number."""
+    if said not in {None, found}:
+        raise CheckpointError(
+            f"The config.json of {stored.path} has {found} {what}, not {said}",
+            f"Leave `--{what}` out",
+        )
 
 
 def _layers(depth: int) -> dict[str, tuple[str, ...]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from edt_helpers import edt_weights
 from format_helpers import (
     HEADS,
     SHAPE,
@@ -14,6 +15,7 @@ from format_helpers import (
     change_config,
     dit_weights,
     refusal,
+    repa_weights,
     write_diffusers,
     write_dit,
     write_training,
@@ -154,8 +156,9 @@ def test_a_tensor_without_its_numbers_is_refused(tensor: Tensor, tmp_path: Path)
     assert "has shape [1, 16, 32] without so many numbers" in refusal(path)
 
 
-def test_averaged_weights_that_were_not_kept_are_passed_over(tmp_path: Path) -> None:
-    torch.save({"ema": None, "model": dit_weights()}, tmp_path / "a.pt")
+@pytest.mark.parametrize("kept", [None, {}])
+def test_averaged_weights_that_were_not_kept_are_passed_over(kept: object, tmp_path: Path) -> None:
+    torch.save({"ema": kept, "model": dit_weights()}, tmp_path / "a.pt")
     assert load_checkpoint(tmp_path / "a.pt", HEADS).config.depth == SHAPE.depth
 
 
@@ -218,7 +221,7 @@ def test_a_dit_of_another_build_is_told_from_a_broken_one(
 def test_a_table_of_other_classes_than_the_config_says_is_refused(tmp_path: Path) -> None:
     write_diffusers(tmp_path)
     change_config(tmp_path, num_embeds_ada_norm=9)
-    assert "has 4 rows, which are not those of 9 classes" in refusal(tmp_path, Hints())
+    assert "has 4 rows, which are not those of the 9 classes" in refusal(tmp_path, Hints())
 
 
 @pytest.mark.parametrize(("protocol", "zipped"), [(0, True), (4, True), (4, False)])
@@ -269,3 +272,83 @@ def test_a_file_of_ours_with_several_dtypes_is_refused(tmp_path: Path) -> None:
     key = "blocks.0.mlp.fc1.weight"
     save_file({**weights, key: weights[key].half()}, path, metadata)
     assert f"torch.float16 ({key})" in refusal(path, Hints())
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_attention_heads": 0}, "has 0 heads of 8 channels"),
+        ({"attention_head_dim": None}, "has 4 heads of None channels"),
+        ({"attention_head_dim": 9}, "has 4 heads of 9 channels"),
+        ({"num_embeds_ada_norm": 4}, "not those of the 4 classes in its config.json and of one"),
+        ({"num_embeds_ada_norm": 0}, "not those of the 0 classes"),
+        ({"sample_size": 16384}, "which are 67108864 tokens. It must be 262144 tokens at most"),
+    ],
+)
+def test_a_config_of_diffusers_that_its_weights_contradict_is_refused(
+    fields: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    write_diffusers(tmp_path)
+    change_config(tmp_path, **fields)
+    assert message in refusal(tmp_path, Hints())
+
+
+@pytest.mark.parametrize(
+    ("hints", "message"),
+    [
+        (Hints(num_heads=8), "has 4 heads, not 8. Leave `--heads` out"),
+        (Hints(num_classes=4), "has 3 classes, not 4. Leave `--classes` out"),
+    ],
+)
+def test_what_is_said_against_a_config_of_diffusers_is_refused(
+    hints: Hints, message: str, tmp_path: Path
+) -> None:
+    write_diffusers(tmp_path)
+    assert message in refusal(tmp_path, hints)
+
+
+def test_heads_that_are_said_stand_in_for_those_of_a_config_that_does_not_fit(
+    tmp_path: Path,
+) -> None:
+    write_diffusers(tmp_path)
+    change_config(tmp_path, attention_head_dim=9)
+    assert load_checkpoint(tmp_path, HEADS).config.num_heads == SHAPE.heads
+
+
+VELOCITY = {"path_type": "Linear", "prediction": "velocity"}
+
+
+@pytest.mark.parametrize(
+    ("weights", "arguments", "found", "told"),
+    [
+        (dit_weights(), {}, "official DiT", "edt"),
+        (dit_weights(), {}, "official DiT", "diffusers"),
+        (dit_weights(), VELOCITY, "SiT", "dit"),
+        (dit_weights(), VELOCITY, "SiT", "repa"),
+        (repa_weights(), {}, "REPA", "dit"),
+        (repa_weights(), {}, "REPA", "sit"),
+        (edt_weights(), {}, "official EDT", "dit"),
+    ],
+)
+def test_a_format_that_the_file_contradicts_is_refused(
+    weights: dict[str, Tensor], arguments: dict[str, str], found: str, told: str, tmp_path: Path
+) -> None:
+    path = write_training(tmp_path / "a.pt", weights, **arguments)
+    message = refusal(path, Hints(told))
+    assert f"is a file of {found}, as its keys or what is beside them tell, not of" in message
+    assert message.endswith("Leave `--format` out.")
+
+
+def test_a_pit_without_its_config_is_told_whatever_format_is_said(tmp_path: Path) -> None:
+    path = write_dit(tmp_path / "a.pt", build_model(tiny_pit()).state_dict())
+    assert "holds a PiT without its config" in refusal(path, Hints("dit"))
+
+
+def test_an_old_file_of_repa_lacks_a_key_by_the_name_that_it_has_there(tmp_path: Path) -> None:
+    weights = {
+        key.replace("blocks.2.", "decoder_blocks.0."): tensor
+        for key, tensor in repa_weights().items()
+    }
+    del weights["decoder_blocks.0.mlp.fc1.weight"]
+    message = refusal(write_dit(tmp_path / "a.pt", weights))
+    assert "read as REPA, lacks decoder_blocks.0.mlp.fc1.weight." in message
