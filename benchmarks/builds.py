@@ -44,7 +44,7 @@ def main(presets: tuple[str, ...], keep: bool) -> None:
         click.echo(f"{preset}: {json.dumps(figures[preset])}")
         gc.collect()
     if keep:
-        click.echo(record("builds", "python benchmarks/builds.py --keep", figures))
+        click.echo(record("builds", figures))
 
 
 def _measure(preset: str, folder: Path) -> dict[str, Any]:

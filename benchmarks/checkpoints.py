@@ -91,7 +91,7 @@ def main(keep: bool) -> None:
     figures: dict[str, Any] = {"load": {name: _load(write) for name, write in FILES.items()}}
     click.echo(json.dumps(figures, indent=2))
     if keep:
-        click.echo(record("checkpoints", "python benchmarks/checkpoints.py --keep", figures))
+        click.echo(record("checkpoints", figures))
 
 
 def _load(write: Callable[[Path], Path]) -> dict[str, Any]:

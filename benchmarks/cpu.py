@@ -42,7 +42,7 @@ def main(presets: tuple[str, ...], steps: int, rounds: int, keep: bool) -> None:
             click.echo(preset)
             figures[preset] = _time(bundle, preset, steps, rounds)
     if keep:
-        click.echo(record("cpu", "python benchmarks/cpu.py --keep", figures))
+        click.echo(record("cpu", figures))
 
 
 def _time(bundle: Path, preset: str, steps: int, rounds: int) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def main(images: int, steps: int, scales: tuple[float, ...], source: str, keep: 
             figures["by_cfg_scale"][str(scale)] = _measure(pipeline, labels, steps, scale, test)
     click.echo(figures)
     if keep:
-        click.echo(record("demo_quality", "python benchmarks/demo_quality.py --keep", figures))
+        click.echo(record("demo_quality", figures))
 
 
 def _measure(pipeline, labels, steps, scale, test):

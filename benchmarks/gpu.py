@@ -138,7 +138,7 @@ def main(presets: tuple[str, ...], rounds: int, images: int, tiny: bool, keep: b
             ]
     if keep:
         how = {"rounds": rounds, "images": images, "steps": STEPS, "gpu": _gpu()}
-        click.echo(record("gpu", "python benchmarks/gpu.py --keep", {**how, **figures}))
+        click.echo(record("gpu", {**how, **figures}))
 
 
 def _gpu() -> dict[str, Any]:

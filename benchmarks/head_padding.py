@@ -32,8 +32,7 @@ def main(presets: tuple[str, ...], backends: tuple[str, ...], rounds: int, keep:
         for preset, rows in found.items():
             print_rows(f"{preset} on {backend}", rows)
     if keep:
-        command = "python benchmarks/head_padding.py --keep"
-        click.echo(record("head_padding", command, {"batch": BATCH, "rounds": rounds, **figures}))
+        click.echo(record("head_padding", {"batch": BATCH, "rounds": rounds, **figures}))
 
 
 if __name__ == "__main__":

@@ -43,8 +43,7 @@ def main(presets: tuple[str, ...], backends: tuple[str, ...], rounds: int, keep:
         for preset, rows in found.items():
             print_rows(f"{preset} on {backend}", rows)
     if keep:
-        command = "python benchmarks/passes.py --keep"
-        click.echo(record("passes", command, {"batch": BATCH, "rounds": rounds, **figures}))
+        click.echo(record("passes", {"batch": BATCH, "rounds": rounds, **figures}))
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ def main(images: int, variant_images: int, only: tuple[str, ...], keep: bool) ->
     if drawn is not None:
         figures["coverage"] = coverage
     if keep:
-        click.echo(record("precision", "python benchmarks/precision.py --keep", figures))
+        click.echo(record("precision", figures))
 
 
 @dataclass(frozen=True)

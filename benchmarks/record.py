@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
+import shlex
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,10 @@ from pitstop.runtime.machine import this_machine
 RESULTS = Path(__file__).parent / "results"
 
 
-def record(name: str, command: str, figures: Mapping[str, Any]) -> Path:
-    """Write ``results/NAME.json`` and return its path."""
+def record(name: str, figures: Mapping[str, Any]) -> Path:
+    """Write ``results/NAME.json``, with the command that was run, and return its path."""
     content = {
-        "command": command,
+        "command": shlex.join(["python", f"benchmarks/{name}.py", *sys.argv[1:]]),
         "date": datetime.date.today().isoformat(),
         "machine": dataclasses.asdict(this_machine()),
         "figures": figures,

@@ -57,7 +57,7 @@ def main(counted: tuple[str, ...], sampled: tuple[str, ...], keep: bool) -> None
     }
     click.echo(json.dumps(figures, indent=2))
     if keep:
-        click.echo(record("split", "python benchmarks/split.py --keep", figures))
+        click.echo(record("split", figures))
 
 
 def _weights(preset: str) -> dict[str, float]:

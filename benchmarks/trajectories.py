@@ -94,7 +94,7 @@ def main(keep: bool) -> None:
     figures = {name: _measure(name, source) for name, source in SOURCES.items()}
     click.echo(json.dumps(figures, indent=2))
     if keep:
-        click.echo(record("trajectories", "python benchmarks/trajectories.py --keep", figures))
+        click.echo(record("trajectories", figures))
 
 
 def _measure(name: str, source: Source) -> dict[str, Any]:
