@@ -300,7 +300,7 @@ def _write(model: nn.Module, path: Path, metadata: dict[str, str], dtype: torch.
 def _decode(stored: Stored) -> dict[str, Any]:
     """The facts of a file of ours: in safetensors they are JSON."""
     facts = dict(stored.facts)
-    if "format_version" not in facts:
+    if not isinstance(facts.get("format_version"), str):
         return facts
     version = facts["format_version"]
     if version != str(FORMAT_VERSION):

@@ -60,7 +60,7 @@ def infer_config(stored: Stored, hints: Hints, title: str, **fields: Any) -> Dit
         in_channels=channels,
         hidden_size=width,
         depth=depth,
-        num_heads=hints.num_heads or infer_heads(stored, width),
+        num_heads=_count_heads(stored, hints, width),
         mlp_ratio=find_ratio(hidden, width),
         learn_sigma=_learns_sigma(stored, channels, patch),
         **infer_classes(stored, hints, "y_embedder.embedding_table.weight"),
@@ -88,6 +88,17 @@ def find_ratio(hidden: int, width: int) -> float:
     """The ratio that gives just ``hidden`` channels, in whole numbers."""
     ratio = hidden / width
     return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
+
+
+def _count_heads(stored: Stored, hints: Hints, width: int) -> int:
+    if hints.num_heads is None:
+        return infer_heads(stored, width)
+    if width % hints.num_heads:
+        raise CheckpointError(
+            f"{stored.path} is {width} channels wide, which do not go into {hints.num_heads} heads",
+            "Say another number with `--heads N`",
+        )
+    return hints.num_heads
 
 
 def infer_heads(stored: Stored, width: int) -> int:

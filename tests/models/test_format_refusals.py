@@ -352,3 +352,8 @@ def test_an_old_file_of_repa_lacks_a_key_by_the_name_that_it_has_there(tmp_path:
     del weights["decoder_blocks.0.mlp.fc1.weight"]
     message = refusal(write_dit(tmp_path / "a.pt", weights))
     assert "read as REPA, lacks decoder_blocks.0.mlp.fc1.weight." in message
+
+
+def test_a_version_among_the_facts_of_other_peoples_is_not_ours(tmp_path: Path) -> None:
+    torch.save({"ema": dit_weights(), "format_version": 3}, tmp_path / "a.pt")
+    assert load_checkpoint(tmp_path / "a.pt", HEADS).format == "dit"

@@ -110,7 +110,9 @@ def test_heads_that_nothing_tells_are_asked_for(tmp_path: Path) -> None:
 
 
 def test_a_number_of_heads_that_does_not_fit_is_refused(tmp_path: Path) -> None:
-    assert "num_heads 5" in refusal(write_dit(tmp_path / "model.pt"), Hints(num_heads=5))
+    message = refusal(write_dit(tmp_path / "model.pt"), Hints(num_heads=5))
+    assert "is 32 channels wide, which do not go into 5 heads" in message
+    assert "`--heads N`" in message
 
 
 def test_classes_are_those_that_the_user_says(tmp_path: Path) -> None:
