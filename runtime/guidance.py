@@ -78,7 +78,7 @@ class GuidedDenoiser:
 def run_rows(
     session: Session, batch: int, latent: Latent, timestep: float, labels: Labels
 ) -> Latent:
-    """Run as many calls of the traced batch as the rows need, the last one filled up with its last row.
+    """Run as many calls of the traced batch as the rows need, the last row filling up the last one.
 
     Args:
         session: The denoiser.
