@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -391,6 +392,17 @@ def test_a_truncated_pt_file_is_refused(tmp_path: Path, kept: int, zipped: bool)
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
     path.write_bytes(path.read_bytes()[:kept])
     assert "is not a whole PyTorch file. Copy or download it again" in refusal(path)
+
+
+@pytest.mark.parametrize("kept", range(12))
+def test_a_pt_file_that_is_cut_off_in_the_name_of_a_class_is_not_called_dangerous(
+    kept: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "cut.pt"
+    torch.save(OrderedDict(weights()), path, _use_new_zipfile_serialization=False)
+    content = path.read_bytes()
+    path.write_bytes(content[: content.index(b"OrderedDict") + kept])
+    assert "is not a whole PyTorch file" in refusal(path)
 
 
 @pytest.mark.parametrize("text", ["hello", "<html>", "version 1\noid sha256:01"])
