@@ -47,7 +47,12 @@ print(json.dumps({"before_bytes": before, "loop_peak_bytes": max(sizes)}))
     default=["pit-s-2", "pit-b-2", "pit-l-2", "pit-xl-2", "dit-xl-2"],
     show_default=True,
 )
-@click.option("--memory", "sampled", multiple=True, default=["pit-s-2", "pit-b-2"])
+@click.option(
+    "--memory",
+    "sampled",
+    multiple=True,
+    default=["pit-s-2", "pit-b-2", "pit-l-2", "pit-xl-2", "dit-xl-2"],
+)
 @click.option("--keep", is_flag=True, help="Write the figures to results/split.json.")
 def main(counted: tuple[str, ...], sampled: tuple[str, ...], keep: bool) -> None:
     """Count weights, measure memory, print."""
