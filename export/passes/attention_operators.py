@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from ..attention import matmuls_around
 from ..graph_pass import GraphPass, Sites
 from ..weights import (
     add_constant,
@@ -58,14 +59,14 @@ class Attention:
 
 def find_attention(graph: ir.Graph, softmax: ir.Node) -> Attention | str:
     """The attention around a softmax, or why it has no operator."""
-    scores = softmax.inputs[0]
-    biased = made_by(scores, "Add")
-    product = made_by(biased.inputs[0] if biased is not None else scores, "MatMul")
-    mixed = sole_user(softmax.outputs[0])
-    if mixed is not None and mixed.op_type == "Mul":
+    user = sole_user(softmax.outputs[0])
+    if user is not None and user.op_type == "Mul":
         return "its softmax is modulated, for which no operator has an input"
-    if product is None or mixed is None or mixed.op_type != "MatMul":
+    matmuls = matmuls_around(softmax)
+    if matmuls is None:
         return "no matmul makes its scores, or none uses them"
+    product, mixed = matmuls
+    biased = made_by(softmax.inputs[0], "Add")
     bias = biased.inputs[1] if biased is not None else None
     q, keys, v = product.inputs[0], product.inputs[1], mixed.inputs[1]
     if bias is not None and constant(bias) is None:
