@@ -13,7 +13,6 @@ square grid, a DiT's too.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -22,11 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .denoiser import DenoiserConfig, require, require_one_of
+from .denoiser import BLOCK_NUMBER, DenoiserConfig, require, require_one_of
 from .errors import ConfigError
 
 AmmForm = Literal["exp", "cos"]
-NUMBER = re.compile(r"[0-9]{1,6}")  # of a block
 LONGEST = 80  # characters of what was asked for, in a message
 LARGE_GRID = 32  # tokens along a side: 512 px
 HEIGHT = {"exp": 0.5, "cos": 1.3}
@@ -118,7 +116,7 @@ def choose_amm(asked: str, config: DenoiserConfig) -> AmmConfig:
         return modulation_of(published.guided if asked == "auto" else published.weak, config.grid)
     numbers = asked.split(",")
     require(
-        all(NUMBER.fullmatch(number.strip()) for number in numbers),
+        all(BLOCK_NUMBER.fullmatch(number.strip()) for number in numbers),
         f"amm is {asked[:LONGEST]!r}",
         "auto, weak, off or block numbers such as 8,10",
     )

@@ -6,6 +6,7 @@ PiT and DiT differ only in how tokens are mixed inside a block; `Denoiser` is al
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
@@ -27,6 +28,7 @@ from .layers import (
 PredictionType = Literal["epsilon", "velocity"]
 MAX_SIZE = 2**20  # beyond any model: what a damaged file may claim
 MAX_DEPTH = 4096  # likewise
+BLOCK_NUMBER = re.compile(r"[0-9]{1,6}")  # as files and users write it
 MAX_SIDE = 2**14  # latent pixels
 MAX_TOKENS = 2**18  # their positions are computed even for a file without them
 

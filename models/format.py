@@ -6,7 +6,6 @@ file's name. Its config is inferred from the shapes; `Hints` are for what they c
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +13,9 @@ from typing import Any
 
 from torch import Tensor
 
-from .denoiser import MAX_DEPTH, DenoiserConfig
+from .denoiser import BLOCK_NUMBER, MAX_DEPTH, DenoiserConfig
 from .errors import CheckpointError
 
-NUMBER = re.compile(r"[0-9]{1,6}")  # of a block
 SHOWN = 10  # keys named in a message, at most
 
 
@@ -67,7 +65,7 @@ class Stored:
             CheckpointError: More than any model has: a damaged key must not ask for millions.
         """
         found = (key.removeprefix(prefix).split(".")[0] for key in self.starting(prefix))
-        numbers = {int(number) for number in found if NUMBER.fullmatch(number)}
+        numbers = {int(number) for number in found if BLOCK_NUMBER.fullmatch(number)}
         last = max(numbers, default=-1)
         if last >= MAX_DEPTH:
             missing = next(index for index in range(last + 2) if index not in numbers)
