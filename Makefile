@@ -20,10 +20,10 @@ demo: $(INSTALLED)
 	$(BIN)/pitstop demo --out out/demo
 
 test: $(INSTALLED)
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -n auto -m "not slow"
 
 test-slow: $(INSTALLED)
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto
 
 check: $(INSTALLED)
 	mkdir -p .types && ln -sfn .. .types/pitstop

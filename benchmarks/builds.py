@@ -16,13 +16,13 @@ from typing import Any
 import click
 from record import record
 
+from pitstop import EngineError
 from pitstop.calibration.pipeline import calibrate_bundle
 from pitstop.calibration.recipe import Recipe
 from pitstop.export.engine import BuildOptions, build_engines
 from pitstop.export.parity import check_parity
 from pitstop.export.pipeline import export_bundle
 from pitstop.runtime.bundle import Bundle, open_bundle
-from pitstop.runtime.errors import EngineError
 from pitstop.runtime.goldens import read_goldens
 from pitstop.runtime.pipeline import Pipeline
 

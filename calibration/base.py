@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..runtime.errors import OptionError
+from .. import OptionError
 from ..runtime.manifest import Manifest
 
 FP32_TARGETS = ("onnxruntime", "openvino")  # a CPU has no fp16 arithmetic

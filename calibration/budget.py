@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..runtime.errors import BundleError
+from .. import BundleError
 from .placement import Site
 
 PARTIAL = ".partial"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..runtime.errors import CalibrationError, OptionError
+from .. import CalibrationError, OptionError
 from ..runtime.goldens import BROKEN
 from ..runtime.manifest import Manifest
 from ..runtime.pipeline import Settings

@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from .. import NonFiniteError
 from ..runtime.backend import SessionOptions
 from ..runtime.backends import import_backend
 from ..runtime.bundle import Bundle
 from ..runtime.conditioning import ConditionedSession
 from ..runtime.distance import latent_peak, psnr, relative_l2
-from ..runtime.errors import NonFiniteError
 from ..runtime.goldens import read_goldens
 from ..runtime.manifest import CONDITIONER
 from ..runtime.pipeline import Pipeline, Settings

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from .. import NonFiniteError
 from ..runtime.backend import Array, SessionOptions
-from ..runtime.errors import NonFiniteError
 from .feeds import Batch
 from .graph_file import opened, with_outputs
 from .histogram import Histogram

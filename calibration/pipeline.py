@@ -9,9 +9,9 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from .. import CalibrationError, OptionError
 from ..runtime.backend import SessionOptions
 from ..runtime.bundle import Bundle, open_bundle
-from ..runtime.errors import CalibrationError, OptionError
 from ..runtime.pipeline import OnStep, Settings
 from .base import choose_base
 from .budget import Search, open_log

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from ..runtime.errors import CalibrationError
+from .. import CalibrationError
 
 SMALLEST_SIDE = 16  # of a weight that int8 kernels are made for
 QUANTIZED = re.compile(r"Q[A-Z]|.*(Integer|Quantize|NBits)")  # QLinearMatMul, MatMulInteger, ...

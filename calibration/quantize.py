@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from ..runtime.errors import CalibrationError
+from .. import CalibrationError
 from .placement import Site
 
 LEVELS = 127

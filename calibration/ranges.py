@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..runtime.errors import CalibrationError
+from .. import CalibrationError
 
 FORMAT = "pitstop ranges 1"
 BROKEN = (

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..runtime.errors import OptionError, one_of
+from .. import OptionError, one_of
 from ..runtime.manifest import Manifest
 from ..runtime.pipeline import Settings
 from .budget import Search

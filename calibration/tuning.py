@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 
 import onnx_ir as ir
 
+from .. import NonFiniteError
 from ..runtime.backend import SessionOptions
 from ..runtime.bundle import Bundle
 from ..runtime.distance import relative_l2
-from ..runtime.errors import NonFiniteError
 from .budget import Log, Search, search
 from .calibration_set import CalibrationSet
 from .candidate import candidate, final_latents, median_psnr, predictions

@@ -14,8 +14,7 @@ from typing import NoReturn
 
 import click
 
-from .. import __version__
-from ..runtime.errors import PitstopError
+from .. import PitstopError, __version__
 
 COMMANDS = (
     "demo", "export", "calibrate", "build", "generate", "compare", "bench", "inspect", "doctor"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from ..runtime.errors import OptionError
+from .. import OptionError
 from .options import provider_option, threads_option
 from .printing import console, decibel, json_option, pairs, stage_progress, table, write_json
 

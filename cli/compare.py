@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 from rich.text import Text
 
-from ..runtime.errors import OptionError
+from .. import OptionError
 from .options import provider_option, threads_option
 from .printing import (
     check_place,

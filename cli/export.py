@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..runtime.errors import CalibrationError, PitstopError
+from .. import CalibrationError, PitstopError
 from .options import amm_option, classes_option, format_option, heads_option
 from .passes_table import passes_table
 from .printing import console, json_option, megabytes, pairs, stage_progress, write_json

@@ -82,9 +82,9 @@ def bundle_figures(bundle: Bundle) -> dict[str, Any]:
 
 def engine_figures(bundle: Bundle) -> Iterator[dict[str, Any]]:
     """Each engine, and why it would not load here; one that cannot be read has its folder alone."""
+    from .. import EngineError
     from ..runtime.engine_check import why_not_here
     from ..runtime.engines import list_engines, read_engine
-    from ..runtime.errors import EngineError
 
     for folder in list_engines(bundle.folder):
         try:

@@ -26,7 +26,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from ..runtime.errors import OptionError
+from .. import OptionError
 
 # What people call their folders and classes is no markup.
 console = Console(highlight=False, soft_wrap=False, markup=False)

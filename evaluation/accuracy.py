@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .. import PitstopError
 from ..runtime.backend import Backend, SessionOptions
 from ..runtime.backends import AUTO, choose_backend
 from ..runtime.bundle import Bundle, open_bundle
 from ..runtime.engine_check import engines_here
-from ..runtime.errors import PitstopError
 from ..runtime.goldens import Goldens, read_goldens
 from ..runtime.manifest import Manifest
 from ..runtime.pipeline import OnStep, Pipeline, Settings, open_denoiser

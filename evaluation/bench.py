@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from .. import CheckpointError, OptionError, PitstopError
 from ..runtime.backend import SessionOptions
 from ..runtime.bundle import Bundle, open_bundle
-from ..runtime.errors import CheckpointError, OptionError, PitstopError
 from .interleave import WARM_UPS, interleave
 from .machine_noise import Disturbance, disturbance, load_per_cpu, read_cpu_clock, warnings
 from .matmul_chain import chain_of

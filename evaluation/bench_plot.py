@@ -8,7 +8,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from ..runtime.errors import OptionError
+from .. import OptionError
 from .bench import Bench, Row
 from .plots import COLOURS, FLOOR_COLOUR, STYLE
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .. import NonFiniteError, OptionError
 from ..export.parity import check_parity
 from ..runtime.distance import latent_peak, psnr, relative_l2
-from ..runtime.errors import NonFiniteError, OptionError
 from ..runtime.goldens import Goldens
 from ..runtime.pipeline import OnStep, Pipeline
 from ..runtime.sampler import Latent

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from .. import PitstopError
 from ..runtime.backend import Array, Session, SessionOptions
 from ..runtime.backends import import_backend
-from ..runtime.errors import PitstopError
 from .matmul_chain import LINKS, Chain, Weights
 from .turn import Clock
 

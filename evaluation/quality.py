@@ -11,9 +11,9 @@ import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
 
+from .. import CheckpointError, OptionError
 from ..models.checkpoint import load_classifier
 from ..models.presets import CLASSIFIER
-from ..runtime.errors import CheckpointError, OptionError
 from ..runtime.manifest import Manifest
 from ..runtime.sampler import Latent
 

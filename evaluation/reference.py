@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .. import CheckpointError
 from ..export.goldens import draw_goldens
 from ..export.trace import TorchSession, load_source, vae_factor
 from ..models.config import config_to_dict
 from ..models.denoiser import Denoiser
 from ..models.format import Hints
-from ..runtime.errors import CheckpointError
 from ..runtime.goldens import Goldens
 from ..runtime.manifest import Manifest
 from ..runtime.pipeline import OnStep, Pipeline, Settings

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .. import BundleError
 from ..runtime.bundle import Bundle
 from ..runtime.distance import relative_l2
-from ..runtime.errors import BundleError
 from ..runtime.goldens import read_goldens
 
 SAME_WEIGHTS = 1e-2  # relative L2 of PyTorch's answers, on two machines at most

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .. import BackendUnavailable, OptionError
 from ..runtime.backend import SessionOptions
 from ..runtime.backends import AUTO, backend_names, choose_backend, import_backend
 from ..runtime.bundle import Bundle
-from ..runtime.errors import BackendUnavailable, OptionError
 from .subject import Subject
 
 NEEDED = ("torch", "safetensors", "onnx_ir")  # to run PyTorch's side

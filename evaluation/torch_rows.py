@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .. import BackendUnavailable
 from ..export.trace import INPUTS, OUTPUT
 from ..models.denoiser import Denoiser
 from ..runtime.backend import Array, SessionOptions
-from ..runtime.errors import BackendUnavailable
 from ..runtime.manifest import Manifest
 from .reference import load_model
 from .subject import COMPILED, EAGER, Subject

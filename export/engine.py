@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from .. import BackendUnavailable, EngineError, OptionError, one_of
 from ..runtime.backends import import_backend
 from ..runtime.bundle import Bundle, open_bundle
 from ..runtime.engine_key import (
@@ -30,7 +31,6 @@ from ..runtime.engines import (
     read_engine,
     write_metadata,
 )
-from ..runtime.errors import BackendUnavailable, EngineError, OptionError, one_of
 from ..runtime.gpu import read_driver
 from ..runtime.machine import this_machine
 from ..runtime.manifest import STEP

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import EngineError
 from ..runtime.backends import import_backend
-from ..runtime.errors import EngineError
 from ..runtime.plan import complaints_of
 
 if TYPE_CHECKING:

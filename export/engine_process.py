@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import IO
 
-from ..runtime.errors import EngineError, PitstopError
+from .. import EngineError, PitstopError
 from ..runtime.machine import this_machine
 from .engine_build import OnPhase, Request, build_plan
 

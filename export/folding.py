@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from .. import one_of
 from ..runtime.backend import Array
 from ..runtime.distance import relative_l2
-from ..runtime.errors import one_of
 from ..runtime.goldens import Goldens
 from ..runtime.manifest import CONDITIONER, Manifest, PassReport
 from ..runtime.noise import START, draw_noise

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from .. import BundleError
 from ..runtime.backend import Array
 from ..runtime.distance import relative_l2
-from ..runtime.errors import BundleError
 from ..runtime.manifest import PassReport
 from .blocks import moves_per_block
 from .graph_file import run_graph

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .. import CheckpointError, NonFiniteError, OptionError
 from ..runtime.backend import SessionOptions
 from ..runtime.backends import import_backend
 from ..runtime.bundle import Bundle, new_bundle, write_manifest
 from ..runtime.distance import relative_l2
-from ..runtime.errors import CheckpointError, NonFiniteError, OptionError
 from ..runtime.goldens import Goldens, write_goldens
 from ..runtime.manifest import STEP, Manifest, PassReport
 from ..runtime.pipeline import Pipeline, open_denoiser

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from .. import one_of
 from ..runtime.backend import Array
 from ..runtime.distance import relative_l2
-from ..runtime.errors import one_of
 from ..runtime.manifest import PassReport
 from .blocks import NameBlocks, name_blocks
 from .graph_file import run_calls

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..runtime.errors import OptionError, one_of
+from .. import OptionError, one_of
 from .precision import PRECISIONS
 
 

@@ -20,7 +20,7 @@ import torch
 from onnxscript.optimizer import fold_constants
 from torch.utils.flop_counter import FlopCounterMode
 
-from .. import __version__
+from .. import CheckpointError, __version__
 from ..models.checkpoint import (
     Checkpoint,
     build_model,
@@ -31,12 +31,10 @@ from ..models.checkpoint import (
 )
 from ..models.config import config_to_dict
 from ..models.denoiser import Denoiser
-from ..models.errors import ModelError
 from ..models.format import Hints as Hints  # for the rest of the room, which imports no model
 from ..models.presets import load_preset
 from ..models.weight_file import is_stored
 from ..runtime.backend import Array
-from ..runtime.errors import CheckpointError
 from ..runtime.goldens import FILE_NAME
 from ..runtime.machine import installed_versions
 from ..runtime.manifest import LATENT_SCALES, Manifest, ModelSpec
@@ -72,20 +70,17 @@ def load_source(
         CheckpointError: No such file or preset, or one that cannot be read.
     """
     path = Path(source)
-    try:
-        # A folder may have a preset's name: a bundle that was made of it, say.
-        is_preset = not (is_stored(path) or path.suffix or path.name != source)
-        said = hints or Hints()
-        checkpoint = (
-            checked(load_preset(source, seed), source, said)
-            if is_preset
-            else load_checkpoint(path, said)
-        )
-        if image_size is not None:
-            checkpoint = _resized(checkpoint, image_size, factor)
-        return with_amm(checkpoint, said.amm) if said.amm is not None else checkpoint
-    except ModelError as error:
-        raise CheckpointError(error.problem, error.remedy) from error
+    # A folder may have a preset's name: a bundle that was made of it, say.
+    is_preset = not (is_stored(path) or path.suffix or path.name != source)
+    said = hints or Hints()
+    checkpoint = (
+        checked(load_preset(source, seed), source, said)
+        if is_preset
+        else load_checkpoint(path, said)
+    )
+    if image_size is not None:
+        checkpoint = _resized(checkpoint, image_size, factor)
+    return with_amm(checkpoint, said.amm) if said.amm is not None else checkpoint
 
 
 def _resized(checkpoint: Checkpoint, image_size: int, factor: int) -> Checkpoint:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from .. import CheckpointError, OptionError
 from ..runtime.decoder import INPUT, OUTPUT, decoder_latent
 from ..runtime.distance import psnr
-from ..runtime.errors import CheckpointError, OptionError
 from ..runtime.goldens import Goldens
 from ..runtime.machine import installed_versions
 from ..runtime.manifest import DECODERS, Manifest

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import ConfigError
 from .denoiser import BLOCK_NUMBER, DenoiserConfig, require, require_one_of
-from .errors import ConfigError
 
 AmmForm = Literal["exp", "cos"]
 LONGEST = 80  # characters of what was asked for, in a message

@@ -20,13 +20,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .. import CheckpointError
 from .amm import choose_amm
 from .classifier import Classifier
 from .config import config_from_dict, config_to_dict
 from .denoiser import Denoiser, DenoiserConfig
 from .dit import Dit, DitConfig
 from .edt import Edt, EdtConfig
-from .errors import CheckpointError
 from .format import NOT_WHOLE, Conversion, Format, Hints, Stored, name_some
 from .formats import recognise
 from .pit import Pit, PitConfig

@@ -10,10 +10,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+from .. import ConfigError
 from .denoiser import DenoiserConfig
 from .dit import DitConfig
 from .edt import EdtConfig
-from .errors import ConfigError
 from .pit import PitConfig
 
 CONFIGS: dict[str, type[DenoiserConfig]] = {

@@ -14,7 +14,7 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from .errors import ConfigError
+from .. import ConfigError
 from .layers import (
     AdaLNBlock,
     FinalLayer,

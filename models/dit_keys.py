@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
+from .. import CheckpointError
 from .dit import Dit, DitConfig
-from .errors import CheckpointError
 from .format import NOT_WHOLE, Hints, Stored
 
 HEAD_SIZE = 64

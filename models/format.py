@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
+from .. import CheckpointError
 from .denoiser import BLOCK_NUMBER, MAX_DEPTH, DenoiserConfig
-from .errors import CheckpointError
 
 SHOWN = 10  # keys named in a message, at most
 

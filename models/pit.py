@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .. import ConfigError
 from .denoiser import Denoiser, DenoiserConfig, require, require_one_of
-from .errors import ConfigError
 from .layers import relative_places
 
 BridgeKind = Literal["dw", "dwsep", "pool_dw"]

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from .. import CheckpointError
 from .amm import modulation_of, published_blocks
 from .checkpoint import Checkpoint, build_model, load_checkpoint
 from .denoiser import DenoiserConfig, initialize_at_random
 from .dit import DitConfig
 from .edt import EdtConfig
-from .errors import ModelError
 from .pit import BridgeConfig, PitConfig, PswaConfig
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -108,12 +108,12 @@ def load_preset(name: str, seed: int = 0) -> Checkpoint:
     """The model called ``name``: ``fashion`` trained, every other with weights from ``seed``.
 
     Raises:
-        ModelError: There is no such preset; the message says which there are.
+        CheckpointError: There is no such preset; the message says which there are.
     """
     if name == "fashion":
         return load_checkpoint(WEIGHTS / "fashion.safetensors")
     if name not in PRESETS:
-        raise ModelError(f"There is no checkpoint or preset called {name!r}", _suggest(name))
+        raise CheckpointError(f"There is no checkpoint or preset called {name!r}", _suggest(name))
     model = build_model(PRESETS[name])
     initialize_at_random(model, seed)
     return Checkpoint(model.eval(), provenance=f"random weights from seed {seed}, not trained")

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .errors import CheckpointError
+from .. import CheckpointError
 
 CHANGE_CONFIG = "Change {fields} in the config to what the weights were trained with"
 

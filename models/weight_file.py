@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .errors import CheckpointError
+from .. import CheckpointError
 from .format import NOT_WHOLE, Stored
 
 PICKLES = {".pt", ".pth", ".bin", ".ckpt"}

@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from .errors import BundleError
+from .. import BundleError
 from .manifest import FILE_NAME, Manifest
 
 PARTIAL = ".partial"

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from .. import BackendUnavailable
 from .backend import Array
-from .errors import BackendUnavailable
 
 OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
 

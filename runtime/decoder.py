@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from .. import NonFiniteError
 from .backend import Session
-from .errors import NonFiniteError
 from .manifest import GraphSpec, Manifest
 from .sampler import Latent
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from .. import BackendUnavailable, EngineError
 from .backend import Session, SessionOptions
 from .bundle import Bundle
 from .cuda import Cuda, import_cudart, why_no_cudart
 from .engine_key import VERSION_COMPATIBLE
 from .engines import find_engine, key_for
-from .errors import BackendUnavailable, EngineError
 from .gpu import read_driver, why_no_gpu
 from .manifest import FILE_NAME, STEP, GraphSpec, Manifest
 from .plan import EngineSession, load_engine

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 
+from .. import EngineError
 from .backends import import_backend
 from .bundle import Bundle
 from .engine_backend import all_that_is_missing
 from .engines import Engine, check_plan, key_for, list_engines, read_engine
-from .errors import EngineError
 from .gpu import read_driver
 
 

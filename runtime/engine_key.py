@@ -13,7 +13,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import EngineError
+from .. import EngineError
 
 HARDWARE_COMPATIBLE = "hardware-compatible"
 VERSION_COMPATIBLE = "version-compatible"

@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
+from .. import EngineError, __version__
 from .bundle import ENGINES, Bundle, sha256
 from .engine_key import EngineKey
-from .errors import EngineError
 from .machine import platform_name
 
 PLAN = "engine.plan"

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from .errors import BundleError
+from .. import BundleError
 from .pipeline import Settings
 from .sampler import Latent
 from .schedule import Table, Timesteps

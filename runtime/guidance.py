@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from .. import OptionError
 from .backend import Array, Session
-from .errors import OptionError
 from .manifest import Manifest
 from .sampler import Latent, Prediction
 

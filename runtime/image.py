@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from .errors import OptionError
+from .. import OptionError
 from .sampler import Latent
 
 METADATA_KEY = "pitstop"

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .. import __version__
-from .errors import OptionError
+from .. import OptionError, __version__
 from .image import make_grid, read_parameters, save_png, written_whole
 from .manifest import CONDITIONER, STEP, Manifest
 from .pipeline import Pipeline, Samples, Settings

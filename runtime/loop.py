@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from .errors import NonFiniteError
+from .. import NonFiniteError
 from .noise import START, draw_noise
 from .sampler import Latent, Memory, Prediction, Sampler
 

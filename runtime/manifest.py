@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
-from .errors import BundleError, OptionError
+from .. import BundleError, OptionError
 from .schedule import LinearBetas, LinearFlow
 
 SCHEMA_VERSION = 2

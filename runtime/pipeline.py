@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .. import OptionError
 from .backend import Backend, Session, SessionOptions
 from .backends import AUTO as AUTO_BACKEND
 from .backends import Choice, choose_backend, load_backend
@@ -17,7 +18,6 @@ from .bundle import Bundle, open_bundle
 from .conditioning import ConditionedSession
 from .decoder import Decode, TiledDecoder
 from .engine_check import engines_here
-from .errors import OptionError
 from .guidance import GuidedDenoiser, Labels, run_rows
 from .loop import walk
 from .manifest import CONDITIONER, GraphSpec, Manifest

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import BackendUnavailable
 from .backend import Array
 from .bundle import Bundle
 from .cuda import Cuda, as_fed, no_memory
-from .errors import BackendUnavailable
 from .manifest import GraphSpec, TensorSpec
 from .resident import Loop
 

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from .errors import OptionError
+from .. import OptionError
 
 Table = npt.NDArray[np.float64]
 Timesteps = npt.NDArray[np.int64]

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pitstop import CheckpointError
 from pitstop.models.checkpoint import load_checkpoint
-from pitstop.models.errors import ModelError
 from pitstop.models.format import Hints
 
 Weights = dict[str, Tensor]
@@ -230,7 +230,7 @@ def change_config(folder: Path, **fields: object) -> None:
 
 def refusal(path: Path, hints: Hints = HEADS) -> str:
     """The message with which a file is refused: one line, a problem and a remedy."""
-    with pytest.raises(ModelError) as raised:
+    with pytest.raises(CheckpointError) as raised:
         load_checkpoint(path, hints)
     assert len(str(raised.value).splitlines()) == 1
     assert raised.value.remedy.strip()

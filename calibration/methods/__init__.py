@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...runtime.errors import one_of
+from ... import one_of
 from ..histogram import Histogram
 from .entropy import entropy
 from .minmax import minmax

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..errors import CheckpointError
+from ... import CheckpointError
 from ..format import Format, Hints, Stored, name_some
 from .diffusers_dit import DIFFUSERS_DIT
 from .edt import EDT

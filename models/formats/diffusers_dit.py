@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
+from ... import CheckpointError
 from ..dit import DitConfig
 from ..dit_keys import find_ratio, infer_classes
-from ..errors import CheckpointError
 from ..format import NOT_WHOLE, Conversion, Format, Hints, Stored
 
 TITLE = "diffusers' DiTTransformer2DModel"

@@ -13,11 +13,11 @@ import math
 from itertools import groupby
 from typing import Any
 
+from ... import CheckpointError
 from ..amm import modulation_of, published_blocks
 from ..denoiser import DenoiserConfig
 from ..dit_keys import BLOCKS, fits_dit_keys, infer_config
 from ..edt import EdtConfig
-from ..errors import CheckpointError
 from ..format import NOT_WHOLE, Conversion, Format, Hints, Stored
 
 TITLE = "official EDT"

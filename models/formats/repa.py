@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from ... import CheckpointError
 from ..dit_keys import BLOCKS, fits_dit_keys, infer_config
-from ..errors import CheckpointError
 from ..format import Conversion, Format, Hints, Stored
 
 TITLE = "REPA"

@@ -7,8 +7,8 @@ from a DiT's. A training checkpoint can: its arguments name the path and the pre
 
 from __future__ import annotations
 
+from ... import CheckpointError
 from ..dit_keys import fits_dit_keys, infer_config
-from ..errors import CheckpointError
 from ..format import Conversion, Format, Hints, Stored
 
 TITLE = "SiT"

@@ -11,9 +11,9 @@ import click
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ... import CheckpointError
 from ..checkpoint import Checkpoint, save_checkpoint, save_classifier
 from ..classifier import Classifier
-from ..errors import ModelError
 from ..presets import FASHION
 from . import train_classifier, train_denoiser
 from .fashion_mnist import CLASSES, FOLDER, read_test, read_train
@@ -92,5 +92,5 @@ def classifier(data: Path, out: Path, epochs: int, seed: int) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except ModelError as error:
+    except CheckpointError as error:
         raise SystemExit(f"pitstop: {error}") from error

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import ModelError
+from ... import CheckpointError
 
 FOLDER = Path("/usr/share/datasets/fashion-mnist")
 PADDING = 2  # 28 x 28 to 32 x 32, so that windows and patches divide it
@@ -61,7 +61,7 @@ def _read(folder: Path, part: str) -> LabelledImages:
 
 def _read_idx(path: Path, header: int) -> np.ndarray:
     if not path.is_file():
-        raise ModelError(
+        raise CheckpointError(
             f"There is no Fashion-MNIST at {path}",
             "Install the Debian package dataset-fashion-mnist, or name its folder with `--data`",
         )

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ... import CheckpointError
 from ..config import config_to_dict
 from ..denoiser import initialize_for_training
-from ..errors import ModelError
 from ..pit import Pit, PitConfig
 from .diffusion import alpha_bar, epsilon_loss
 from .fashion_mnist import LabelledImages
@@ -71,11 +71,11 @@ class Training:
         """Go on from what `save` wrote.
 
         Raises:
-            ModelError: It wrote a model of another config.
+            CheckpointError: It wrote a model of another config.
         """
         state: dict[str, Any] = torch.load(path, weights_only=True)
         if state["config"] != config_to_dict(self.model.config):
-            raise ModelError(
+            raise CheckpointError(
                 f"{path} holds another model than the one to train",
                 "Remove it, or name another folder with `--out`",
             )

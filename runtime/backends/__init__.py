@@ -13,8 +13,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import cast
 
+from ... import BackendUnavailable, one_of
 from ..backend import Backend, SessionOptions
-from ..errors import BackendUnavailable, one_of
 
 AUTO = "auto"
 ENGINES = ("tensorrt", "tensorrt-rtx")  # what runs nothing but an engine of its own

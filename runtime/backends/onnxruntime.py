@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from ... import BackendUnavailable, BundleError
 from ..backend import Array, Session, SessionOptions
-from ..errors import BackendUnavailable, BundleError
 from ..gpu import why_no_gpu
 from ..manifest import GraphSpec
 from ..onnx_device import DeviceOnnxSession, OpenStep

@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ... import BackendUnavailable, BundleError
 from ..backend import Array, SessionOptions
-from ..errors import BackendUnavailable, BundleError
 from ..manifest import GraphSpec, TensorSpec
 
 NEEDS_ENGINE = False

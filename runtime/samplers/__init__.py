@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from ..errors import OptionError, one_of
+from ... import OptionError, one_of
 from ..sampler import Sampler
 from ..schedule import (
     FlowSchedule,

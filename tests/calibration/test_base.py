@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 from bundle_helpers import one_line, toy_manifest
 
+from pitstop import OptionError
 from pitstop.calibration.base import choose_base
-from pitstop.runtime.errors import OptionError
 from pitstop.runtime.manifest import Manifest
 
 

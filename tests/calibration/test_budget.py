@@ -12,9 +12,9 @@ from bundle_helpers import one_line
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pitstop import BundleError
 from pitstop.calibration.budget import Log, Point, Search, open_log, search
 from pitstop.calibration.placement import Site
-from pitstop.runtime.errors import BundleError
 
 PSNR = [31.0, 35.0, 39.0, 42.0, 44.0, 47.0, 50.0, 52.0]  # with so many of the worst sites kept
 SITES = [Site(f"layer.{index}", f"x{index}", f"y{index}") for index in range(len(PSNR))]

@@ -11,6 +11,7 @@ import pytest
 from bundle_helpers import LABELS, NULL_CLASS, some_latent, toy_manifest, zero_goldens
 from bundle_helpers import one_line as whole_line
 
+from pitstop import CalibrationError
 from pitstop.calibration.calibration_set import (
     ARRAYS,
     MAX_SEED,
@@ -19,7 +20,6 @@ from pitstop.calibration.calibration_set import (
     read_set,
     write_set,
 )
-from pitstop.runtime.errors import CalibrationError
 from pitstop.runtime.goldens import write_goldens
 from pitstop.runtime.manifest import ModelSpec
 from pitstop.runtime.pipeline import Settings

@@ -6,9 +6,9 @@ from bundle_helpers import one_line
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pitstop import OptionError
 from pitstop.calibration.histogram import BINS, Histogram
 from pitstop.calibration.methods import METHODS, find_threshold
-from pitstop.runtime.errors import OptionError
 
 NAMES = sorted(METHODS)
 WITHOUT_ENTROPY = sorted({*METHODS} - {"entropy"})  # whose search takes a third of a second

@@ -9,11 +9,11 @@ from bundle_helpers import one_line
 from calibration_helpers import ONE_THREAD
 from pass_helpers import Array, graph, noise
 
+from pitstop import NonFiniteError
 from pitstop.calibration import observe as observing
 from pitstop.calibration.feeds import Batch
 from pitstop.calibration.histogram import Histogram
 from pitstop.calibration.observe import Observation, observe
-from pitstop.runtime.errors import NonFiniteError
 
 ROWS = noise(5, 4, 3)  # row, token, channel
 LAST = 2  # of the tensors' axes

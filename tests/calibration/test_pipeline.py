@@ -29,6 +29,7 @@ from calibration_helpers import (
 )
 from checkpoint_helpers import tiny_checkpoint
 
+from pitstop import BundleError, CalibrationError, PitstopError
 from pitstop.calibration import graph_file, pipeline, results
 from pitstop.calibration.calibration_set import read_set
 from pitstop.calibration.feeds import feed
@@ -42,7 +43,6 @@ from pitstop.export import graph_file as export_graph_file
 from pitstop.export.pipeline import export_bundle
 from pitstop.runtime.bundle import open_bundle
 from pitstop.runtime.distance import relative_l2
-from pitstop.runtime.errors import BundleError, CalibrationError, PitstopError
 from pitstop.runtime.pipeline import OnStep, Pipeline, Settings
 
 

@@ -13,12 +13,12 @@ from bundle_helpers import one_line
 from calibration_helpers import COVERAGE, INT8, RANGES, SET, SITES, calibrate, content
 from checkpoint_helpers import tiny_checkpoint
 
+from pitstop import CalibrationError, OptionError
 from pitstop.calibration import pipeline
 from pitstop.calibration.channels import find_scalable
 from pitstop.calibration.placement import Placement
 from pitstop.export.pipeline import export_bundle
 from pitstop.models.checkpoint import load_checkpoint, save_checkpoint
-from pitstop.runtime.errors import CalibrationError, OptionError
 
 
 @pytest.mark.parametrize("base", ["fp16", "fp32"])

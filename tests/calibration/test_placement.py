@@ -9,10 +9,10 @@ from calibration_helpers import denoiser, sites_of
 from model_helpers import tiny_dit, tiny_pit
 from pass_helpers import graph, noise
 
+from pitstop import CalibrationError
 from pitstop.calibration.placement import Placement, Site, find_sites
 from pitstop.export.folding import STEP_NAMES
 from pitstop.models.pit import BridgeConfig, PccaConfig, PswaConfig
-from pitstop.runtime.errors import CalibrationError
 
 ALL = PccaConfig("const", (1.0,))
 TWO = tiny_pit(depth=2)

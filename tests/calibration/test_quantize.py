@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from model_helpers import tiny_dit, tiny_pit
 from pass_helpers import Array, as_text, check_shapes, graph, noise, ops, weights_of
 
+from pitstop import CalibrationError
 from pitstop.calibration.graph_file import with_outputs
 from pitstop.calibration.placement import Site
 from pitstop.calibration.quantize import SMALLEST_SCALE, quantize, quantize_weight
 from pitstop.export.graph_file import run_graph
 from pitstop.export.precision import LOW, lower
 from pitstop.runtime.distance import relative_l2
-from pitstop.runtime.errors import CalibrationError
 
 TWO = tiny_pit(depth=2)
 FP16, FP32 = np.dtype(np.float16), np.dtype(np.float32)

@@ -12,8 +12,8 @@ from bundle_helpers import one_line
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pitstop import CalibrationError
 from pitstop.calibration.ranges import LARGEST, REMEDY, ActivationRange, Ranges, read_ranges
-from pitstop.runtime.errors import CalibrationError
 
 HASH = "ab" * 32
 POSITIVE = st.floats(min_value=0, max_value=LARGEST)

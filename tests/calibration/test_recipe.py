@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from bundle_helpers import one_line, toy_manifest
 
+from pitstop import OptionError
 from pitstop.calibration.recipe import Recipe
-from pitstop.runtime.errors import OptionError
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ import pytest
 from checkpoint_helpers import tiny_checkpoint
 from cli_helpers import refused, run
 
+from pitstop import CalibrationError
 from pitstop.calibration import pipeline as calibration
 from pitstop.export.precision import LOW
 from pitstop.runtime.bundle import open_bundle
-from pitstop.runtime.errors import CalibrationError
 
 
 @pytest.fixture(scope="module")

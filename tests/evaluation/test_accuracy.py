@@ -8,13 +8,13 @@ import pytest
 from bundle_helpers import one_line, toy_manifest, write_bundle
 from perturb_helpers import perturb
 
+from pitstop import CheckpointError, OptionError
 from pitstop.evaluation import quality
 from pitstop.evaluation.accuracy import Accuracy, Asked, measure
 from pitstop.evaluation.quality import Judge, Judgement, open_judge
 from pitstop.models.checkpoint import save_classifier
 from pitstop.models.classifier import Classifier
 from pitstop.models.presets import CLASSIFIER
-from pitstop.runtime.errors import CheckpointError, OptionError
 from pitstop.runtime.manifest import Manifest
 from pitstop.runtime.pipeline import Settings
 from pitstop.runtime.sampler import Latent

@@ -15,6 +15,7 @@ from bundle_helpers import FakeSession, one_line, toy_manifest, write_bundle
 from checkpoint_helpers import tiny_checkpoint
 from PIL import Image
 
+from pitstop import BackendUnavailable, BundleError, CheckpointError, OptionError
 from pitstop.evaluation.bench import Bench, Row, make_row, run_bench
 from pitstop.evaluation.bench_plot import check_suffix, plot_bench
 from pitstop.evaluation.memory import gpu_used_bytes, measure_fresh
@@ -28,7 +29,6 @@ from pitstop.models.checkpoint import load_checkpoint
 from pitstop.runtime.backend import Array, SessionOptions
 from pitstop.runtime.backends import backend_names, import_backend
 from pitstop.runtime.bundle import open_bundle, write_manifest
-from pitstop.runtime.errors import BackendUnavailable, BundleError, CheckpointError, OptionError
 
 ONE_THREAD = SessionOptions(threads=1)
 ALONE = Wanted(["onnxruntime"], ["fp32"], ONE_THREAD, torch=False)

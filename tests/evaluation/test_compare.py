@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from bundle_helpers import FakeSession, one_line, toy_manifest
 
+from pitstop import OptionError
 from pitstop.evaluation.compare import MIN_PSNR, compare
 from pitstop.export.goldens import draw_goldens
 from pitstop.runtime.backend import Array
 from pitstop.runtime.distance import psnr
-from pitstop.runtime.errors import OptionError
 from pitstop.runtime.goldens import Goldens
 from pitstop.runtime.pipeline import Pipeline, Settings
 

@@ -8,9 +8,9 @@ import pytest
 from bundle_helpers import one_line
 from checkpoint_helpers import tiny_checkpoint
 
+from pitstop import CheckpointError
 from pitstop.evaluation.reference import live_goldens, open_reference
 from pitstop.export.trace import load_source, manifest_for
-from pitstop.runtime.errors import CheckpointError
 from pitstop.runtime.manifest import Manifest
 from pitstop.runtime.pipeline import Settings
 

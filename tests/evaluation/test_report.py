@@ -14,11 +14,11 @@ import pytest
 from perturb_helpers import perturb
 from PIL import Image
 
+from pitstop import OptionError
 from pitstop.evaluation.accuracy import Accuracy, Asked, Row, measure
 from pitstop.evaluation.plots import COLOURS, BlockSeries, Curve, plot_blocks, plot_curves
 from pitstop.evaluation.report import SHOWN, decibel, render, small, write_report
 from pitstop.runtime.bundle import Bundle
-from pitstop.runtime.errors import OptionError
 from pitstop.runtime.pipeline import Settings
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from bundle_helpers import one_line, toy_manifest, zero_goldens
 
+from pitstop import BundleError
 from pitstop.evaluation.same_model import check_same_model, different_field
 from pitstop.runtime import goldens
 from pitstop.runtime.bundle import Bundle, open_bundle, write_manifest
-from pitstop.runtime.errors import BundleError
 from pitstop.runtime.manifest import Manifest
 
 

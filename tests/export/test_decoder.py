@@ -22,8 +22,8 @@ from vae_helpers import (
     save_tiny,
 )
 
+from pitstop import CheckpointError
 from pitstop.export.decoder import read_vae
-from pitstop.runtime.errors import CheckpointError
 
 LATENT = noise(1, 4, 8, 8)
 Change = Callable[[Path], object]

@@ -17,6 +17,7 @@ from low_helpers import denoiser
 from model_helpers import tiny_dit, tiny_edt
 from pass_helpers import ask_pytorch, feeds_for, ops, traced
 
+from pitstop import CheckpointError
 from pitstop.calibration.placement import Placement, find_sites
 from pitstop.evaluation.reference import load_model
 from pitstop.export.blocks import name_blocks
@@ -31,7 +32,6 @@ from pitstop.models.edt import EdtConfig
 from pitstop.runtime.backend import Array
 from pitstop.runtime.bundle import open_bundle
 from pitstop.runtime.distance import psnr, relative_l2
-from pitstop.runtime.errors import CheckpointError
 from pitstop.runtime.noise import START, draw_noise
 from pitstop.runtime.pipeline import Pipeline
 

@@ -13,10 +13,10 @@ import onnx
 import pytest
 from tensorrt_helpers import import_trt
 
+from pitstop import BackendUnavailable, EngineError, OptionError
 from pitstop.export.engine import BuildOptions, build_engines
 from pitstop.export.engine_build import Request
 from pitstop.export.engine_process import build_apart
-from pitstop.runtime.errors import BackendUnavailable, EngineError, OptionError
 
 RTX = "tensorrt-rtx"
 ADA = ("8.9",)
@@ -149,7 +149,7 @@ import signal
 from pathlib import Path
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 from pitstop.export.engine import BuildOptions, build_engines
-from pitstop.runtime.errors import EngineError
+from pitstop import EngineError
 try:
     build_engines(Path({str(tmp_path / "bundle")!r}), BuildOptions({RTX!r}, "fp32", {ADA!r}))
 except EngineError as error:

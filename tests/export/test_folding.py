@@ -6,12 +6,12 @@ from bundle_helpers import NULL_CLASS, SHAPE, one_line, toy_manifest
 from model_helpers import tiny_pit
 from pass_helpers import feeds_for, traced
 
+from pitstop import OptionError
 from pitstop.export import folding
 from pitstop.export.folding import STEP_NAMES, choose_steps, example_feeds, fold
 from pitstop.export.passes import PASSES
 from pitstop.export.split import NoSplit
 from pitstop.export.target import TARGETS
-from pitstop.runtime.errors import OptionError
 
 PIT = tiny_pit(depth=1)
 

@@ -15,6 +15,7 @@ from bundle_helpers import one_line
 from checkpoint_helpers import tiny_checkpoint
 
 import pitstop
+from pitstop import BundleError, CheckpointError, OptionError
 from pitstop.export import folding, graph_file, pipeline
 from pitstop.export.graph_pass import GraphPass, PassBroken, Sites
 from pitstop.export.parity import FP32_TOLERANCE
@@ -22,7 +23,6 @@ from pitstop.export.pipeline import ExportReport, export_bundle
 from pitstop.models.checkpoint import load_checkpoint, save_checkpoint
 from pitstop.models.presets import WEIGHTS
 from pitstop.runtime.bundle import Bundle, open_bundle
-from pitstop.runtime.errors import BundleError, CheckpointError, OptionError
 from pitstop.runtime.goldens import read_goldens
 from pitstop.runtime.pipeline import Pipeline
 

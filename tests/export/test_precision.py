@@ -17,6 +17,7 @@ from low_helpers import calls_for, change_weight, denoiser, types
 from model_helpers import pit_configs, tiny_dit, tiny_pit
 from pass_helpers import as_text, check_shapes, graph, noise, weight
 
+from pitstop import OptionError
 from pitstop.export import overflow, pipeline
 from pitstop.export.folding import SPLIT, STEP_NAMES
 from pitstop.export.graph_file import run_calls
@@ -30,7 +31,6 @@ from pitstop.models.denoiser import DenoiserConfig
 from pitstop.models.pit import BridgeConfig, PccaConfig, PswaConfig
 from pitstop.runtime.bundle import open_bundle
 from pitstop.runtime.distance import relative_l2
-from pitstop.runtime.errors import OptionError
 from pitstop.runtime.pipeline import Pipeline
 
 BOTH = pytest.mark.parametrize("name", LOW)

@@ -15,6 +15,7 @@ from pass_helpers import noise
 from vae_helpers import Tensors, change_config, change_weights, decode_with_diffusers, save_kl
 from vae_helpers import save_tiny as save_tiny_vae
 
+from pitstop import CheckpointError, OptionError
 from pitstop.export import vae as vae_module
 from pitstop.export.decoder import read_vae, trace_decoder
 from pitstop.export.decoder_precision import lower_decoder, name_parts
@@ -23,7 +24,6 @@ from pitstop.export.pipeline import ExportReport, export_bundle
 from pitstop.export.vae import DecoderShape
 from pitstop.runtime.bundle import Bundle, open_bundle
 from pitstop.runtime.distance import psnr, relative_l2
-from pitstop.runtime.errors import CheckpointError, OptionError
 from pitstop.runtime.manifest import Manifest
 from pitstop.runtime.pipeline import Pipeline
 

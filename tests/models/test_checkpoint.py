@@ -15,6 +15,7 @@ from model_helpers import call, filled, relative_l2, tiny_dit, tiny_pit
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from pitstop import CheckpointError
 from pitstop.models import checkpoint as checkpoint_module
 from pitstop.models.checkpoint import (
     Checkpoint,
@@ -27,7 +28,6 @@ from pitstop.models.checkpoint import (
 )
 from pitstop.models.classifier import Classifier
 from pitstop.models.config import config_from_dict, config_to_dict
-from pitstop.models.errors import ModelError
 from pitstop.models.pit import BridgeConfig, PswaConfig
 
 LABELS = ("one", "two", "three", "four", "five")
@@ -72,7 +72,7 @@ def write_pt(tmp_path: Path) -> Write:
 
 def refusal(path: Path) -> str:
     """The message with which a file is refused: one line, a problem and a remedy."""
-    with pytest.raises(ModelError) as raised:
+    with pytest.raises(CheckpointError) as raised:
         load_checkpoint(path)
     error = raised.value
     assert str(error) == f"{error.problem}. {error.remedy}.".replace("\n", " ")
@@ -160,7 +160,7 @@ def test_another_latent_size_keeps_the_weights_and_computes_the_positions() -> N
 
 def test_another_latent_size_is_refused_where_a_weight_depends_on_it() -> None:
     config = tiny_pit(pswa=PswaConfig(4, rel_pos_bias=True), global_layers=(1,))
-    with pytest.raises(ModelError, match=r"blocks\.1\.attn\.rel_pos_bias\.table .*\[225, 4\]"):
+    with pytest.raises(CheckpointError, match=r"blocks\.1\.attn\.rel_pos_bias\.table .*\[225, 4\]"):
         with_input_size(Checkpoint(filled(build_model(config))), (16, 32))
 
 
@@ -428,5 +428,5 @@ def test_no_damaged_byte_gets_past_as_another_error(tmp_path: Path, kind: str) -
         path.write_bytes(damaged)
         try:
             load_checkpoint(path)
-        except ModelError as error:
+        except CheckpointError as error:
             assert len(str(error).splitlines()) == 1  # noqa: PT017

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from model_helpers import pit_configs, tiny_dit, tiny_pit
 
+from pitstop import ConfigError
 from pitstop.models.config import config_from_dict, config_to_dict
 from pitstop.models.denoiser import DenoiserConfig
 from pitstop.models.dit import DitConfig
-from pitstop.models.errors import ConfigError
 from pitstop.models.pit import PitConfig
 from pitstop.models.presets import PRESETS
 

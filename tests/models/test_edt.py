@@ -10,11 +10,11 @@ from model_helpers import call, filled, inputs, relative_l2, tiny_dit, tiny_edt
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
+from pitstop import ConfigError
 from pitstop.models.amm import AmmConfig, attention_modulation, modulation_of, published_blocks
 from pitstop.models.checkpoint import build_model
 from pitstop.models.denoiser import Denoiser
 from pitstop.models.edt import EdtConfig, RelativePositionBias
-from pitstop.models.errors import ConfigError
 
 S = EdtConfig()
 B = EdtConfig(hidden_size=624, num_heads=12, stage_heads=(12, 16, 20))

@@ -25,6 +25,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from pitstop import CheckpointError
 from pitstop.export.trace import load_source
 from pitstop.models.checkpoint import (
     Checkpoint,
@@ -33,10 +34,8 @@ from pitstop.models.checkpoint import (
     save_checkpoint,
     with_amm,
 )
-from pitstop.models.errors import ModelError
 from pitstop.models.format import Hints
 from pitstop.models.formats import FORMATS
-from pitstop.runtime.errors import CheckpointError
 
 
 def pixart(folder: Path) -> None:
@@ -109,7 +108,7 @@ def test_a_config_of_other_peoples_beside_the_weights_is_not_ours(tmp_path: Path
 @pytest.mark.parametrize("asked", ["9" * 5000, "\u0661", "-1"])
 def test_a_modulation_that_names_no_blocks_is_refused(asked: str, tmp_path: Path) -> None:
     found = load_checkpoint(write_dit(tmp_path / "a.pt"), HEADS)
-    with pytest.raises(ModelError, match="block numbers such as 8,10"):
+    with pytest.raises(CheckpointError, match="block numbers such as 8,10"):
         with_amm(found, asked)
 
 

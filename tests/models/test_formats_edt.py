@@ -11,13 +11,13 @@ from edt_helpers import SHAPE, EdtShape, edt_forward, edt_shapes, edt_weights
 from format_helpers import dit_weights, write_dit, write_training
 from model_helpers import relative_l2
 
+from pitstop import CheckpointError
 from pitstop.models.checkpoint import (
     load_checkpoint,
     save_checkpoint,
     with_input_size,
 )
 from pitstop.models.edt import EdtConfig
-from pitstop.models.errors import ModelError
 from pitstop.models.format import Hints
 
 LATENT = torch.randn(3, 4, 16, 16, generator=torch.Generator().manual_seed(5))
@@ -37,7 +37,7 @@ EDT = EdtConfig(
 
 
 def refusal(path: Path) -> str:
-    with pytest.raises(ModelError) as raised:
+    with pytest.raises(CheckpointError) as raised:
         load_checkpoint(path)
     assert len(str(raised.value).splitlines()) == 1
     assert raised.value.remedy.strip()
@@ -148,7 +148,9 @@ def test_a_shape_that_no_edt_has_is_told(
 
 def test_an_edt_of_another_image_size_is_refused(tmp_path: Path) -> None:
     found = load_checkpoint(write_dit(tmp_path / "a.pt", edt_weights()))
-    with pytest.raises(ModelError, match=r"relative_position_bias_table.*Leave `--image-size` out"):
+    with pytest.raises(
+        CheckpointError, match=r"relative_position_bias_table.*Leave `--image-size` out"
+    ):
         with_input_size(found, (32, 32))
 
 

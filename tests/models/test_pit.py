@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
+from pitstop import ConfigError
 from pitstop.models.checkpoint import build_model
 from pitstop.models.denoiser import Denoiser
 from pitstop.models.dit import Dit
-from pitstop.models.errors import ConfigError
 from pitstop.models.pit import (
     KERNELS,
     BridgeConfig,

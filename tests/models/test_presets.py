@@ -4,11 +4,11 @@ import pytest
 import torch
 from model_helpers import call, inputs
 
+from pitstop import CheckpointError
 from pitstop.models.amm import AmmConfig
 from pitstop.models.checkpoint import load_classifier
 from pitstop.models.dit import DitConfig
 from pitstop.models.edt import EdtConfig
-from pitstop.models.errors import ModelError
 from pitstop.models.pit import PitConfig
 from pitstop.models.presets import CLASSIFIER, FASHION, PRESETS, load_preset
 from pitstop.models.training.fashion_mnist import CLASSES
@@ -71,7 +71,7 @@ def test_a_preset_has_the_same_weights_from_the_same_seed() -> None:
     ],
 )
 def test_an_unknown_preset_gets_a_suggestion(name: str, meant: str) -> None:
-    with pytest.raises(ModelError) as raised:
+    with pytest.raises(CheckpointError) as raised:
         load_preset(name)
     assert f"There is no checkpoint or preset called {name!r}" in str(raised.value)
     assert f"Did you mean {meant}?" in str(raised.value)
@@ -79,7 +79,7 @@ def test_an_unknown_preset_gets_a_suggestion(name: str, meant: str) -> None:
 
 def test_a_name_like_no_preset_gets_the_list_alone() -> None:
     with pytest.raises(
-        ModelError, match=r"called 'zzz'\. The presets are: fashion, pit-"
+        CheckpointError, match=r"called 'zzz'\. The presets are: fashion, pit-"
     ) as raised:
         load_preset("zzz")
     assert "Did you mean" not in str(raised.value)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from bundle_helpers import one_line, toy_manifest, write_bundle
 
+from pitstop import BundleError
 from pitstop.runtime.bundle import extended_bundle, new_bundle, open_bundle, sha256, write_manifest
-from pitstop.runtime.errors import BundleError
 
 GRAPH = "denoiser.fp32.onnx"
 

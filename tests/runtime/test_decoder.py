@@ -24,9 +24,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from pitstop import BundleError, NonFiniteError, OptionError
 from pitstop.runtime.backend import Array
 from pitstop.runtime.decoder import TiledDecoder, cut
-from pitstop.runtime.errors import BundleError, NonFiniteError, OptionError
 from pitstop.runtime.image import read_parameters
 from pitstop.runtime.jobs import draw_images, plan_images
 from pitstop.runtime.manifest import Manifest

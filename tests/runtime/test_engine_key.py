@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pitstop import EngineError
 from pitstop.runtime.engine_key import EngineKey
-from pitstop.runtime.errors import EngineError
 
 KEY = EngineKey(
     graph="denoiser.int8",

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from bundle_helpers import toy_manifest, write_bundle
 
+from pitstop import EngineError
 from pitstop.runtime.bundle import ENGINES, Bundle, extended_bundle, open_bundle, write_manifest
 from pitstop.runtime.engine_key import EngineKey
 from pitstop.runtime.engines import (
@@ -24,7 +25,6 @@ from pitstop.runtime.engines import (
     read_engine,
     write_metadata,
 )
-from pitstop.runtime.errors import EngineError
 from pitstop.runtime.manifest import Manifest
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from bundle_helpers import one_line, toy_manifest, zero_goldens
 
-from pitstop.runtime.errors import BundleError
+from pitstop import BundleError
 from pitstop.runtime.goldens import Goldens, read_goldens, write_goldens
 
 NAMES = [field.name for field in dataclasses.fields(Goldens)]

@@ -5,7 +5,7 @@ import pytest
 from bundle_helpers import NULL_CLASS, FakeSession, one_line, some_latent, toy_manifest
 from bundle_helpers import toy_prediction as toy
 
-from pitstop.runtime.errors import OptionError
+from pitstop import OptionError
 from pitstop.runtime.guidance import GuidedDenoiser, run_rows
 
 CLASSES = [2, 0, 1]

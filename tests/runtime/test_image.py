@@ -6,7 +6,7 @@ import pytest
 from bundle_helpers import one_line
 from PIL import Image
 
-from pitstop.runtime.errors import OptionError
+from pitstop import OptionError
 from pitstop.runtime.image import make_grid, read_parameters, save_png, to_images
 
 PARAMETERS = {"label_name": "Übergröße", "seed": 2**64 - 1, "cfg_scale": 0.1, "grid": None}

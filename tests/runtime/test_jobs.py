@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from bundle_helpers import LABELS, FakeSession, toy_manifest, write_bundle
 
-from pitstop.runtime.errors import OptionError
+from pitstop import OptionError
 from pitstop.runtime.image import read_parameters
 from pitstop.runtime.jobs import draw_images, plan_images
 from pitstop.runtime.pipeline import Pipeline, Settings

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from bundle_helpers import SHAPE, one_line
 
-from pitstop.runtime.errors import NonFiniteError
+from pitstop import NonFiniteError
 from pitstop.runtime.loop import walk
 from pitstop.runtime.noise import START, draw_noise
 from pitstop.runtime.sampler import Latent, Prediction

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from bundle_helpers import LABELS, one_line, toy_manifest
 
-from pitstop.runtime.errors import BundleError, OptionError
+from pitstop import BundleError, OptionError
 from pitstop.runtime.manifest import Manifest, PassReport
 from pitstop.runtime.schedule import LinearFlow
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from bundle_helpers import LABELS, FakeSession, one_line, toy_manifest, write_bundle
 
+from pitstop import OptionError
 from pitstop.runtime import Pipeline
-from pitstop.runtime.errors import OptionError
 from pitstop.runtime.pipeline import Settings
 
 

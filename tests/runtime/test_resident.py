@@ -11,13 +11,13 @@ import onnxruntime
 import pytest
 from bundle_helpers import toy_manifest, write_bundle
 
+from pitstop import NonFiniteError
 from pitstop.export.graph_file import write_graph
 from pitstop.export.step_graph import step_graph
 from pitstop.runtime.backend import Session
 from pitstop.runtime.bundle import Bundle
 from pitstop.runtime.conditioning import ConditionedSession
 from pitstop.runtime.distance import relative_l2
-from pitstop.runtime.errors import NonFiniteError
 from pitstop.runtime.manifest import CONDITIONER, STEP, Manifest
 from pitstop.runtime.onnx_device import DeviceOnnxSession
 from pitstop.runtime.pipeline import Pipeline

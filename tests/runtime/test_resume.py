@@ -8,7 +8,7 @@ import pytest
 from bundle_helpers import FakeSession, one_line, toy_manifest, write_bundle
 from PIL import Image
 
-from pitstop.runtime.errors import OptionError
+from pitstop import OptionError
 from pitstop.runtime.image import read_parameters
 from pitstop.runtime.jobs import PlannedImage, draw_images, plan_images
 from pitstop.runtime.manifest import CONDITIONER

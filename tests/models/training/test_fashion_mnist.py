@@ -7,7 +7,7 @@ import pytest
 import torch
 from idx_helpers import write_part
 
-from pitstop.models.errors import ModelError
+from pitstop import CheckpointError
 from pitstop.models.training.fashion_mnist import read_test, read_train
 
 
@@ -36,7 +36,7 @@ def test_the_test_set_is_another_part(tmp_path: Path) -> None:
 
 
 def test_a_missing_data_set_names_the_package_that_has_it(tmp_path: Path) -> None:
-    with pytest.raises(ModelError) as raised:
+    with pytest.raises(CheckpointError) as raised:
         read_train(tmp_path)
     assert f"There is no Fashion-MNIST at {tmp_path}" in str(raised.value)
     assert "Install the Debian package dataset-fashion-mnist" in str(raised.value)

@@ -10,8 +10,8 @@ from click.testing import CliRunner, Result
 from idx_helpers import write_part
 from model_helpers import call, tiny_pit
 
+from pitstop import CheckpointError
 from pitstop.models.checkpoint import load_checkpoint, load_classifier
-from pitstop.models.errors import ModelError
 from pitstop.models.training import __main__ as training
 from pitstop.models.training.fashion_mnist import CLASSES
 
@@ -60,7 +60,7 @@ def test_the_same_command_again_goes_on_where_it_was(folder: Path) -> None:
 def test_a_state_of_another_model_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run("denoiser", folder, "--steps", "1")
     monkeypatch.setattr(training, "FASHION", replace(CONFIG, depth=2))
-    with pytest.raises(ModelError, match="holds another model"):
+    with pytest.raises(CheckpointError, match="holds another model"):
         run("denoiser", folder, "--steps", "2")
 
 
@@ -74,5 +74,5 @@ def test_the_classifier_is_trained_and_its_accuracy_printed(folder: Path) -> Non
 
 def test_a_missing_data_set_is_said_before_any_training(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
-    with pytest.raises(ModelError, match="Install the Debian package"):
+    with pytest.raises(CheckpointError, match="Install the Debian package"):
         run("denoiser", tmp_path)

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import pytest
 from bundle_helpers import one_line
 
+from pitstop import BackendUnavailable
 from pitstop.runtime import backends
 from pitstop.runtime.backend import SessionOptions
 from pitstop.runtime.backends import (
@@ -17,7 +18,6 @@ from pitstop.runtime.backends import (
     load_backend,
     onnxruntime,
 )
-from pitstop.runtime.errors import BackendUnavailable
 
 ALL = ["onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]
 

@@ -14,10 +14,10 @@ from bundle_helpers import (
     zeros,
 )
 
+from pitstop import BackendUnavailable, OptionError, PitstopError
 from pitstop.runtime import backends
 from pitstop.runtime.backend import Backend, Session, SessionOptions
 from pitstop.runtime.backends import backend_names, import_backend, load_backend
-from pitstop.runtime.errors import BackendUnavailable, OptionError, PitstopError
 from pitstop.runtime.pipeline import Pipeline
 
 SPEC = toy_manifest(batch=3).denoiser("fp32")

@@ -13,9 +13,9 @@ import onnxruntime
 import pytest
 from bundle_helpers import one_line, toy_manifest, write_graph
 
+from pitstop import BackendUnavailable, BundleError
 from pitstop.runtime.backend import SessionOptions
 from pitstop.runtime.backends import onnxruntime as backend
-from pitstop.runtime.errors import BackendUnavailable, BundleError
 
 SPEC = toy_manifest(batch=2).denoiser("fp32")
 CUDA = "CUDAExecutionProvider"

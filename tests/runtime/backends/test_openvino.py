@@ -10,9 +10,9 @@ import onnx
 import pytest
 from bundle_helpers import one_line, toy_manifest, write_graph
 
+from pitstop import BackendUnavailable, BundleError
 from pitstop.runtime.backend import SessionOptions
 from pitstop.runtime.backends import import_backend
-from pitstop.runtime.errors import BackendUnavailable, BundleError
 from pitstop.runtime.manifest import GraphSpec, TensorSpec
 
 OPENVINO = import_backend("openvino")

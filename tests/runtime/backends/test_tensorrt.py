@@ -14,6 +14,7 @@ from bundle_helpers import one_line, toy_manifest, write_bundle, zeros
 from cli_helpers import refused
 from made_up_cuda import MadeUpCudart, MadeUpEngine, made_up_tensorrt
 
+from pitstop import BackendUnavailable, EngineError
 from pitstop.export.graph_file import write_graph
 from pitstop.export.step_graph import step_graph
 from pitstop.runtime import cuda as cuda_file
@@ -24,7 +25,6 @@ from pitstop.runtime.backends import tensorrt as tensorrt_backend
 from pitstop.runtime.bundle import open_bundle
 from pitstop.runtime.cuda import Cuda
 from pitstop.runtime.engines import PLAN, key_for, new_engine, write_metadata
-from pitstop.runtime.errors import BackendUnavailable, EngineError
 from pitstop.runtime.gpu import Driver, Gpu, read_driver
 from pitstop.runtime.guidance import GuidedDenoiser
 from pitstop.runtime.manifest import STEP, GraphSpec

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pitstop.runtime.errors import OptionError
+from pitstop import OptionError
 from pitstop.runtime.samplers import FLOW_SAMPLERS, SAMPLERS, make_sampler
 from pitstop.runtime.samplers.ddim import Ddim
 from pitstop.runtime.samplers.ddpm import Ddpm
