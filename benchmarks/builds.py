@@ -19,11 +19,11 @@ from record import record
 from pitstop import EngineError
 from pitstop.calibration.pipeline import calibrate_bundle
 from pitstop.calibration.recipe import Recipe
-from pitstop.export.engine import BuildOptions, build_engines
+from pitstop.export.engines.build import BuildOptions, build_engines
 from pitstop.export.parity import check_parity
 from pitstop.export.pipeline import export_bundle
-from pitstop.runtime.bundle import Bundle, open_bundle
-from pitstop.runtime.goldens import read_goldens
+from pitstop.runtime.bundle.folder import Bundle, open_bundle
+from pitstop.runtime.bundle.goldens import read_goldens
 from pitstop.runtime.pipeline import Pipeline
 
 CAPABILITIES = ("8.6", "8.9", "12.0")

@@ -14,8 +14,8 @@ import numpy as np
 from record import record
 from rich.progress import track
 
+from pitstop.evaluation.accuracy.quality import frechet_distance, judge
 from pitstop.evaluation.demo import SETTINGS
-from pitstop.evaluation.quality import frechet_distance, judge
 from pitstop.export.pipeline import export_bundle
 from pitstop.models.training.fashion_mnist import read_test, read_train
 from pitstop.runtime.pipeline import Pipeline

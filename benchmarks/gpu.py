@@ -37,10 +37,10 @@ from pitstop.export.pipeline import export_bundle
 from pitstop.export.trace import load_source
 from pitstop.runtime.backend import SessionOptions
 from pitstop.runtime.backends import load_backend
-from pitstop.runtime.bundle import open_bundle
+from pitstop.runtime.bundle.folder import open_bundle
 from pitstop.runtime.distance import relative_l2
-from pitstop.runtime.gpu import read_driver
-from pitstop.runtime.nvidia import read_nvidia
+from pitstop.runtime.machine.driver import read_driver
+from pitstop.runtime.machine.nvidia import read_nvidia
 from pitstop.runtime.pipeline import Pipeline
 
 SIZES = ("s", "b", "l", "xl")

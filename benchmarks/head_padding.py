@@ -9,7 +9,7 @@ import click
 from record import record
 from variants import BATCH, OPTIONS, measure, print_rows
 
-from pitstop.export.folding import choose_steps
+from pitstop.export.optimize import choose_steps
 
 
 @click.command()

@@ -9,7 +9,7 @@ import click
 from record import record
 from variants import BATCH, OPTIONS, measure, print_rows
 
-from pitstop.export.folding import choose_steps
+from pitstop.export.optimize import choose_steps
 
 ALONE = ("fold_bridge", "window_major", "fuse_attention", "simplify", "split")
 OPERATORS = ["fuse_attention", "multi_head_attention"]  # of ONNX Runtime alone

@@ -21,21 +21,21 @@ import numpy as np
 import onnx_ir as ir
 from record import record
 
-from pitstop.calibration.candidate import candidate
 from pitstop.calibration.pipeline import calibrate_bundle
 from pitstop.calibration.placement import Placement
 from pitstop.calibration.recipe import Recipe
-from pitstop.evaluation.compare import compare
+from pitstop.calibration.unbundled import candidate
+from pitstop.evaluation.accuracy.compare import compare
+from pitstop.evaluation.accuracy.quality import Features, frechet_distance, judge
+from pitstop.evaluation.accuracy.reference import live_goldens
 from pitstop.evaluation.demo import BATCH, SETTINGS, SOURCE
-from pitstop.evaluation.quality import Features, frechet_distance, judge
-from pitstop.evaluation.reference import live_goldens
+from pitstop.export.lowering.lower import LOW
 from pitstop.export.pipeline import export_bundle
-from pitstop.export.precision import LOW
-from pitstop.export.rounding import rounded
+from pitstop.graphs.rounding import rounded
 from pitstop.models.training.fashion_mnist import read_test
 from pitstop.runtime.backend import SessionOptions
-from pitstop.runtime.bundle import open_bundle
-from pitstop.runtime.goldens import Goldens
+from pitstop.runtime.bundle.folder import open_bundle
+from pitstop.runtime.bundle.goldens import Goldens
 from pitstop.runtime.pipeline import Pipeline
 
 OPTIONS = SessionOptions(provider="CPUExecutionProvider")

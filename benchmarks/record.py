@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pitstop.runtime.machine import this_machine
+from pitstop.runtime.machine.system import this_machine
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -19,7 +19,7 @@ from record import record
 from pitstop.export.pipeline import export_bundle
 from pitstop.export.split import split
 from pitstop.export.trace import load_source, trace
-from pitstop.export.weights import weight_bytes
+from pitstop.graphs.weights import weight_bytes
 
 BATCH = 2
 STEPS = 4

@@ -23,14 +23,14 @@ import torch
 from checkpoints import write_diffusers, write_official
 from record import record
 
-from pitstop.evaluation.compare import compare
-from pitstop.evaluation.reference import load_model
+from pitstop.evaluation.accuracy.compare import compare
+from pitstop.evaluation.accuracy.reference import load_model
 from pitstop.export.goldens import draw_goldens
 from pitstop.export.pipeline import export_bundle
 from pitstop.export.trace import TorchSession
 from pitstop.models.presets import load_preset
-from pitstop.runtime.bundle import open_bundle
-from pitstop.runtime.manifest import Manifest
+from pitstop.runtime.bundle.folder import open_bundle
+from pitstop.runtime.bundle.manifest import Manifest
 from pitstop.runtime.pipeline import Pipeline, Settings
 
 SETTINGS = Settings(steps=50, cfg_scale=4.0)

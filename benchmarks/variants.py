@@ -18,12 +18,12 @@ import numpy as np
 import onnx_ir as ir
 from rich.progress import track
 
-from pitstop.export.folding import DENOISER, ask_conditioner, example_feeds, fold
-from pitstop.export.graph_file import write_graph
+from pitstop.export.optimize import DENOISER, ask_conditioner, example_feeds, fold
 from pitstop.export.trace import load_source, manifest_for, trace
+from pitstop.graphs.graph_file import write_graph
 from pitstop.runtime.backend import Array, SessionOptions
 from pitstop.runtime.backends import import_backend
-from pitstop.runtime.manifest import CONDITIONER, GraphSpec
+from pitstop.runtime.bundle.manifest import CONDITIONER, GraphSpec
 
 BATCH = 2
 OPTIONS = {

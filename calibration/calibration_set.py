@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import CalibrationError, OptionError
-from ..runtime.goldens import BROKEN
-from ..runtime.manifest import Manifest
+from ..runtime.bundle.goldens import BROKEN
+from ..runtime.bundle.manifest import Manifest
 from ..runtime.pipeline import Settings
-from ..runtime.sampler import Latent
-from ..runtime.samplers import make_sampler
-from ..runtime.schedule import Table, Timesteps
+from ..runtime.sampling.sampler import Latent
+from ..runtime.sampling.samplers import make_sampler
+from ..runtime.sampling.schedule import Table, Timesteps
 
 MAX_SEED = 1 << 20  # of a set; the one after a set's own is for what is held out
 ARRAYS = ("latents", "timesteps", "labels")

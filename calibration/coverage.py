@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..runtime.manifest import Manifest
+from ..runtime.bundle.manifest import Manifest
 from .calibration_set import CalibrationSet
 from .observe import Observation
 from .placement import Site

@@ -9,9 +9,9 @@ import numpy as np
 
 from ..runtime.backend import Array, SessionOptions
 from ..runtime.backends import import_backend
-from ..runtime.bundle import Bundle
-from ..runtime.conditioning import ask_conditioner
-from ..runtime.manifest import CONDITIONER
+from ..runtime.bundle.folder import Bundle
+from ..runtime.bundle.manifest import CONDITIONER
+from ..runtime.sampling.conditioning import ask_conditioner
 from .calibration_set import CalibrationSet
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from ..runtime.backend import SessionOptions
-from ..runtime.bundle import Bundle
+from ..runtime.bundle.folder import Bundle
 from .calibration_set import CalibrationSet
 from .channels import find_scalable
 from .coverage import Coverage, cover

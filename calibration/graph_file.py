@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from ..runtime.backend import Session, SessionOptions
 from ..runtime.backends import import_backend
-from ..runtime.manifest import GraphSpec, TensorSpec
+from ..runtime.bundle.manifest import GraphSpec, TensorSpec
 
 INLINE_LIMIT = 1 << 30  # bytes of weights; protobuf holds 2 GiB, and copies while it writes
 

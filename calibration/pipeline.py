@@ -11,12 +11,12 @@ import onnx_ir as ir
 
 from .. import CalibrationError, OptionError
 from ..runtime.backend import SessionOptions
-from ..runtime.bundle import Bundle, open_bundle
+from ..runtime.bundle.folder import Bundle, open_bundle
 from ..runtime.pipeline import OnStep, Settings
-from .base import choose_base
+from .base_precision import choose_base
 from .budget import Search, open_log
+from .budget_search import Build, search_key, tune
 from .calibration_set import CalibrationSet, read_set
-from .candidate import candidate, golden_error
 from .coverage import Coverage
 from .gather import Watcher, take_ranges
 from .placement import Site, Sites, find_sites
@@ -26,7 +26,7 @@ from .recipe import CalibrationReport, Recipe
 from .results import write_results
 from .smoothing import apply_smoothing, smooth, why_not_smooth
 from .trajectories import draw_set, trajectories_in
-from .tuning import Build, search_key, tune
+from .unbundled import candidate, golden_error
 
 FP16_MAX = 65504.0
 HELD_OUT = 4  # a quarter as many trajectories are held out

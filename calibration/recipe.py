@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .. import OptionError, one_of
-from ..runtime.manifest import Manifest
+from ..runtime.bundle.manifest import Manifest
 from ..runtime.pipeline import Settings
 from .budget import Search
 from .calibration_set import MAX_SEED

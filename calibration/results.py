@@ -10,8 +10,8 @@ from typing import Any
 
 import onnx_ir as ir
 
-from ..runtime.bundle import Bundle, extended_bundle, write_manifest
-from ..runtime.manifest import PassReport
+from ..runtime.bundle.folder import Bundle, extended_bundle, write_manifest
+from ..runtime.bundle.manifest import PassReport
 from .calibration_set import CalibrationSet, write_set
 from .graph_file import write_graph
 from .ranges import Ranges

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..runtime.noise import START, draw_noise
 from ..runtime.pipeline import OnStep, Pipeline, Settings
+from ..runtime.sampling.noise import START, draw_noise
 from .calibration_set import MAX_SEED, CalibrationSet, as_json
 
 PARTS = 8  # of the steps of a trajectory, a row from each

@@ -13,8 +13,8 @@ from .options import provider_option, threads_option
 from .printing import check_place, console, json_option, megabytes, step_progress, table, write_json
 
 if TYPE_CHECKING:
-    from ..evaluation.bench import Bench, Row
-    from ..evaluation.spread import Spread
+    from ..evaluation.speed.bench import Bench, Row
+    from ..evaluation.speed.spread import Spread
 
 
 def _split(ctx: click.Context, option: click.Parameter, given: Sequence[str]) -> list[str]:
@@ -79,12 +79,12 @@ def bench(
 
     Example: pitstop bench pit-s.bundle --plot bench.png --json bench.json
     """
-    from ..evaluation.bench import run_bench
-    from ..evaluation.subjects import Wanted
+    from ..evaluation.speed.bench import run_bench
+    from ..evaluation.speed.contenders import Wanted
     from ..runtime.backend import SessionOptions
 
     if plot is not None:
-        from ..evaluation.bench_plot import check_suffix, plot_bench
+        from ..evaluation.speed.plot import check_suffix, plot_bench
 
         check_suffix(plot)
     wanted = Wanted(backends, precisions, SessionOptions(provider, threads), torch, checkpoint)
@@ -103,7 +103,7 @@ def bench(
 
 def figures(timed: Bench) -> dict[str, Any]:
     """The figures for ``--json``; what was not measured is null."""
-    from ..runtime.machine import this_machine
+    from ..runtime.machine.system import this_machine
 
     return {
         "rows": [_row_figures(timed, row) for row in timed.rows],

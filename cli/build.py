@@ -10,8 +10,8 @@ import click
 from .printing import build_progress, console, json_option, megabytes, table, write_json
 
 if TYPE_CHECKING:
-    from ..export.engine import Built
-    from ..export.engine_build import OnPhase
+    from ..export.engines.build import Built
+    from ..export.engines.builder import OnPhase
 
 
 def _split(ctx: click.Context, option: click.Parameter, names: str | None) -> tuple[str, ...]:
@@ -69,7 +69,7 @@ def build(
 
     Example: pitstop build fashion.bundle --backend tensorrt-rtx --compute-capability 8.9
     """
-    from ..export.engine import BuildOptions, build_engines
+    from ..export.engines.build import BuildOptions, build_engines
 
     options = BuildOptions(
         builder=backend,

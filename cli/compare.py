@@ -26,8 +26,8 @@ from .printing import (
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ..evaluation.accuracy import Accuracy, Row
-    from ..evaluation.compare import Comparison
+    from ..evaluation.accuracy.compare import Comparison
+    from ..evaluation.accuracy.measure import Accuracy, Row
     from ..runtime.pipeline import OnStep
 
 ROWS = 16  # images listed one by one
@@ -121,12 +121,12 @@ def compare(
     """
     if checkpoint is None:
         _refuse_live_options()
-    from ..evaluation.accuracy import Asked, measure
+    from ..evaluation.accuracy.measure import Asked, measure
     from ..runtime.backend import SessionOptions
     from ..runtime.pipeline import Settings
 
     if report is not None:
-        from ..evaluation.report import write_report
+        from ..evaluation.report.page import write_report
     asked = Asked(
         bundles=bundles,
         backends=backends,

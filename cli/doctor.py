@@ -11,8 +11,8 @@ import click
 from .printing import console, json_option, pairs, write_json
 
 if TYPE_CHECKING:
-    from ..runtime.machine import Machine
-    from ..runtime.nvidia import Nvidia
+    from ..runtime.machine.nvidia import Nvidia
+    from ..runtime.machine.system import Machine
 
 
 @click.command()
@@ -23,8 +23,8 @@ def doctor(json_path: Path | None) -> None:
     Example: pitstop doctor
     """
     from ..runtime.backends import backend_names, import_backend
-    from ..runtime.machine import this_machine
-    from ..runtime.nvidia import read_nvidia
+    from ..runtime.machine.nvidia import read_nvidia
+    from ..runtime.machine.system import this_machine
 
     machine, nvidia = this_machine(), read_nvidia()
     backends = {name: import_backend(name).why_not() for name in backend_names()}

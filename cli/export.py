@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..calibration.recipe import CalibrationReport
     from ..export.parity import Parity
     from ..export.pipeline import ExportReport
-    from ..export.vae import DecoderParity
+    from ..export.vae.add import DecoderParity
     from .printing import Stages
 
 
@@ -100,10 +100,10 @@ def export(
     Example: pitstop export fashion --out fashion.bundle --batch 8 --precision fp16,int8
     """
     from ..export.graph_pass import PassBroken
+    from ..export.lowering.lower import CALIBRATED
     from ..export.pipeline import export_bundle
-    from ..export.precision import CALIBRATED
     from ..export.trace import Hints
-    from ..export.vae import DecoderShape
+    from ..export.vae.add import DecoderShape
 
     out = Path(os.path.abspath(out))  # "." is moved away where a bundle is there already
     names = [name.strip() for name in precisions.split(",")]
@@ -213,7 +213,7 @@ def _decoder_verdict(parity: DecoderParity) -> str:
 
 
 def _verdict(name: str, parity: Parity) -> str:
-    from ..export.precision import LOW
+    from ..export.lowering.lower import LOW
 
     verdict = f"relative L2 {parity.worst:.1e} against PyTorch (at most {parity.tolerance:.0e})"
     if name in LOW and not LOW[name].runs_here:

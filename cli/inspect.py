@@ -15,8 +15,8 @@ from .printing import console, json_option, megabytes, pairs, table, write_json
 
 if TYPE_CHECKING:
     from ..evaluation.inspection import CheckpointReport
-    from ..runtime.bundle import Bundle
-    from ..runtime.manifest import ModelSpec
+    from ..runtime.bundle.folder import Bundle
+    from ..runtime.bundle.manifest import ModelSpec
 
 
 @click.command()
@@ -39,7 +39,7 @@ def inspect(
     Example: pitstop inspect fashion.bundle
     """
     if Path(target).is_dir() and not _is_checkpoint(Path(target)):
-        from ..runtime.bundle import open_bundle
+        from ..runtime.bundle.folder import open_bundle
 
         bundle = open_bundle(target)
         write_json(json_path, bundle_figures(bundle))
@@ -83,8 +83,8 @@ def bundle_figures(bundle: Bundle) -> dict[str, Any]:
 def engine_figures(bundle: Bundle) -> Iterator[dict[str, Any]]:
     """Each engine, and why it would not load here; one that cannot be read has its folder alone."""
     from .. import EngineError
-    from ..runtime.engine_check import why_not_here
-    from ..runtime.engines import list_engines, read_engine
+    from ..runtime.bundle.engines import list_engines, read_engine
+    from ..runtime.devices.engine_check import why_not_here
 
     for folder in list_engines(bundle.folder):
         try:

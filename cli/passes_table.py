@@ -11,7 +11,7 @@ from rich.table import Table
 from .printing import megabytes, table
 
 if TYPE_CHECKING:
-    from ..runtime.manifest import PassReport
+    from ..runtime.bundle.manifest import PassReport
 
 LAYOUT = ("Transpose", "Reshape", "Slice", "Gather", "Squeeze", "Unsqueeze")
 

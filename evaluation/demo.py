@@ -12,14 +12,14 @@ from ..calibration.pipeline import calibrate_bundle
 from ..calibration.recipe import Recipe
 from ..export.graph_pass import PassBroken
 from ..export.pipeline import OnStage, export_bundle
-from ..runtime.bundle import open_bundle
-from ..runtime.goldens import Goldens
+from ..runtime.bundle.folder import open_bundle
+from ..runtime.bundle.goldens import Goldens
 from ..runtime.image import save_png, to_images
 from ..runtime.pipeline import OnStep, Pipeline, Settings
-from .compare import Comparison, compare
-from .picture import side_by_side
-from .quality import judge
-from .reference import live_goldens
+from .accuracy.compare import Comparison, compare
+from .accuracy.quality import judge
+from .accuracy.reference import live_goldens
+from .report.picture import side_by_side
 
 SOURCE = "fashion"
 BATCH = 20

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..export.trace import describe, latent_space, load_source
 from ..models.checkpoint import Checkpoint
 from ..models.format import Hints
-from ..runtime.manifest import ModelSpec
+from ..runtime.bundle.manifest import ModelSpec
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..runtime.goldens import Goldens
-from ..runtime.manifest import Manifest
-from ..runtime.noise import START, draw_noise
+from ..runtime.bundle.goldens import Goldens
+from ..runtime.bundle.manifest import Manifest
 from ..runtime.pipeline import OnStep, Pipeline, Settings
-from ..runtime.samplers import default_sampler
+from ..runtime.sampling.noise import START, draw_noise
+from ..runtime.sampling.samplers import default_sampler
 
 CALLS = 5
 STEPS = 20

@@ -15,12 +15,12 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from .. import BundleError
+from ..graphs.blocks import moves_per_block
+from ..graphs.graph_file import run_graph
+from ..graphs.weights import weight_bytes
 from ..runtime.backend import Array
+from ..runtime.bundle.manifest import PassReport
 from ..runtime.distance import relative_l2
-from ..runtime.manifest import PassReport
-from .blocks import moves_per_block
-from .graph_file import run_graph
-from .weights import weight_bytes
 
 Feeds = Mapping[str, Array]
 

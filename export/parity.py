@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from ..runtime.bundle.goldens import Goldens
 from ..runtime.distance import relative_l2
-from ..runtime.goldens import Goldens
 from ..runtime.pipeline import Pipeline
 
 FP32_TOLERANCE = 1e-5

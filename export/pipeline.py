@@ -8,23 +8,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .. import CheckpointError, NonFiniteError, OptionError
+from ..graphs.graph_file import write_graph
 from ..runtime.backend import SessionOptions
 from ..runtime.backends import import_backend
-from ..runtime.bundle import Bundle, new_bundle, write_manifest
+from ..runtime.bundle.folder import Bundle, new_bundle, write_manifest
+from ..runtime.bundle.goldens import Goldens, write_goldens
+from ..runtime.bundle.manifest import STEP, Manifest, PassReport
 from ..runtime.distance import relative_l2
-from ..runtime.goldens import Goldens, write_goldens
-from ..runtime.manifest import STEP, Manifest, PassReport
 from ..runtime.pipeline import Pipeline, open_denoiser
-from .decoder import read_vae
-from .folding import DENOISER, Folded, choose_steps, denoiser_calls, example_feeds, fold
 from .goldens import draw_goldens, golden_settings
-from .graph_file import write_graph
+from .lowering.lower import LOW, Precision, choose_precisions, lower
+from .optimize import DENOISER, Folded, choose_steps, denoiser_calls, example_feeds, fold
 from .parity import FP32_TOLERANCE, Parity, check_parity
-from .precision import LOW, Precision, choose_precisions, lower
 from .step_graph import step_graph
 from .target import check_precisions, find_target
 from .trace import VAE_FACTOR, Hints, TorchSession, load_source, manifest_for, trace
-from .vae import ONE_TILE, DecoderParity, DecoderShape, add_decoders, manifest_with
+from .vae.add import ONE_TILE, DecoderParity, DecoderShape, add_decoders, manifest_with
+from .vae.trace import read_vae
 
 MAX_BATCH = 256
 MAX_SEED = 2**63 - 1  # of PyTorch's generator
@@ -89,7 +89,7 @@ def export_bundle(
         target: What the graphs are made for, a name in `export.target.TARGETS`.
         left_out: Names of passes, or ``split``, that are not to run.
         put_in: Names of passes that run although they are off for the target.
-        precisions: Of the denoiser's graphs, names in `export.precision.PRECISIONS`; fp32 is
+        precisions: Of the denoiser's graphs, names in `export.lowering.lower.PRECISIONS`; fp32 is
             always among them.
         hints: What a checkpoint of other people's cannot tell by itself.
         vae: A folder of diffusers with the VAE whose decoder goes into the bundle, or None.

@@ -21,7 +21,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from .weights import (
+from ..graphs.weights import (
     Weight,
     add_constant,
     constant,

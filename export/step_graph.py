@@ -6,7 +6,8 @@ It is the same for every sampler and guidance scale, since what differs is fed::
     noise       = noise * exp(slope * variance + offset) where the model learns a variance
     (latent, memory_0, memory_1) = move @ (latent, output, memory_0, memory_1, noise)
 
-`runtime.program` makes the numbers. The sums are written out, since a matmul may round to TF32.
+`runtime.sampling.step_table` makes the numbers. The sums are written out, since a matmul may round
+to TF32.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from __future__ import annotations
 import onnx
 import onnx_ir as ir
 
-from ..runtime.manifest import Manifest
-from ..runtime.program import GIVEN, TAKEN
+from ..runtime.bundle.manifest import Manifest
+from ..runtime.sampling.step_table import GIVEN, TAKEN
 
 OPSET = 18
 CARRIED = ("latent", "memory_0", "memory_1", "noise")  # of the inputs, all of a latent's shape

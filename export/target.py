@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .. import OptionError, one_of
-from .precision import PRECISIONS
+from .lowering.lower import PRECISIONS
 
 
 @dataclass(frozen=True)

@@ -35,10 +35,10 @@ from ..models.format import Hints as Hints  # for the rest of the room, which im
 from ..models.presets import load_preset
 from ..models.weight_file import is_stored
 from ..runtime.backend import Array
-from ..runtime.goldens import FILE_NAME
-from ..runtime.machine import installed_versions
-from ..runtime.manifest import LATENT_SCALES, Manifest, ModelSpec
-from ..runtime.schedule import LinearBetas, LinearFlow
+from ..runtime.bundle.goldens import FILE_NAME
+from ..runtime.bundle.manifest import LATENT_SCALES, Manifest, ModelSpec
+from ..runtime.machine.system import installed_versions
+from ..runtime.sampling.schedule import LinearBetas, LinearFlow
 
 OPSET = 19
 FOLDED = 2**23  # numbers: position biases over 32 x 32 tokens too, where the exporter stops early

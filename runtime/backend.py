@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from .manifest import GraphSpec
+from .bundle.manifest import GraphSpec
 
 Array = npt.NDArray[np.generic]
 

@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from .. import NonFiniteError
 from .backend import Session
-from .manifest import GraphSpec, Manifest
-from .sampler import Latent
+from .bundle.manifest import GraphSpec, Manifest
+from .sampling.sampler import Latent
 
 INPUT = "latent"
 OUTPUT = "image"

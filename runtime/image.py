@@ -14,7 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from .. import OptionError
-from .sampler import Latent
+from .sampling.sampler import Latent
 
 METADATA_KEY = "pitstop"
 MODES = {1: "L", 3: "RGB"}

@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image
 
 from .. import OptionError, __version__
+from .bundle.manifest import CONDITIONER, STEP, Manifest
 from .image import make_grid, read_parameters, save_png, written_whole
-from .manifest import CONDITIONER, STEP, Manifest
 from .pipeline import Pipeline, Samples, Settings
 
 GRID_LIMIT = 256  # images; a larger grid is no help to the eye

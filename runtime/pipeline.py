@@ -14,17 +14,17 @@ from .. import OptionError
 from .backend import Backend, Session, SessionOptions
 from .backends import AUTO as AUTO_BACKEND
 from .backends import Choice, choose_backend, load_backend
-from .bundle import Bundle, open_bundle
-from .conditioning import ConditionedSession
+from .bundle.folder import Bundle, open_bundle
+from .bundle.manifest import CONDITIONER, GraphSpec, Manifest
 from .decoder import Decode, TiledDecoder
-from .engine_check import engines_here
-from .guidance import GuidedDenoiser, Labels, run_rows
-from .loop import walk
-from .manifest import CONDITIONER, GraphSpec, Manifest
-from .noise import MAX_SEED
-from .resident import Loop, fits, open_loop, plan_run
-from .sampler import Latent, Sampler
-from .samplers import AUTO, default_sampler, make_sampler
+from .devices.engine_check import engines_here
+from .sampling.conditioning import ConditionedSession
+from .sampling.device_run import Loop, fits, open_loop, plan_run
+from .sampling.guidance import GuidedDenoiser, Labels, run_rows
+from .sampling.loop import walk
+from .sampling.noise import MAX_SEED
+from .sampling.sampler import Latent, Sampler
+from .sampling.samplers import AUTO, default_sampler, make_sampler
 
 if TYPE_CHECKING:
     from PIL.Image import Image

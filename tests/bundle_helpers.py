@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from pitstop.runtime import goldens
 from pitstop.runtime.backend import Array
-from pitstop.runtime.bundle import new_bundle, write_manifest
-from pitstop.runtime.manifest import (
+from pitstop.runtime.bundle import goldens
+from pitstop.runtime.bundle.folder import new_bundle, write_manifest
+from pitstop.runtime.bundle.manifest import (
     CONDITIONER,
     DECODERS,
     GraphSpec,
@@ -21,8 +21,8 @@ from pitstop.runtime.manifest import (
     TensorSpec,
 )
 from pitstop.runtime.pipeline import Settings
-from pitstop.runtime.sampler import Latent
-from pitstop.runtime.schedule import LinearBetas
+from pitstop.runtime.sampling.sampler import Latent
+from pitstop.runtime.sampling.schedule import LinearBetas
 
 SHAPE = (1, 8, 8)
 LABELS = ("shirt", "shoe", "bag")

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from sampler_helpers import SHAPE, relative_l2, start_latent, walk_ours
 
-from pitstop.runtime.noise import START, draw_noise
-from pitstop.runtime.sampler import Latent, Prediction, Sampler
-from pitstop.runtime.schedule import LinearFlow
+from pitstop.runtime.sampling.noise import START, draw_noise
+from pitstop.runtime.sampling.sampler import Latent, Prediction, Sampler
+from pitstop.runtime.sampling.schedule import LinearFlow
 
 TO_DATA, TO_NOISE = LinearFlow(data_at=1), LinearFlow(data_at=0)  # SiT's time, and REPA's
 

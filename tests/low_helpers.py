@@ -9,8 +9,8 @@ import numpy as np
 import onnx_ir as ir
 from pass_helpers import Array, feeds_for, traced
 
-from pitstop.export.folding import DENOISER, Folded, ask_conditioner, choose_steps, fold
 from pitstop.export.graph_pass import Feeds
+from pitstop.export.optimize import DENOISER, Folded, ask_conditioner, choose_steps, fold
 from pitstop.models.denoiser import DenoiserConfig
 
 

@@ -11,14 +11,14 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from pitstop.runtime.manifest import GraphSpec
+from pitstop.runtime.bundle.manifest import GraphSpec
 
 OK = 0
 Compute = Callable[[dict[str, int]], None]
 
 
 class MadeUpCudart:
-    """The functions that `pitstop.runtime.cuda` calls; a captured graph is a list of calls."""
+    """The functions that `runtime.devices.cuda` calls; a captured graph is a list of calls."""
 
     cudaStreamNonBlocking = 1
     cudaEventDisableTiming = 2

@@ -14,9 +14,9 @@ import onnx_ir as ir
 import torch
 from model_helpers import filled
 
-from pitstop.export.graph_file import run_graph
 from pitstop.export.trace import trace
-from pitstop.export.weights import constant, dims
+from pitstop.graphs.graph_file import run_graph
+from pitstop.graphs.weights import constant, dims
 from pitstop.models.checkpoint import build_model
 from pitstop.models.denoiser import Denoiser, DenoiserConfig
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from pitstop.export.blocks import name_blocks
-from pitstop.runtime.bundle import Bundle, open_bundle, write_manifest
-from pitstop.runtime.manifest import CONDITIONER
+from pitstop.graphs.blocks import name_blocks
+from pitstop.runtime.bundle.folder import Bundle, open_bundle, write_manifest
+from pitstop.runtime.bundle.manifest import CONDITIONER
 
 
 def perturb(bundle: Path, folder: Path, block: str, precision: str = "fp32") -> Path:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from pitstop.runtime.noise import START, draw_noise
-from pitstop.runtime.sampler import Latent, Memory, Prediction, Sampler
-from pitstop.runtime.schedule import Schedule
+from pitstop.runtime.sampling.noise import START, draw_noise
+from pitstop.runtime.sampling.sampler import Latent, Memory, Prediction, Sampler
+from pitstop.runtime.sampling.schedule import Schedule
 
 SHAPE = (4, 8, 8)
 SEEDS = (7, 8)

@@ -20,7 +20,7 @@ from cli_helpers import refused, run
 
 from pitstop.cli import COMMANDS
 from pitstop.runtime.backends import choose_backend
-from pitstop.runtime.bundle import open_bundle, write_manifest
+from pitstop.runtime.bundle.folder import open_bundle, write_manifest
 
 PITSTOP = [sys.executable, "-c", "from pitstop.cli import main; main(prog_name='pitstop')"]
 
@@ -408,7 +408,7 @@ def test_a_stopped_export_leaves_nothing_behind(
 @pytest.mark.parametrize(
     ("place", "tolerance", "message"),
     [
-        ("pitstop.export.folding.SPLIT_TOLERANCE", -1.0, "The split changed the graph's output"),
+        ("pitstop.export.optimize.SPLIT_TOLERANCE", -1.0, "The split changed the graph's output"),
         ("pitstop.export.pipeline.FP32_TOLERANCE", 0.0, "does not match PyTorch"),
     ],
 )

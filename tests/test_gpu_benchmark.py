@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pitstop.runtime.gpu import read_driver
+from pitstop.runtime.machine.driver import read_driver
 
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "gpu.py"
 

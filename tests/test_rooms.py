@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ROOMS = {"models", "runtime", "export", "calibration", "evaluation", "cli"}
+ROOMS = {"models", "runtime", "graphs", "export", "calibration", "evaluation", "cli"}
 HEAVY = {"torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "openvino"}
 
 # Modules that must import where others cannot be imported: a room, or a file of one.
@@ -19,9 +20,10 @@ STANDS_WITHOUT = {
     "models": {"onnx", "onnx_ir", "onnxruntime", *(ROOMS - {"models"})},
     "runtime": {*HEAVY, *(ROOMS - {"runtime"})},
     "export": {"calibration", "evaluation", "cli"},
+    "graphs": {"torch", *(ROOMS - {"graphs", "runtime"})},
     "export/__init__.py": {*HEAVY, *(ROOMS - {"export", "runtime"})},
-    "export/engine.py": {*HEAVY, *(ROOMS - {"export", "runtime"})},
-    "calibration": {"torch", *(ROOMS - {"calibration", "runtime"})},
+    "export/engines": {*HEAVY, *(ROOMS - {"export", "runtime"})},
+    "calibration": {"torch", *(ROOMS - {"calibration", "runtime", "graphs"})},
     "evaluation": {"cli"},
     "cli": {*HEAVY, "numpy", *(ROOMS - {"cli", "runtime"})},
 }
@@ -32,28 +34,29 @@ LOAD_TORCH = {"models", "export", "evaluation"}
 ALLOWED = {
     "models": {"torch", "numpy", "safetensors", "click", "rich"},
     "runtime": {"numpy", "PIL"},
-    "export": {"numpy", "onnx", "onnx_ir", "pitstop.runtime"},
-    "calibration": {"numpy", "onnx", "onnx_ir", "onnxruntime", "pitstop.runtime"},
+    "graphs": {"numpy", "onnx_ir", "pitstop.runtime"},
+    "export": {"numpy", "onnx", "onnx_ir", "pitstop.runtime", "pitstop.graphs"},
+    "calibration": {"numpy", "onnx", "onnx_ir", "onnxruntime", "pitstop.runtime", "pitstop.graphs"},
     "evaluation": {"numpy", "PIL", "torch", *(f"pitstop.{room}" for room in ROOMS - {"cli"})},
     "cli": {"click", "rich", *(f"pitstop.{room}" for room in ROOMS - {"cli"})},
 }
 ALLOWED_IN_FILE = {
     "export/passes/simplify.py": {"onnxsim"},
     "export/trace.py": {"torch", "onnxscript", "pitstop.models"},
-    "export/decoder.py": {"torch", "diffusers", "pitstop.models"},
-    "export/engine_build.py": {"tensorrt"},
-    "runtime/cuda.py": {"cuda"},
-    "runtime/onnx_device.py": {"onnxruntime"},
-    "runtime/engine_backend.py": {"tensorrt"},
-    "runtime/plan.py": {"tensorrt"},
-    "evaluation/bench_plot.py": {"matplotlib"},
-    "evaluation/blocks.py": {"onnx_ir"},
-    "evaluation/flow.py": {"onnx_ir"},
-    "evaluation/matmul_graph.py": {"onnx", "ml_dtypes"},
-    "evaluation/plots.py": {"matplotlib"},
-    "evaluation/quality.py": {"torch", "safetensors"},
-    "evaluation/report.py": {"jinja2", "markupsafe", "PIL"},
-    "evaluation/ssim.py": {"skimage"},
+    "export/vae/trace.py": {"torch", "diffusers", "pitstop.models"},
+    "export/engines/builder.py": {"tensorrt"},
+    "runtime/devices/cuda.py": {"cuda"},
+    "runtime/devices/onnx_device.py": {"onnxruntime"},
+    "runtime/devices/engine_backend.py": {"tensorrt"},
+    "runtime/devices/engine_session.py": {"tensorrt"},
+    "evaluation/speed/plot.py": {"matplotlib"},
+    "evaluation/accuracy/blocks.py": {"onnx_ir"},
+    "evaluation/accuracy/block_outputs.py": {"onnx_ir"},
+    "evaluation/speed/matmul/graph.py": {"onnx", "ml_dtypes"},
+    "evaluation/report/plots.py": {"matplotlib"},
+    "evaluation/accuracy/quality.py": {"torch", "safetensors"},
+    "evaluation/report/page.py": {"jinja2", "markupsafe", "PIL"},
+    "evaluation/accuracy/ssim.py": {"skimage"},
 }
 
 WALK = """
@@ -82,7 +85,7 @@ def test_room_stands_without_what_it_must_not_import(place: str) -> None:
     """Every file of the room imports in a fresh interpreter where the banned modules cannot."""
     banned = sorted(f"pitstop.{name}" if name in ROOMS else name for name in STANDS_WITHOUT[place])
     module = f"pitstop.{place}".removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-    code = WALK.format(module=module, banned=banned, walk=place in ROOMS)
+    code = WALK.format(module=module, banned=banned, walk=(ROOT / place).is_dir())
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
@@ -108,7 +111,7 @@ def test_no_thing_of_a_folder_of_like_things_imports_another() -> None:
         f"{path.relative_to(ROOT).as_posix()} imports {name}"
         for folder in (
             "export/passes",
-            "runtime/samplers",
+            "runtime/sampling/samplers",
             "runtime/backends",
             "calibration/methods",
         )
@@ -135,6 +138,20 @@ def test_inside_the_package_imports_are_relative() -> None:
         if name.split(".")[0] in {"pitstop", *ROOMS}
     ]
     assert found == []
+
+
+def test_the_table_of_rooms_says_what_is_held_here() -> None:
+    """CONTRIBUTING's row of a room names the rooms that it may import, here and there the same."""
+    rows = re.findall(r"^\| `(\w+)/` \|.*\| (.*) \|$", (ROOT / "CONTRIBUTING.md").read_text(), re.M)
+    table = {room: said for room, said in rows if room in ROOMS}
+
+    assert set(table) == ROOMS
+    for room, said in table.items():
+        allowed = {name.removeprefix("pitstop.") for name in ALLOWED[room] if "pitstop." in name}
+        if said.startswith("every room"):
+            assert allowed | {"cli", room} == ROOMS
+        else:
+            assert set(re.findall(r"`(\w+)`", said)) - {"models"} == allowed
 
 
 def may_import(path: Path, name: str) -> bool:

@@ -16,9 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from ..attention import matmuls_around
-from ..graph_pass import GraphPass, Sites
-from ..weights import (
+from ...graphs.attention import matmuls_around
+from ...graphs.weights import (
     add_constant,
     constant,
     dims,
@@ -30,6 +29,7 @@ from ..weights import (
     sole_user,
     transpose,
 )
+from ..graph_pass import GraphPass, Sites
 
 HEADS = (0, 2, 1, 3)  # (B, S, H, d) to (B, H, S, d), and back
 HEADS_OF_K = (0, 2, 3, 1)  # (B, S, H, d) to (B, H, d, S)

@@ -23,8 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from ..graph_pass import GraphPass, Sites
-from ..weights import (
+from ...graphs.weights import (
     Weight,
     add_constant,
     constant,
@@ -35,6 +34,7 @@ from ..weights import (
     replace_node,
     sole_user,
 )
+from ..graph_pass import GraphPass, Sites
 
 TOKENS_LAST = (0, 2, 1)
 BORDER = {"auto_pad": "NOTSET", "pads": (0,) * 4, "strides": (1, 1), "dilations": (1, 1)}

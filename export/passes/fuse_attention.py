@@ -15,9 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from ..attention import matmuls_around
-from ..graph_pass import GraphPass, Sites
-from ..weights import (
+from ...graphs.attention import matmuls_around
+from ...graphs.weights import (
     add_constant,
     constant,
     dims,
@@ -27,6 +26,7 @@ from ..weights import (
     sole_user,
     transpose,
 )
+from ..graph_pass import GraphPass, Sites
 
 HEADS_FIRST = (2, 0, 3, 1, 4)  # (B, S, 3, H, d) to (3, B, H, S, d)
 SWAP_LAST = (0, 1, 3, 2)

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from ..attention import matmuls_around
+from ...graphs.attention import matmuls_around
+from ...graphs.weights import Weight, add_constant, constant, dims, is_op, made_by, sole_user
 from ..graph_pass import GraphPass, Sites
-from ..weights import Weight, add_constant, constant, dims, is_op, made_by, sole_user
 
 MULTIPLE = 16  # of the head sizes that fp16 and int8 tensor cores take without a remainder
 SPLIT_HEADS = (0, 2, 1, 3)  # (B, S, H, d) to (B, H, S, d), and back

@@ -9,8 +9,8 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes.common import CommonSubexpressionEliminationPass, DeduplicateInitializersPass
 
+from ...graphs.weights import weight_bytes
 from ..graph_pass import GraphPass, Sites
-from ..weights import weight_bytes
 
 ONNXSIM_LIMIT = 1 << 30  # bytes of weights; it works on protobuf messages, which hold 2 GiB
 

@@ -20,8 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from ..graph_pass import GraphPass, Sites
-from ..weights import (
+from ...graphs.weights import (
     Weight,
     add_constant,
     constant,
@@ -33,6 +32,7 @@ from ..weights import (
     sole_user,
     transpose,
 )
+from ..graph_pass import GraphPass, Sites
 
 PARTITION = (5, 0, 1, 3, 6, 2, 4, 7)  # (N, r, w, c, w, 3, H, d) to (3, N, r, c, H, w, w, d)
 REVERSE = (0, 1, 4, 2, 5, 3, 6)  # (N, r, c, H, w, w, d) to (N, r, w, c, w, H, d)

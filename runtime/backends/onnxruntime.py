@@ -17,9 +17,9 @@ import numpy as np
 
 from ... import BackendUnavailable, BundleError
 from ..backend import Array, Session, SessionOptions
-from ..gpu import why_no_gpu
-from ..manifest import GraphSpec
-from ..onnx_device import DeviceOnnxSession, OpenStep
+from ..bundle.manifest import GraphSpec
+from ..devices.onnx_device import DeviceOnnxSession, OpenStep
+from ..machine.driver import why_no_gpu
 
 NEEDS_ENGINE = False
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from ... import BackendUnavailable, BundleError
 from ..backend import Array, SessionOptions
-from ..manifest import GraphSpec, TensorSpec
+from ..bundle.manifest import GraphSpec, TensorSpec
 
 NEEDS_ENGINE = False
 

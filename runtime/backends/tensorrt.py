@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..backend import Session, SessionOptions
-from ..engine_backend import all_that_is_missing, is_installed, open_engine, why_no_device
-from ..manifest import GraphSpec
+from ..bundle.manifest import GraphSpec
+from ..devices.engine_backend import all_that_is_missing, is_installed, open_engine, why_no_device
 
 NEEDS_ENGINE = True
 

@@ -20,8 +20,8 @@ from pitstop.calibration.calibration_set import (
     read_set,
     write_set,
 )
-from pitstop.runtime.goldens import write_goldens
-from pitstop.runtime.manifest import ModelSpec
+from pitstop.runtime.bundle.goldens import write_goldens
+from pitstop.runtime.bundle.manifest import ModelSpec
 from pitstop.runtime.pipeline import Settings
 
 ROWS = 6

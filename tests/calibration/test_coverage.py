@@ -12,7 +12,7 @@ from pitstop.calibration.histogram import Histogram
 from pitstop.calibration.observe import Observation
 from pitstop.calibration.placement import Site
 from pitstop.calibration.ranges import ActivationRange
-from pitstop.runtime.manifest import Manifest
+from pitstop.runtime.bundle.manifest import Manifest
 from pitstop.runtime.pipeline import Settings
 
 SITES = [Site("layer.0", "x", "y"), Site("layer.1", "h", "z")]

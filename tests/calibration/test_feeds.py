@@ -9,7 +9,7 @@ from calibration_helpers import ONE_THREAD
 
 from pitstop.calibration.calibration_set import CalibrationSet
 from pitstop.calibration.feeds import feed
-from pitstop.runtime.bundle import Bundle, open_bundle
+from pitstop.runtime.bundle.folder import Bundle, open_bundle
 from pitstop.runtime.pipeline import Settings
 
 TIMESTEPS = [999, 700, 400, 100, 0]

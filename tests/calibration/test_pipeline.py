@@ -39,9 +39,9 @@ from pitstop.calibration.placement import Placement
 from pitstop.calibration.ranges import read_ranges
 from pitstop.calibration.smoothing import apply_smoothing, smooth
 from pitstop.calibration.trajectories import draw_set
-from pitstop.export import graph_file as export_graph_file
 from pitstop.export.pipeline import export_bundle
-from pitstop.runtime.bundle import open_bundle
+from pitstop.graphs import graph_file as export_graph_file
+from pitstop.runtime.bundle.folder import open_bundle
 from pitstop.runtime.distance import relative_l2
 from pitstop.runtime.pipeline import OnStep, Pipeline, Settings
 
@@ -313,7 +313,7 @@ def test_an_int8_denoiser_with_numbers_that_are_not_finite_is_not_written(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = content(bundle)
-    monkeypatch.setattr("pitstop.calibration.candidate.relative_l2", lambda *pair: float("inf"))
+    monkeypatch.setattr("pitstop.calibration.unbundled.relative_l2", lambda *pair: float("inf"))
 
     with pytest.raises(PitstopError) as caught:
         calibrate(bundle)

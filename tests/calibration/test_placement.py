@@ -11,7 +11,7 @@ from pass_helpers import graph, noise
 
 from pitstop import CalibrationError
 from pitstop.calibration.placement import Placement, Site, find_sites
-from pitstop.export.folding import STEP_NAMES
+from pitstop.export.optimize import STEP_NAMES
 from pitstop.models.pit import BridgeConfig, PccaConfig, PswaConfig
 
 ALL = PccaConfig("const", (1.0,))

@@ -16,8 +16,8 @@ from pitstop import CalibrationError
 from pitstop.calibration.graph_file import with_outputs
 from pitstop.calibration.placement import Site
 from pitstop.calibration.quantize import SMALLEST_SCALE, quantize, quantize_weight
-from pitstop.export.graph_file import run_graph
-from pitstop.export.precision import LOW, lower
+from pitstop.export.lowering.lower import LOW, lower
+from pitstop.graphs.graph_file import run_graph
 from pitstop.runtime.distance import relative_l2
 
 TWO = tiny_pit(depth=2)

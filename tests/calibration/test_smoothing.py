@@ -23,7 +23,7 @@ from pitstop.calibration.smoothing import (
     choose_factors,
     smooth,
 )
-from pitstop.export.graph_file import run_graph
+from pitstop.graphs.graph_file import run_graph
 from pitstop.models.amm import AmmConfig
 from pitstop.models.denoiser import DenoiserConfig
 from pitstop.models.pit import PccaConfig, PitConfig, PswaConfig

@@ -13,7 +13,7 @@ from tensorrt_helpers import complaints_and_plan, import_trt
 from pitstop.calibration.channels import find_scalable
 from pitstop.calibration.quantize import quantize
 from pitstop.calibration.smoothing import apply_smoothing, choose_factors, smooth
-from pitstop.export.precision import LOW, lower
+from pitstop.export.lowering.lower import LOW, lower
 from pitstop.models.denoiser import DenoiserConfig
 from pitstop.models.pit import PccaConfig, PswaConfig
 

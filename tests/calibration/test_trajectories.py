@@ -17,9 +17,9 @@ from pitstop.calibration.trajectories import (
     draw_set,
     spread_classes,
 )
-from pitstop.runtime.manifest import Manifest
-from pitstop.runtime.noise import START, draw_noise
+from pitstop.runtime.bundle.manifest import Manifest
 from pitstop.runtime.pipeline import Pipeline, Settings
+from pitstop.runtime.sampling.noise import START, draw_noise
 
 CLASSES = len(LABELS)
 

@@ -59,7 +59,9 @@ def test_a_table_figures_and_a_plot_come_of_it(tiny_bundle: Path, tmp_path: Path
 
 
 def test_a_noisy_machine_is_said(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pitstop.evaluation.machine_noise.MAX_SPREAD", 0.5)  # no series is so even
+    monkeypatch.setattr(
+        "pitstop.evaluation.speed.machine_noise.MAX_SPREAD", 0.5
+    )  # no series is so even
 
     done = run("bench", toy, *ALONE, "--precision", "fp32")
 

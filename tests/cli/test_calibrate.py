@@ -12,9 +12,9 @@ from bundle_helpers import toy_manifest, write_bundle
 from cli_helpers import refused, run
 from rich.console import Console
 
-from pitstop.calibration import tuning
+from pitstop.calibration import budget_search as tuning
 from pitstop.cli.printing import Stages, stage_progress
-from pitstop.runtime.bundle import open_bundle
+from pitstop.runtime.bundle.folder import open_bundle
 
 QUICK = ("--num", 2, "--steps", 4, "--cfg-scale", 1.5, "--threads", 1)
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from cli_helpers import run
 
-from pitstop.runtime import nvidia
 from pitstop.runtime.backends import backend_names
-from pitstop.runtime.gpu import Gpu, read_driver
-from pitstop.runtime.nvidia import Nvidia
+from pitstop.runtime.machine import nvidia
+from pitstop.runtime.machine.driver import Gpu, read_driver
+from pitstop.runtime.machine.nvidia import Nvidia
 
 JETSON = Nvidia(
     gpus=(Gpu("Orin", "8.7", 8 << 30, integrated=True),),

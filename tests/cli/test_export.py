@@ -13,8 +13,8 @@ from cli_helpers import refused, run
 
 from pitstop import CalibrationError
 from pitstop.calibration import pipeline as calibration
-from pitstop.export.precision import LOW
-from pitstop.runtime.bundle import open_bundle
+from pitstop.export.lowering.lower import LOW
+from pitstop.runtime.bundle.folder import open_bundle
 
 
 @pytest.fixture(scope="module")

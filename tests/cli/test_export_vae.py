@@ -14,7 +14,7 @@ from cli_helpers import refused, run
 from PIL import Image
 from vae_helpers import change_config, save_kl
 
-from pitstop.export import vae as vae_module
+from pitstop.export.vae import add as vae_module
 
 DEVICE = """
 import sys

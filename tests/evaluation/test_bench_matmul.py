@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from bundle_helpers import toy_manifest
 
-from pitstop.evaluation.matmul_chain import LINKS, Chain, chain_of
-from pitstop.evaluation.matmul_graph import PRECISIONS, write_chain
-from pitstop.evaluation.matmul_peak import open_chains, peak_flops, time_chain
+from pitstop.evaluation.speed.matmul.chain import LINKS, Chain, chain_of
+from pitstop.evaluation.speed.matmul.graph import PRECISIONS, write_chain
+from pitstop.evaluation.speed.matmul.peak import open_chains, peak_flops, time_chain
 from pitstop.runtime.backend import SessionOptions
 from pitstop.runtime.backends import import_backend
-from pitstop.runtime.manifest import Manifest
+from pitstop.runtime.bundle.manifest import Manifest
 
 ONE_THREAD = SessionOptions(threads=1)
 SMALL = Chain(rows=16, width=32, inner=64)

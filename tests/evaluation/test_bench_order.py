@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from pitstop.evaluation.interleave import interleave
-from pitstop.evaluation.machine_noise import (
+from pitstop.evaluation.speed.interleave import interleave
+from pitstop.evaluation.speed.machine_noise import (
     CpuClock,
     Disturbance,
     disturbance,
     read_cpu_clock,
     warnings,
 )
-from pitstop.evaluation.spread import Spread, spread
+from pitstop.evaluation.speed.spread import Spread, spread
 
 QUIET = Disturbance(others=0.01, stolen=0.0, load=3.0)
 EVEN = {"a": Spread(1.0, 0.9, 1.1)}

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from bundle_helpers import FakeSession, toy_manifest, write_bundle
 
-from pitstop.evaluation.opening import open_subject
-from pitstop.evaluation.subject import Subject
-from pitstop.evaluation.turn import Opened, Step, TimedSession, Turn, take_turn
+from pitstop.evaluation.speed.contender import Subject
+from pitstop.evaluation.speed.open_contender import open_subject
+from pitstop.evaluation.speed.timed_run import Opened, Step, TimedSession, Turn, take_turn
 from pitstop.runtime.backend import Array, SessionOptions
 
 READING = 1.0  # seconds that the clock moves when it is read

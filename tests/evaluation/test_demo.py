@@ -11,10 +11,10 @@ from PIL import Image
 
 from pitstop.cli import main
 from pitstop.evaluation import demo
-from pitstop.evaluation.picture import GAP, TITLE_SIZE
-from pitstop.evaluation.quality import Judgement
+from pitstop.evaluation.accuracy.quality import Judgement
+from pitstop.evaluation.report.picture import GAP, TITLE_SIZE
 from pitstop.runtime.pipeline import Settings
-from pitstop.runtime.sampler import Latent
+from pitstop.runtime.sampling.sampler import Latent
 
 
 def see_the_first_class(pixels: Latent) -> Judgement:
@@ -31,7 +31,7 @@ def small(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(demo, "COLUMNS", 3)
     monkeypatch.setattr(demo, "TRAJECTORIES", 2)
     gates = {"fp32": 60.0, "fp16": 40.0, "int8": 0.0}  # random weights amplify what rounding does
-    monkeypatch.setattr("pitstop.evaluation.compare.MIN_PSNR", gates)
+    monkeypatch.setattr("pitstop.evaluation.accuracy.compare.MIN_PSNR", gates)
     monkeypatch.setattr(demo, "SETTINGS", Settings(steps=4, cfg_scale=2.0))
     monkeypatch.setattr(demo, "judge", see_the_first_class)
 
@@ -63,7 +63,7 @@ def test_a_gate_that_is_not_met_ends_with_1(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "pitstop.evaluation.compare.MIN_PSNR", {"fp32": 1e3, "fp16": 0.0, "int8": 0.0}
+        "pitstop.evaluation.accuracy.compare.MIN_PSNR", {"fp32": 1e3, "fp16": 0.0, "int8": 0.0}
     )
 
     done = CliRunner().invoke(main, ["demo", "--out", str(tmp_path / "out")])
@@ -76,7 +76,7 @@ def test_a_gate_that_is_not_met_ends_with_1(
     ("place", "message"),
     [
         ("pitstop.export.pipeline.FP32_TOLERANCE", "The exported graph is"),
-        ("pitstop.export.folding.SPLIT_TOLERANCE", "The split changed the graph's output"),
+        ("pitstop.export.optimize.SPLIT_TOLERANCE", "The split changed the graph's output"),
     ],
 )
 def test_an_export_that_left_pytorch_ends_the_demo_with_1_and_one_line(

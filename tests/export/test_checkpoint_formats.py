@@ -29,16 +29,16 @@ from format_helpers import (
 )
 from torch import Tensor
 
-from pitstop.evaluation.reference import load_model
+from pitstop.evaluation.accuracy.reference import load_model
 from pitstop.export.pipeline import export_bundle
 from pitstop.export.trace import Hints
-from pitstop.runtime.bundle import open_bundle
+from pitstop.runtime.bundle.folder import open_bundle
+from pitstop.runtime.bundle.manifest import Manifest
 from pitstop.runtime.distance import psnr, relative_l2
-from pitstop.runtime.manifest import Manifest
-from pitstop.runtime.noise import START, draw_noise
 from pitstop.runtime.pipeline import Pipeline
-from pitstop.runtime.sampler import Latent
-from pitstop.runtime.schedule import LinearBetas, LinearFlow
+from pitstop.runtime.sampling.noise import START, draw_noise
+from pitstop.runtime.sampling.sampler import Latent
+from pitstop.runtime.sampling.schedule import LinearBetas, LinearFlow
 
 STEPS = 50
 SCALE = 2.5

@@ -19,21 +19,21 @@ from pass_helpers import ask_pytorch, feeds_for, ops, traced
 
 from pitstop import CheckpointError
 from pitstop.calibration.placement import Placement, find_sites
-from pitstop.evaluation.reference import load_model
-from pitstop.export.blocks import name_blocks
-from pitstop.export.folding import choose_steps, fold
-from pitstop.export.graph_file import run_graph
-from pitstop.export.islands import RULES, find_islands
+from pitstop.evaluation.accuracy.reference import load_model
+from pitstop.export.lowering.kept_fp32 import RULES, find_islands
+from pitstop.export.optimize import choose_steps, fold
 from pitstop.export.pipeline import export_bundle
 from pitstop.export.trace import Hints, load_source
+from pitstop.graphs.blocks import name_blocks
+from pitstop.graphs.graph_file import run_graph
 from pitstop.models.amm import AmmConfig
 from pitstop.models.dit import DitConfig
 from pitstop.models.edt import EdtConfig
 from pitstop.runtime.backend import Array
-from pitstop.runtime.bundle import open_bundle
+from pitstop.runtime.bundle.folder import open_bundle
 from pitstop.runtime.distance import psnr, relative_l2
-from pitstop.runtime.noise import START, draw_noise
 from pitstop.runtime.pipeline import Pipeline
+from pitstop.runtime.sampling.noise import START, draw_noise
 
 SHAPE = wider()
 AMM = (1, 3, 5)

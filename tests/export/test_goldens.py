@@ -5,9 +5,9 @@ import pytest
 from bundle_helpers import NULL_CLASS, FakeSession, toy_manifest, toy_prediction
 
 from pitstop.export.goldens import draw_goldens
-from pitstop.runtime.goldens import Goldens
-from pitstop.runtime.noise import START, draw_noise
+from pitstop.runtime.bundle.goldens import Goldens
 from pitstop.runtime.pipeline import Pipeline, Settings
+from pitstop.runtime.sampling.noise import START, draw_noise
 
 STEPS = 9
 

@@ -9,7 +9,7 @@ import pytest
 from pass_helpers import as_text, graph, noise, ops
 
 from pitstop.export.graph_pass import GraphPass, PassBroken, Sites, apply, apply_all, interface
-from pitstop.export.weights import add_constant, constant
+from pitstop.graphs.weights import add_constant, constant
 
 WEIGHT = noise(3, 2, seed=1)
 X = {"x": noise(4, 3)}

@@ -16,14 +16,16 @@ from checkpoint_helpers import tiny_checkpoint
 
 import pitstop
 from pitstop import BundleError, CheckpointError, OptionError
-from pitstop.export import folding, graph_file, pipeline
+from pitstop.export import optimize as folding
+from pitstop.export import pipeline
 from pitstop.export.graph_pass import GraphPass, PassBroken, Sites
 from pitstop.export.parity import FP32_TOLERANCE
 from pitstop.export.pipeline import ExportReport, export_bundle
+from pitstop.graphs import graph_file
 from pitstop.models.checkpoint import load_checkpoint, save_checkpoint
 from pitstop.models.presets import WEIGHTS
-from pitstop.runtime.bundle import Bundle, open_bundle
-from pitstop.runtime.goldens import read_goldens
+from pitstop.runtime.bundle.folder import Bundle, open_bundle
+from pitstop.runtime.bundle.goldens import read_goldens
 from pitstop.runtime.pipeline import Pipeline
 
 HERE = Path(pitstop.__path__[0]).resolve()

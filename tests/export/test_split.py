@@ -22,11 +22,11 @@ from pass_helpers import (
     weight_matmuls,
 )
 
-from pitstop.export.graph_file import run_graph
 from pitstop.export.graph_pass import apply_all, interface
 from pitstop.export.passes import PASSES
 from pitstop.export.split import NoSplit, split
-from pitstop.export.weights import weight_bytes
+from pitstop.graphs.graph_file import run_graph
+from pitstop.graphs.weights import weight_bytes
 from pitstop.models.checkpoint import build_model
 from pitstop.models.pit import PccaConfig
 from pitstop.models.presets import PRESETS

@@ -9,18 +9,18 @@ import pytest
 from bundle_helpers import NULL_CLASS, SHAPE, toy_manifest
 from tensorrt_helpers import complaints_and_plan, import_trt
 
-from pitstop.export.graph_file import run_graph
 from pitstop.export.step_graph import step_graph
+from pitstop.graphs.graph_file import run_graph
 from pitstop.runtime.backend import Array
+from pitstop.runtime.bundle.manifest import Manifest
 from pitstop.runtime.distance import relative_l2
-from pitstop.runtime.guidance import GuidedDenoiser
-from pitstop.runtime.manifest import Manifest
-from pitstop.runtime.noise import draw_noise
-from pitstop.runtime.resident import CARRIED, plan_run
-from pitstop.runtime.sampler import Latent, Sampler
-from pitstop.runtime.samplers import make_sampler
-from pitstop.runtime.samplers.ddpm import Ddpm
-from pitstop.runtime.schedule import LinearBetas, LinearFlow
+from pitstop.runtime.sampling.device_run import CARRIED, plan_run
+from pitstop.runtime.sampling.guidance import GuidedDenoiser
+from pitstop.runtime.sampling.noise import draw_noise
+from pitstop.runtime.sampling.sampler import Latent, Sampler
+from pitstop.runtime.sampling.samplers import make_sampler
+from pitstop.runtime.sampling.samplers.ddpm import Ddpm
+from pitstop.runtime.sampling.schedule import LinearBetas, LinearFlow
 
 TOLERANCE = 1e-6  # relative L2 of one step
 CHANNELS = 4

@@ -10,8 +10,8 @@ from model_helpers import tiny_dit, tiny_pit
 from pass_helpers import feeds_for, graph, network
 from tensorrt_helpers import complaints_and_plan, import_trt
 
-from pitstop.export.folding import choose_steps, fold
-from pitstop.export.precision import LOW, lower
+from pitstop.export.lowering.lower import LOW, lower
+from pitstop.export.optimize import choose_steps, fold
 from pitstop.export.target import find_target
 from pitstop.export.trace import trace
 from pitstop.models.denoiser import DenoiserConfig

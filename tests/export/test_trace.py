@@ -13,9 +13,9 @@ from model_helpers import tiny_dit, tiny_pit
 from pass_helpers import ask_pytorch, feeds_for, network, traced
 
 from pitstop import CheckpointError
-from pitstop.export.graph_file import run_graph
 from pitstop.export.parity import FP32_TOLERANCE
 from pitstop.export.trace import TorchSession, describe, load_source, manifest_for, trace
+from pitstop.graphs.graph_file import run_graph
 from pitstop.models.checkpoint import Checkpoint
 from pitstop.models.denoiser import DenoiserConfig
 from pitstop.runtime.distance import relative_l2

@@ -26,10 +26,10 @@ from PIL import Image
 
 from pitstop import BundleError, NonFiniteError, OptionError
 from pitstop.runtime.backend import Array
+from pitstop.runtime.bundle.manifest import Manifest
 from pitstop.runtime.decoder import TiledDecoder, cut
 from pitstop.runtime.image import read_parameters
 from pitstop.runtime.jobs import draw_images, plan_images
-from pitstop.runtime.manifest import Manifest
 from pitstop.runtime.pipeline import Pipeline, Samples, Settings
 
 SETTINGS = Settings(steps=3, cfg_scale=2.0)

@@ -7,11 +7,11 @@ from bundle_helpers import toy_manifest, write_bundle
 
 from pitstop.runtime.backend import Session, SessionOptions
 from pitstop.runtime.backends import load_backend
-from pitstop.runtime.bundle import open_bundle
-from pitstop.runtime.conditioning import ConditionedSession
+from pitstop.runtime.bundle.folder import open_bundle
+from pitstop.runtime.bundle.manifest import CONDITIONER
 from pitstop.runtime.image import save_png
-from pitstop.runtime.manifest import CONDITIONER
 from pitstop.runtime.pipeline import Pipeline
+from pitstop.runtime.sampling.conditioning import ConditionedSession
 
 LABELS = [2, 1, 0, 2, 2, 1, 0, 1]
 SEEDS = range(40, 48)

@@ -9,9 +9,9 @@ from bundle_helpers import FakeSession, one_line, toy_manifest, write_bundle
 from PIL import Image
 
 from pitstop import OptionError
+from pitstop.runtime.bundle.manifest import CONDITIONER
 from pitstop.runtime.image import read_parameters
 from pitstop.runtime.jobs import PlannedImage, draw_images, plan_images
-from pitstop.runtime.manifest import CONDITIONER
 from pitstop.runtime.pipeline import Pipeline, Settings
 
 SETTINGS = Settings(steps=3, cfg_scale=2.0)

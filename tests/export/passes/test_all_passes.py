@@ -29,9 +29,8 @@ from pass_helpers import (
 
 from pitstop.export import pipeline
 from pitstop.export import split as splitting
-from pitstop.export.folding import STEP_NAMES, Folded, choose_steps, fold
-from pitstop.export.graph_file import run_graph
 from pitstop.export.graph_pass import PassBroken, apply_all
+from pitstop.export.optimize import STEP_NAMES, Folded, choose_steps, fold
 from pitstop.export.parity import FP32_TOLERANCE
 from pitstop.export.passes import (
     PASSES,
@@ -40,6 +39,7 @@ from pitstop.export.passes import (
     simplify,
     window_major,
 )
+from pitstop.graphs.graph_file import run_graph
 from pitstop.models.checkpoint import Checkpoint, save_checkpoint
 from pitstop.models.denoiser import DenoiserConfig
 from pitstop.models.pit import BridgeConfig, PccaConfig, PitConfig, PswaConfig

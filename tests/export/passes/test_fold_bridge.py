@@ -13,7 +13,7 @@ from pass_helpers import as_text, feeds_for, graph, noise, ops, traced, weight, 
 from pitstop.export.graph_pass import apply
 from pitstop.export.passes.fold_bridge import FOLD_BRIDGE
 from pitstop.models.pit import BridgeConfig, PccaConfig, PswaConfig
-from pitstop.runtime.manifest import PassReport
+from pitstop.runtime.bundle.manifest import PassReport
 
 DW = noise(2, 1, 3, 3, seed=1)
 PW = np.array([[2.0, 3.0], [5.0, 7.0]])  # out, in

@@ -12,7 +12,7 @@ from pitstop.export.graph_pass import apply, apply_all
 from pitstop.export.passes.fuse_attention import FUSE_ATTENTION, HEADS_FIRST
 from pitstop.export.passes.window_major import WINDOW_MAJOR
 from pitstop.models.pit import PccaConfig, PswaConfig
-from pitstop.runtime.manifest import PassReport
+from pitstop.runtime.bundle.manifest import PassReport
 
 # Attention of two heads of two channels over four tokens, as DiT's is traced.
 LINEAR = "l = MatMul(x, w) r = Add(l, b) "

@@ -21,15 +21,15 @@ from pass_helpers import (
     weights_of,
 )
 
-from pitstop.export.folding import choose_steps, fold
 from pitstop.export.graph_pass import PassBroken, apply
+from pitstop.export.optimize import choose_steps, fold
 from pitstop.export.passes import pad_heads
 from pitstop.export.passes.fuse_attention import FUSE_ATTENTION
 from pitstop.export.passes.pad_heads import PAD_HEADS, padded_size
 from pitstop.models.amm import AmmConfig
 from pitstop.models.pit import PswaConfig
+from pitstop.runtime.bundle.manifest import PassReport
 from pitstop.runtime.distance import relative_l2
-from pitstop.runtime.manifest import PassReport
 
 # Two heads of three channels over four tokens, as fuse_attention leaves them.
 LINEAR = "l = MatMul(x, w) r = Add(l, b) qkv_q, qkv_k, qkv_v = Split<axis=2>(r, sizes) "

@@ -18,7 +18,7 @@ from pitstop.export.passes.window_major import (
     Layout,
     layout_of,
 )
-from pitstop.export.weights import dims
+from pitstop.graphs.weights import dims
 from pitstop.models.pit import BridgeConfig, PccaConfig, PswaConfig
 
 CUT = "[5, 0, 1, 3, 6, 2, 4, 7]"

@@ -13,7 +13,7 @@ from bundle_helpers import one_line, toy_manifest, write_graph
 from pitstop import BackendUnavailable, BundleError
 from pitstop.runtime.backend import SessionOptions
 from pitstop.runtime.backends import import_backend
-from pitstop.runtime.manifest import GraphSpec, TensorSpec
+from pitstop.runtime.bundle.manifest import GraphSpec, TensorSpec
 
 OPENVINO = import_backend("openvino")
 needs_openvino = pytest.mark.skipif(OPENVINO.why_not() is not None, reason="no openvino")

@@ -15,23 +15,23 @@ from cli_helpers import refused
 from made_up_cuda import MadeUpCudart, MadeUpEngine, made_up_tensorrt
 
 from pitstop import BackendUnavailable, EngineError
-from pitstop.export.graph_file import write_graph
 from pitstop.export.step_graph import step_graph
-from pitstop.runtime import cuda as cuda_file
-from pitstop.runtime import engine_backend
+from pitstop.graphs.graph_file import write_graph
 from pitstop.runtime.backend import SessionOptions
 from pitstop.runtime.backends import import_backend, load_backend
 from pitstop.runtime.backends import tensorrt as tensorrt_backend
-from pitstop.runtime.bundle import open_bundle
-from pitstop.runtime.cuda import Cuda
-from pitstop.runtime.engines import PLAN, key_for, new_engine, write_metadata
-from pitstop.runtime.gpu import Driver, Gpu, read_driver
-from pitstop.runtime.guidance import GuidedDenoiser
-from pitstop.runtime.manifest import STEP, GraphSpec
-from pitstop.runtime.plan import EngineSession, load_engine
-from pitstop.runtime.plan_loop import EngineLoop
-from pitstop.runtime.resident import Run, plan_run
-from pitstop.runtime.samplers import make_sampler
+from pitstop.runtime.bundle.engines import PLAN, key_for, new_engine, write_metadata
+from pitstop.runtime.bundle.folder import open_bundle
+from pitstop.runtime.bundle.manifest import STEP, GraphSpec
+from pitstop.runtime.devices import cuda as cuda_file
+from pitstop.runtime.devices import engine_backend
+from pitstop.runtime.devices.cuda import Cuda
+from pitstop.runtime.devices.engine_loop import EngineLoop
+from pitstop.runtime.devices.engine_session import EngineSession, load_engine
+from pitstop.runtime.machine.driver import Driver, Gpu, read_driver
+from pitstop.runtime.sampling.device_run import Run, plan_run
+from pitstop.runtime.sampling.guidance import GuidedDenoiser
+from pitstop.runtime.sampling.samplers import make_sampler
 
 MANIFEST = toy_manifest(batch=2)
 SPEC = MANIFEST.denoiser("fp32")

@@ -1,0 +1,1 @@
+"""How fast a bundle is, beside PyTorch and the machine's own peak."""

@@ -1,0 +1,279 @@
+"""How fast bundles are on each backend, beside PyTorch and the machine's own matmul peak.
+
+Everything is opened first. Then all take turns, and at the end each has a process of its own for
+its load time and memory.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from ... import CheckpointError, OptionError, PitstopError
+from ...runtime.backend import SessionOptions
+from ...runtime.bundle.folder import Bundle, open_bundle
+from .contender import Subject
+from .contenders import Wanted, find_subjects, name_subjects
+from .interleave import WARM_UPS, interleave
+from .machine_noise import Disturbance, disturbance, load_per_cpu, read_cpu_clock, warnings
+from .matmul.chain import chain_of
+from .matmul.peak import Chains, open_chains, peak_flops, time_chain
+from .memory import Fresh, measure_fresh
+from .open_contender import open_subject
+from .spread import Spread, spread
+from .timed_run import Opened, Turn, take_turn
+
+MIN_STEPS = 2  # the first is not counted
+
+OnTurns = Callable[[str, int], Callable[[], None]]
+"""Told of each part of the work by name and number of turns; returns what counts them."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One subject's figures; times in milliseconds.
+
+    Attributes:
+        name: What it is, for people, and unlike the other rows'.
+        subject: What was timed.
+        device: What ran it.
+        batch: Rows of one denoiser call.
+        images: How many are drawn together.
+        flops_per_call: Of the model, a multiply-add counted as two.
+        call: Of one denoiser call.
+        step: Of one step: calls, guidance and sampler.
+        image: Of one image: conditioner and loop, without the decoder.
+        conditioner_ms: Of a group's conditioner; None where there is none, or inside the calls.
+        loop_ms: Of a group's loop.
+        decoder_ms: Of a group's decoder; None where there is none.
+        loop_overhead: Share of a step, in [0, 1], outside the denoiser's session.
+        fresh: Load time and memory in a process of its own; None where it failed.
+    """
+
+    name: str
+    subject: Subject
+    device: str
+    batch: int
+    images: int
+    flops_per_call: int
+    call: Spread
+    step: Spread
+    image: Spread
+    conditioner_ms: float | None
+    loop_ms: float
+    decoder_ms: float | None
+    loop_overhead: float
+    fresh: Fresh | None = None
+
+    @property
+    def images_per_second(self) -> float:
+        return 1000 / self.image.median
+
+    @property
+    def flops_per_second(self) -> float:
+        return 1000 * self.flops_per_call / self.call.median
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What was timed.
+
+    Attributes:
+        rows: PyTorch's first, then the graphs as they were asked for.
+        steps: Of a trajectory.
+        rounds: Turns of each row.
+        matmul_flops: FLOP/s of each chain of matmuls, the fastest first; empty where none ran.
+        warnings: What speaks against the figures: a sentence each.
+        left_out: What was not measured, and why: a sentence each.
+    """
+
+    rows: tuple[Row, ...]
+    steps: int
+    rounds: int
+    matmul_flops: Mapping[str, float]
+    warnings: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+    def peak_share(self, row: Row) -> float | None:
+        """The row's FLOP/s over those of the fastest matmuls; None where none ran."""
+        best = max(self.matmul_flops.values(), default=None)
+        return None if best is None else row.flops_per_second / best
+
+    def speedup(self, row: Row) -> float | None:
+        """How many of its steps fit into one of the same bundle's fastest PyTorch."""
+        steps = [
+            other.step.median
+            for other in self.rows
+            if other.subject.is_torch and other.subject.folder == row.subject.folder
+        ]
+        return min(steps) / row.step.median if steps else None
+
+
+def run_bench(
+    folders: Sequence[Path],
+    wanted: Wanted,
+    *,
+    steps: int,
+    rounds: int,
+    on_turns: OnTurns = lambda name, turns: lambda: None,
+) -> Bench:
+    """Time everything that is wanted, in turns.
+
+    Args:
+        folders: The bundles.
+        wanted: What runs them.
+        steps: Of a trajectory, at least 2.
+        rounds: Turns of each row, at least 1.
+        on_turns: Told how far it is.
+
+    Raises:
+        PitstopError: Something that was asked for is not to be had here.
+    """
+    if steps < MIN_STEPS or rounds < 1:
+        raise OptionError(
+            f"{rounds} rounds of {steps} steps leave nothing to count: the first step never counts",
+            f"Choose at least 1 round of {MIN_STEPS} steps",
+        )
+    bundles = {folder: open_bundle(folder) for folder in folders}
+    subjects, left_out = find_subjects(wanted, bundles)
+    named = name_subjects(subjects)
+    opened, refused = _open_all(named, wanted, bundles, steps, on_turns)
+    with tempfile.TemporaryDirectory() as folder:
+        chains, unknown = _open_chains(list(bundles.values()), wanted.options, Path(folder))
+        taken = _take_turns(opened, chains, steps, rounds, on_turns)
+    rows = [make_row(name, named[name], ready, taken.turns[name]) for name, ready in opened.items()]
+    for ready in opened.values():
+        ready.denoiser.close()
+    rows, failed = _measure_memory(rows, steps, on_turns)
+    return Bench(
+        rows=tuple(rows),
+        steps=steps,
+        rounds=rounds,
+        matmul_flops=taken.matmul_flops,
+        warnings=tuple(warnings(taken.seen, {row.name: row.call for row in rows})),
+        left_out=(*left_out, *refused, *unknown, *failed),
+    )
+
+
+def make_row(name: str, subject: Subject, opened: Opened, turns: Sequence[Turn]) -> Row:
+    """A row from the turns of its subject; its memory is not measured yet."""
+    settled = [step for turn in turns for step in turn.settled]
+    groups = [(turn.conditioner or 0.0) + turn.loop for turn in turns]
+    return Row(
+        name=name,
+        subject=subject,
+        device=opened.denoiser.device,
+        batch=opened.manifest.batch,
+        images=opened.images,
+        flops_per_call=opened.manifest.model.flops_per_call,
+        call=spread(1000 * call for step in settled for call in step.calls),
+        step=spread(1000 * step.seconds for step in settled),
+        image=spread(1000 * seconds / opened.images for seconds in groups),
+        conditioner_ms=_median_ms([turn.conditioner for turn in turns]),
+        loop_ms=spread(1000 * turn.loop for turn in turns).median,
+        decoder_ms=_median_ms([turn.decoder for turn in turns]),
+        loop_overhead=spread(turn.overhead for turn in turns).median,
+    )
+
+
+def _median_ms(seconds: Sequence[float | None]) -> float | None:
+    measured = [1000 * value for value in seconds if value is not None]
+    return float(np.median(measured)) if measured else None
+
+
+def _open_all(
+    named: Mapping[str, Subject],
+    wanted: Wanted,
+    bundles: Mapping[Path, Bundle],
+    steps: int,
+    on_turns: OnTurns,
+) -> tuple[dict[str, Opened], list[str]]:
+    """Open each subject and let it draw once; and why those cannot that were not named."""
+    opened, refusals = {}, {}
+    on_turn = on_turns("opening", len(named))
+    for name, subject in named.items():
+        try:
+            ready = open_subject(subject, bundles[subject.folder])
+            take_turn(ready, steps)
+        except PitstopError as error:
+            if _was_named(subject, wanted, error):
+                raise
+            refusals[name] = error
+        else:
+            opened[name] = ready
+        on_turn()
+    if not any(not named[name].is_torch for name in opened):
+        raise next(error for name, error in refusals.items() if not named[name].is_torch)
+    return opened, [f"{name}: {error.problem}" for name, error in refusals.items()]
+
+
+def _was_named(subject: Subject, wanted: Wanted, error: PitstopError) -> bool:
+    if subject.is_torch:
+        return wanted.names_torch and isinstance(error, CheckpointError)
+    return wanted.names_graphs
+
+
+def _open_chains(
+    bundles: Sequence[Bundle], options: SessionOptions, folder: Path
+) -> tuple[Chains, list[str]]:
+    """The matmuls of every bundle's sizes, or why there are none."""
+    shapes = dict.fromkeys(chain_of(bundle.manifest) for bundle in bundles)
+    chains: Chains = {}
+    for chain in shapes:
+        if chain is not None:
+            chains |= open_chains(chain, options, folder)
+    if chains:
+        return chains, []
+    if not any(shapes):
+        return {}, ["share of the matmul peak: the model's config does not tell its sizes"]
+    return {}, [
+        "share of the matmul peak: neither torch nor onnx is installed, and numpy does not let "
+        "itself be told its threads"
+    ]
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """What came of the rounds: turns by row, FLOP/s of the matmuls, what else went on."""
+
+    turns: Mapping[str, Sequence[Turn]]
+    matmul_flops: Mapping[str, float]
+    seen: Disturbance
+
+
+def _take_turns(
+    opened: Mapping[str, Opened], chains: Chains, steps: int, rounds: int, on_turns: OnTurns
+) -> _Taken:
+    subjects: dict[str, Callable[[], Turn | list[float]]] = {
+        name: functools.partial(take_turn, ready, steps) for name, ready in opened.items()
+    }
+    subjects |= {name: functools.partial(time_chain, run) for name, (_, run) in chains.items()}
+    load, before = load_per_cpu(), read_cpu_clock()
+    on_turn = on_turns("timing", len(subjects) * (rounds + WARM_UPS))
+    taken = interleave(subjects, rounds, on_turn=on_turn)
+    seen = disturbance(before, read_cpu_clock(), cpus=os.cpu_count() or 1, load=load)
+    turns = {name: [turn for turn in taken[name] if isinstance(turn, Turn)] for name in opened}
+    runs = {name: [run for run in taken[name] if isinstance(run, list)] for name in chains}
+    return _Taken(turns, peak_flops(chains, runs), seen)
+
+
+def _measure_memory(
+    rows: Sequence[Row], steps: int, on_turns: OnTurns
+) -> tuple[list[Row], list[str]]:
+    measured, failed = [], []
+    on_turn = on_turns("memory", len(rows))
+    for row in rows:
+        fresh = measure_fresh(row.subject, steps)
+        if isinstance(fresh, str):
+            failed.append(f"load time and memory of {row.name}: {fresh}")
+        else:
+            row = replace(row, fresh=fresh)
+        measured.append(row)
+        on_turn()
+    return measured, failed

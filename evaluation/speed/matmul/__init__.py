@@ -1,0 +1,1 @@
+"""The fastest matmuls of this machine, to hold a denoiser's against."""

@@ -1,0 +1,164 @@
+"""One turn of a benchmark: a group of images drawn once, with every part of it timed.
+
+The loop is the runtime's own. What it spends inside the denoiser's session and what it spends
+around it are told apart in the same trajectory, so that neither is taken from a quieter moment.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from ...runtime.backend import Array, Session
+from ...runtime.bundle.manifest import GraphSpec, Manifest
+from ...runtime.decoder import Decode
+from ...runtime.pipeline import Pipeline, Settings
+from ...runtime.sampling.conditioning import ConditionedSession
+from ...runtime.sampling.sampler import Latent
+
+Clock = Callable[[], float]
+"""Seconds from any start."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A denoiser that is ready, with what runs before and after its loop.
+
+    Attributes:
+        manifest: What it was traced for.
+        precision: Of its graph.
+        denoiser: The graph that runs at every step.
+        open_conditioner: Opens the graph that runs before the loop, where there is one.
+        conditioner: That graph's inputs and outputs.
+        decode: From latents to pixels, where there is a decoder.
+    """
+
+    manifest: Manifest
+    precision: str
+    denoiser: Session
+    open_conditioner: Callable[[], Session] | None = None
+    conditioner: GraphSpec | None = None
+    decode: Decode | None = None
+
+    @property
+    def settings(self) -> Settings:
+        """Guidance where the model can be guided: that is how such models are used."""
+        return Settings(cfg_scale=1.0 if self.manifest.null_class is None else 4.0)
+
+    @property
+    def images(self) -> int:
+        """How many are drawn together."""
+        rows = 1 if self.settings.cfg_scale == 1.0 else 2
+        return max(1, self.manifest.batch // rows)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the loop, in seconds.
+
+    Attributes:
+        seconds: From the end of the step before.
+        calls: Inside the denoiser's session: one, or two where guidance does not fit into one.
+    """
+
+    seconds: float
+    calls: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One trajectory of a group of images, in seconds.
+
+    Attributes:
+        conditioner: Opening it, asking it for all steps, closing it; None where there is none.
+        steps: The loop.
+        decoder: None where there is none.
+    """
+
+    conditioner: float | None
+    steps: tuple[Step, ...]
+    decoder: float | None
+
+    @property
+    def settled(self) -> tuple[Step, ...]:
+        """All steps but the first.
+
+        The first finds the caches as another subject left them, and that one's threads still
+        spinning.
+        """
+        return self.steps[1:]
+
+    @property
+    def loop(self) -> float:
+        return sum(step.seconds for step in self.steps)
+
+    @property
+    def overhead(self) -> float:
+        """Share of the settled steps' time, in [0, 1], that is outside the denoiser's session."""
+        inside = sum(sum(step.calls) for step in self.settled)
+        return 1 - inside / sum(step.seconds for step in self.settled)
+
+
+class TimedSession:
+    """A session that keeps how long each call took."""
+
+    def __init__(self, session: Session, clock: Clock) -> None:
+        self._session = session
+        self._clock = clock
+        self._calls: list[float] = []
+
+    @property
+    def device(self) -> str:
+        return self._session.device
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        start = self._clock()
+        outputs = self._session.run(feeds)
+        self._calls.append(self._clock() - start)
+        return outputs
+
+    def take_calls(self) -> tuple[float, ...]:
+        """Seconds of each call since this was asked last."""
+        calls, self._calls = tuple(self._calls), []
+        return calls
+
+    def close(self) -> None:
+        self._session.close()
+
+
+def take_turn(opened: Opened, steps: int, clock: Clock = time.perf_counter) -> Turn:
+    """Draw one group of images in ``steps`` steps.
+
+    Raises:
+        NonFiniteError: A latent left the finite numbers.
+    """
+    timed = TimedSession(opened.denoiser, clock)
+    session: Session = timed
+    if opened.open_conditioner is not None and opened.conditioner is not None:
+        # A new one, which holds no modulations yet.
+        session = ConditionedSession(opened.open_conditioner, opened.conditioner, timed)
+    pipeline = Pipeline(opened.manifest, session, opened.precision)
+    classes = [index % opened.manifest.num_classes for index in range(opened.images)]
+    settings = Settings(steps, cfg_scale=opened.settings.cfg_scale)
+
+    start = clock()
+    walk = pipeline.walk(classes, range(opened.images), settings)
+    before = began = clock()
+    taken = []
+    for latents in walk:
+        now = clock()
+        taken.append(Step(now - before, timed.take_calls()))
+        before = now
+        last = latents
+    conditioner = None if opened.conditioner is None else began - start
+    return Turn(conditioner, tuple(taken), _time_decoder(opened.decode, last, clock))
+
+
+def _time_decoder(decode: Decode | None, latents: Latent, clock: Clock) -> float | None:
+    if decode is None:
+        return None
+    start = clock()
+    for _ in decode(latents):
+        pass
+    return clock() - start

@@ -1,0 +1,1 @@
+"""Graphs to engines of TensorRT and TensorRT-RTX; it needs neither PyTorch nor ONNX."""

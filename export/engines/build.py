@@ -1,0 +1,239 @@
+"""Build the engines of a bundle: on the device, or for TensorRT-RTX ahead of time without a GPU.
+
+It needs neither PyTorch nor ONNX: the precision is in the graphs.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ... import BackendUnavailable, EngineError, OptionError, one_of
+from ...runtime.backends import import_backend
+from ...runtime.bundle.engine_key import (
+    BUILDERS,
+    HARDWARE_COMPATIBLE,
+    VERSION_COMPATIBLE,
+    EngineKey,
+)
+from ...runtime.bundle.engines import (
+    PLAN,
+    TIMING_CACHE,
+    Engine,
+    check_plan,
+    key_for,
+    list_engines,
+    new_engine,
+    read_engine,
+    write_metadata,
+)
+from ...runtime.bundle.folder import Bundle, open_bundle
+from ...runtime.bundle.manifest import STEP
+from ...runtime.machine.driver import read_driver
+from ...runtime.machine.system import this_machine
+from .builder import OnPhase, Request
+from .process import build_apart
+
+MOST_WORKSPACE = 1 << 20  # MiB, far beyond any GPU's memory
+LEVELS = range(6)
+MEBIBYTE = 1 << 20
+CAPABILITY = re.compile(r"\d{1,2}\.\d")
+# What the timings of kernels depend on.
+TIMED = ("builder", "builder_version", "platform", "compute_capability")
+
+OnEngine = Callable[[str], OnPhase]
+"""Told of each graph whose engine is built; returns what is told of its progress."""
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How engines are built.
+
+    Attributes:
+        builder: ``tensorrt`` or ``tensorrt-rtx``.
+        precision: Of the denoiser; None is the most exact in the bundle.
+        compute_capabilities: Of the GPUs that they are for; empty for the one here.
+        optimization_level: 0 (quick to build) to 5 (slow), or None for the builder's own.
+        workspace_mib: Device memory for a kernel beside its inputs, in MiB; None is half of what
+            the GPU has.
+        hardware_compatible: Run on every GPU from Ampere on; TensorRT only.
+        version_compatible: Run on later versions of the same major one; TensorRT only.
+        force: Build even where the engine is there.
+    """
+
+    builder: str
+    precision: str | None = None
+    compute_capabilities: tuple[str, ...] = ()
+    optimization_level: int | None = None
+    workspace_mib: int | None = None
+    hardware_compatible: bool = False
+    version_compatible: bool = False
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        if self.builder not in BUILDERS:
+            raise one_of("builder of engines", self.builder, BUILDERS)
+        if self.optimization_level is not None and self.optimization_level not in LEVELS:
+            raise OptionError(
+                f"The optimization level is {self.optimization_level}", "Choose 0 to 5"
+            )
+        if self.workspace_mib is not None and not 1 <= self.workspace_mib <= MOST_WORKSPACE:
+            raise OptionError(
+                f"The workspace is {self.workspace_mib} MiB",
+                f"Choose 1 to {MOST_WORKSPACE} with `--workspace`",
+            )
+        for capability in self.compute_capabilities:
+            if not CAPABILITY.fullmatch(capability):
+                raise OptionError(
+                    f"There is no compute capability {capability!r}", "Write it as 8.9 or 12.0"
+                )
+        if self.builder == "tensorrt" and self.compute_capabilities:
+            raise OptionError(
+                "TensorRT builds for the GPU of this machine only",
+                "Leave out `--compute-capability`, or choose `--backend tensorrt-rtx`",
+            )
+        if self.builder == "tensorrt-rtx" and (self.hardware_compatible or self.version_compatible):
+            raise OptionError(
+                "TensorRT-RTX has no flags for compatibility",
+                "Name the GPUs with `--compute-capability 8.6,8.9,12.0`",
+            )
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What is asked of the builder, as the engine's key has it."""
+        asked = {
+            HARDWARE_COMPATIBLE: self.hardware_compatible,
+            VERSION_COMPATIBLE: self.version_compatible,
+            f"optimization-level={self.optimization_level}": self.optimization_level is not None,
+            f"workspace={self.workspace_mib}MiB": self.workspace_mib is not None,
+        }
+        return tuple(flag for flag, is_asked in asked.items() if is_asked)
+
+
+@dataclass(frozen=True)
+class Built:
+    """An engine, and whether it was there already."""
+
+    engine: Engine
+    is_new: bool
+
+
+def build_engines(
+    folder: Path, options: BuildOptions, on_engine: OnEngine = lambda graph: _unheard
+) -> list[Built]:
+    """Build the engine of a denoiser, and that of the step beside it where the bundle has one.
+
+    Raises:
+        BackendUnavailable: The builder's library is not here, or a GPU that it needs.
+        EngineError: The graph is refused, the build was killed, or another one is under way.
+    """
+    backend = import_backend(options.builder)
+    why = backend.why_no_library()  # type: ignore[attr-defined]  # builders have it
+    if why is not None:
+        raise BackendUnavailable(
+            f"The {options.builder} backend cannot build here: {why}",
+            "Run `pitstop doctor` to see what this machine has",
+        )
+    bundle = open_bundle(folder)
+    denoiser = f"denoiser.{options.precision or bundle.manifest.precisions[0]}"
+    bundle.manifest.denoiser(denoiser.partition(".")[2])  # refuses a precision that is not there
+    capability = _capability(options)
+    version = str(backend.import_library().__version__)  # type: ignore[attr-defined]
+    built = []
+    for graph in [denoiser, *([STEP] if STEP in bundle.manifest.graphs else [])]:
+        key = key_for(
+            bundle,
+            graph,
+            builder=options.builder,
+            builder_version=version,
+            compute_capability=capability,
+            flags=options.flags,
+        )
+        built.append(_build(bundle, key, options, on_engine))
+    return built
+
+
+def _capability(options: BuildOptions) -> str:
+    """The GPUs that engines are for, as their key has them."""
+    if options.compute_capabilities:
+        return ",".join(sorted(set(options.compute_capabilities), key=float))
+    driver = read_driver()
+    if driver.problem is not None:
+        raise BackendUnavailable(
+            f"There is no GPU to build for: {driver.problem}",
+            "Name it with `--compute-capability 8.9`"
+            if options.builder == "tensorrt-rtx"
+            else "Build on the machine that is to run it",
+        )
+    return driver.gpus[0].compute_capability
+
+
+def _build(bundle: Bundle, key: EngineKey, options: BuildOptions, on_engine: OnEngine) -> Built:
+    there = None if options.force else _there(bundle, key)
+    if there is not None:
+        return Built(there, is_new=False)
+    with new_engine(bundle.folder, key) as partial:
+        started = time.perf_counter()
+        request = Request(
+            builder=key.builder,
+            graph=str(bundle.path(bundle.manifest.graphs[key.graph].path)),
+            plan=str(partial / PLAN),
+            timing_cache=str(partial / TIMING_CACHE),
+            known_timings=_known_timings(bundle.folder, key),
+            compute_capabilities=tuple(key.compute_capability.split(","))
+            if options.compute_capabilities
+            else (),
+            optimization_level=options.optimization_level,
+            workspace_bytes=_workspace(options),
+            hardware_compatible=options.hardware_compatible,
+            version_compatible=options.version_compatible,
+        )
+        build_apart(request, on_engine(key.graph))
+        write_metadata(partial, key, time.perf_counter() - started)
+    [done] = [path for path in list_engines(bundle.folder) if path.name == key.digest]
+    return Built(read_engine(done), is_new=True)
+
+
+def _there(bundle: Bundle, key: EngineKey) -> Engine | None:
+    """The engine of that key, if it is there and whole."""
+    for path in list_engines(bundle.folder):
+        if path.name == key.digest:
+            try:
+                engine = read_engine(path)
+                check_plan(engine)
+            except EngineError:
+                return None  # this build takes its place
+            return engine
+    return None
+
+
+def _workspace(options: BuildOptions) -> int | None:
+    """Half of the GPU's memory, or of what the machine has free where they share it."""
+    if options.workspace_mib is not None:
+        return options.workspace_mib * MEBIBYTE
+    gpus = read_driver().gpus
+    if not gpus:
+        return None
+    free = this_machine().free_bytes if gpus[0].integrated else gpus[0].memory_bytes
+    return None if free is None else free // 2
+
+
+def _known_timings(folder: Path, key: EngineKey) -> tuple[str, ...]:
+    """The timing caches of engines of the same builder, version, platform and GPU."""
+    known = []
+    for path in list_engines(folder):
+        try:
+            engine = read_engine(path)
+        except EngineError:
+            continue  # `pitstop inspect` tells of it; this build needs nothing of it
+        same = all(getattr(engine.key, name) == getattr(key, name) for name in TIMED)
+        if same and engine.timing_cache.is_file():
+            known.append(str(engine.timing_cache))
+    return tuple(known)
+
+
+def _unheard(name: str, done: int, steps: int) -> bool:
+    return True

@@ -1,0 +1,1 @@
+"""The VAE's decoder as graphs of a bundle."""

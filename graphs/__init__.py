@@ -1,0 +1,1 @@
+"""ONNX graphs as export, calibration and evaluation handle them: read, written, understood."""

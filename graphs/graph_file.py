@@ -1,0 +1,58 @@
+"""A graph on disk: written into a bundle and described, or run once from a temporary file."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import onnx_ir as ir
+
+from ..runtime.backend import Array, SessionOptions
+from ..runtime.backends import import_backend
+from ..runtime.bundle.manifest import GraphSpec, TensorSpec
+from .weights import weight_bytes
+
+INLINE_LIMIT = 1 << 30  # bytes of weights; protobuf holds 2 GiB, and copies while it writes
+
+
+def write_graph(model: ir.Model, folder: Path, name: str) -> GraphSpec:
+    """Write a graph into ``graphs/`` of a new bundle, big weights beside it, and describe it."""
+    path = folder / "graphs" / f"{name}.onnx"
+    path.parent.mkdir(exist_ok=True)
+    weights = weight_bytes(model)
+    ir.save(model, path, external_data=f"{name}.onnx.data" if weights > INLINE_LIMIT else None)
+    return GraphSpec(
+        path=path.relative_to(folder).as_posix(),
+        inputs=tuple(map(_tensor_spec, model.graph.inputs)),
+        outputs=tuple(map(_tensor_spec, model.graph.outputs)),
+        opset=model.opset_imports[""],
+        nodes=dict(sorted(Counter(node.op_type for node in model.graph).items())),
+        weight_bytes=weights,
+    )
+
+
+def run_graph(model: ir.Model, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    """Run a graph once on ONNX Runtime's CPU provider: input names to arrays, output names too."""
+    [answer] = run_calls(model, [feeds])
+    return answer
+
+
+def run_calls(model: ir.Model, calls: Sequence[Mapping[str, Array]]) -> list[dict[str, Array]]:
+    """Run a graph as `run_graph` does, once for each of several feeds."""
+    with tempfile.TemporaryDirectory() as folder:
+        spec = write_graph(model, Path(folder), "graph")
+        options = SessionOptions(provider="CPUExecutionProvider")
+        session = import_backend("onnxruntime").open_graph(Path(folder) / spec.path, spec, options)
+        try:
+            return [session.run(feeds) for feeds in calls]
+        finally:
+            session.close()
+
+
+def _tensor_spec(value: ir.Value) -> TensorSpec:
+    assert value.name is not None
+    assert value.shape is not None
+    assert value.dtype is not None
+    return TensorSpec(value.name, value.shape.numpy(), value.dtype.numpy().name)

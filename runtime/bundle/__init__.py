@@ -1,0 +1,1 @@
+"""The bundle's folder and what is in it: manifest, goldens, engines."""

@@ -1,0 +1,219 @@
+"""The bundle: a folder that can be copied to any device, written whole or not at all.
+
+Reader and writer stand together, so that what is written is what is read. Every file's sha256 is
+in the manifest; opening a bundle checks them all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import glob
+import hashlib
+import os
+import shutil
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from ... import BundleError
+from .manifest import FILE_NAME, Manifest
+
+PARTIAL = ".partial"
+OLD = ".old"
+ENGINES = "engines"  # what was built here; the manifest does not know it
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle whose files are all there and unchanged."""
+
+    folder: Path
+    manifest: Manifest
+
+    def path(self, relative: str) -> Path:
+        return self.folder / relative
+
+
+def open_bundle(folder: Path | str) -> Bundle:
+    """Open the bundle in ``folder`` after checking its manifest and every file.
+
+    Raises:
+        BundleError: No bundle, an unreadable manifest, a path that leaves the folder, or a file
+            that is missing or changed.
+    """
+    folder = Path(folder)
+    try:
+        return _open_bundle(folder)
+    except (OSError, ValueError, RuntimeError) as error:  # a null byte, a loop of links
+        why = getattr(error, "strerror", None) or error
+        raise BundleError(
+            f"{folder} cannot be read ({why})", "Copy the bundle again, or export it again"
+        ) from error
+
+
+def _open_bundle(folder: Path) -> Bundle:
+    path = folder / FILE_NAME
+    if not path.is_file():
+        raise BundleError(
+            f"{folder} is not a bundle: it has no {FILE_NAME}",
+            "Name the folder that `pitstop export --out` made",
+        )
+    manifest = Manifest.from_json(path.read_text(encoding="utf-8", errors="replace"))
+    for name in manifest.files:
+        _check_inside(folder, name)
+    named = [manifest.goldens, *(graph.path for graph in manifest.graphs.values())]
+    for name in named:
+        if name not in manifest.files:
+            raise BundleError(
+                f"{FILE_NAME} in {folder} gives no sha256 for {name}", "Export the bundle again"
+            )
+    for name, digest in manifest.files.items():
+        _check_file(folder / name, digest)
+    return Bundle(folder, manifest)
+
+
+@contextlib.contextmanager
+def new_bundle(out: Path) -> Iterator[Path]:
+    """Give a temporary folder beside ``out``, and rename it to ``out`` when the block ends well.
+
+    The block fills the folder and ends with `write_manifest`. After an error, after Ctrl-C, or
+    without a manifest, nothing is left, and an older bundle at ``out`` stays as it was.
+
+    Raises:
+        BundleError: ``out`` holds something that is no bundle, or cannot be written.
+    """
+    place = Path(os.path.realpath(out))  # "." has a name then, and no link hinders a rename
+    partial = place.parent / f".{place.name}.{os.getpid()}{PARTIAL}"
+    try:
+        _check_replaceable(place)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(place)
+        partial.mkdir()
+        yield partial
+        if (partial / FILE_NAME).exists():
+            _put_in_place(partial, place)
+    except OSError as error:
+        raise BundleError(
+            f"{out} cannot be written ({error.strerror or error})",
+            "Free some space there, or choose another folder with `--out`",
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def extended_bundle(bundle: Bundle, dropped: Collection[str]) -> Iterator[Path]:
+    """As `new_bundle`, in the place of ``bundle`` and with its files in it but for ``dropped``.
+
+    The files are linked where the file system can, so they must not be written to. What somebody
+    put beside them comes along, but for hidden files; so do engines, whose keys say what they fit.
+    """
+    with new_bundle(bundle.folder) as folder:
+        for name in bundle.manifest.files:
+            if name not in dropped:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                _link_or_copy(bundle.path(name), folder / name)
+        yield folder
+        for name in _unlisted(bundle):
+            if not (folder / name).exists():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                _link_or_copy(bundle.path(name), folder / name)
+
+
+def _unlisted(bundle: Bundle) -> Iterator[str]:
+    """The files in a bundle's folder that are not its own, none of them hidden."""
+    for path in sorted(bundle.folder.rglob("*")):
+        name = path.relative_to(bundle.folder)
+        hidden = any(part.startswith(".") for part in name.parts)
+        listed = name.as_posix() in {FILE_NAME, *bundle.manifest.files}
+        if path.is_file() and not hidden and not listed:
+            yield name.as_posix()
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest of a new bundle, with the sha256 of every file in its folder."""
+    files = {
+        path.relative_to(folder).as_posix(): sha256(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    text = dataclasses.replace(manifest, files=files).to_json()
+    (folder / FILE_NAME).write_text(text + "\n", encoding="utf-8")
+
+
+def sha256(path: Path) -> str:
+    """The hash of a file's bytes, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _link_or_copy(source: Path, place: Path) -> None:
+    try:
+        os.link(source, place)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(source, place)
+
+
+def _check_inside(folder: Path, name: str) -> None:
+    path = PurePosixPath(name)
+    inside = (folder / name).resolve().is_relative_to(folder.resolve())
+    if path.is_absolute() or ".." in path.parts or not inside:
+        raise BundleError(
+            f"{FILE_NAME} in {folder} names {name}, which is outside the bundle",
+            "Do not use this bundle; get it from a source that you trust",
+        )
+
+
+def _check_file(path: Path, digest: str) -> None:
+    remedy = "Copy the bundle again, or export it again"
+    if not path.is_file():
+        raise BundleError(f"{path} is missing", remedy)
+    if (found := sha256(path)) != digest:
+        raise BundleError(
+            f"{path} has changed: its sha256 is {found[:12]}…, the manifest says {digest[:12]}…",
+            remedy,
+        )
+
+
+def _check_replaceable(out: Path) -> None:
+    empty = out.is_dir() and not any(out.iterdir())
+    if out.exists() and not empty and not (out / FILE_NAME).is_file():
+        raise BundleError(
+            f"{out} exists and is no bundle", "Choose a new folder with `--out`, or remove it"
+        )
+
+
+def _remove_stale(out: Path) -> None:
+    """Remove what a killed export left beside ``out``, and put back what it had moved away."""
+    for path in out.parent.glob(f".{glob.escape(out.name)}.*{PARTIAL}"):
+        marks = path.name.removeprefix(f".{out.name}.")
+        if not _is_stale(marks.removesuffix(PARTIAL).removesuffix(OLD)):
+            continue
+        if marks.endswith(OLD + PARTIAL) and not out.exists():
+            path.rename(out)
+        else:
+            shutil.rmtree(path)
+
+
+def _is_stale(pid: str) -> bool:
+    """Whether nobody works there: in a container, an export may get a dead one's number."""
+    return pid.isdecimal() and (int(pid) == os.getpid() or not Path(f"/proc/{pid}").exists())
+
+
+def _put_in_place(partial: Path, out: Path) -> None:
+    if not out.exists():
+        partial.rename(out)
+        return
+    old = out.with_name(f".{out.name}.{os.getpid()}{OLD}{PARTIAL}")
+    try:
+        out.rename(old)
+        partial.rename(out)
+    except BaseException:
+        if not out.exists():
+            old.rename(out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

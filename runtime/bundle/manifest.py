@@ -1,0 +1,359 @@
+"""The bundle's table of contents: what export writes and every device reads.
+
+This file is the only place that knows the layout of ``manifest.json``. It needs the standard
+library alone, apart from the schedule, so a device can read it before anything heavy is imported.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+
+from ... import BundleError, OptionError
+from ..sampling.schedule import LinearBetas, LinearFlow
+
+SCHEMA_VERSION = 2
+READABLE = (1, 2)  # version 2 adds flows, the latent's scale and shift, the weights' licence
+FILE_NAME = "manifest.json"
+CONDITIONER = "conditioner"
+STEP = "step"
+DECODERS = ("decoder.fp32", "decoder.fp16")
+PRECISIONS = ("fp32", "bf16", "fp16", "int8")
+LATENT_SPACES = ("pixel", "vae")
+PREDICTION_TYPES = ("epsilon", "velocity")
+LATENT_SCALES = {"pixel": 1.0, "vae": 0.18215}  # of the model's latent; Stable Diffusion's VAE
+IMAGE_CHANNELS = (1, 3)  # grey or RGB
+DTYPES = ("float32", "float16", "int64", "int32", "int8", "uint8", "bool")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a graph.
+
+    Attributes:
+        name: The name inside the ONNX graph, e.g. ``"latent"``.
+        shape: Every dimension, static, e.g. ``(2, 4, 32, 32)`` for [batch, channel, row, column].
+        dtype: A NumPy dtype name, e.g. ``"float16"``.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype} {list(self.shape)}"
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """One ONNX file of the bundle, and what flows in and out of it.
+
+    Attributes:
+        path: Relative to the bundle's folder.
+        inputs: In the order of the graph.
+        outputs: In the order of the graph.
+        opset: Version of the default ONNX operator set.
+        nodes: How many nodes of each operator type.
+        weight_bytes: Bytes of all initializers.
+    """
+
+    path: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    opset: int
+    nodes: Mapping[str, int]
+    weight_bytes: int
+
+
+@dataclass(frozen=True)
+class PassReport:
+    """What one graph pass did when the bundle was exported.
+
+    Attributes:
+        name: Of the pass.
+        nodes_before: How many nodes of each operator type it was given.
+        nodes_after: How many it left.
+        weight_bytes_before: Bytes of all initializers that it was given.
+        weight_bytes_after: Bytes that it left.
+        rewritten: The sites that it changed, each by the name of its node's first output.
+        skipped: The sites that it left alone, and why.
+        relative_l2: How much the graph's output changed on the inputs of the check.
+        block_moves_before: How many nodes that only move data, by operator type, a block of the
+            network had on average; empty where no block is known.
+        block_moves_after: As it left them.
+    """
+
+    name: str
+    nodes_before: Mapping[str, int]
+    nodes_after: Mapping[str, int]
+    weight_bytes_before: int
+    weight_bytes_after: int
+    rewritten: tuple[str, ...]
+    skipped: Mapping[str, str]
+    relative_l2: float
+    block_moves_before: Mapping[str, float] = field(default_factory=dict)
+    block_moves_after: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """The network that the graphs were traced from.
+
+    Attributes:
+        name: The preset's name or the checkpoint's file name.
+        config: All fields of its config, and ``arch``. Only shown: the runtime needs none of it.
+        parameters: How many weights, fixed positions included.
+        flops_per_call: Floating-point operations of one denoiser call at the traced batch, a
+            multiply-add counted as two.
+        provenance: Where the weights come from.
+        format: Of the checkpoint's file, a name in ``models.formats``; empty for our own.
+        licence: What is known of the weights' licence, or empty.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    parameters: int
+    flops_per_call: int
+    provenance: str = ""
+    format: str = ""
+    licence: str = ""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything a runtime must know before it opens a graph.
+
+    Attributes:
+        model: What the graphs were traced from.
+        batch: Rows of one denoiser call; guidance takes two for an image.
+        latent_shape: Channel, row, column.
+        latent_space: ``pixel`` where the latent is the image in [-1, 1], ``vae`` where a decoder
+            is needed.
+        num_classes: Classes, without the null class.
+        null_class: The label that stands for none, or None where guidance is impossible.
+        labels: The classes' names in order, or empty.
+        prediction_type: What the denoiser predicts: ``epsilon``, or the ``velocity`` of a flow.
+        learn_sigma: Whether the second half of the output's channels is a learned variance.
+        cfg_channels: How many leading channels guidance acts on.
+        schedule: The noise that the model was trained with, and what it calls time.
+        graphs: By name: ``denoiser.fp32``, ...; ``conditioner`` where the graph was split;
+            ``step``, guidance and the sampler's move, for devices that keep the latents;
+            ``decoder.fp32`` and ``decoder.fp16`` where the bundle has a VAE's decoder.
+        goldens: Path of the reference outputs, relative to the folder.
+        files: sha256 of every file of the bundle but this one, by relative path.
+        versions: Of the packages that took part in the export.
+        passes: What each graph pass did, in order.
+        target: What the graphs were made for, e.g. ``portable``.
+        latent_scale: The latent is ``(z - latent_shift) * latent_scale`` of what a decoder takes.
+        latent_shift: See ``latent_scale``.
+    """
+
+    model: ModelSpec
+    batch: int
+    latent_shape: tuple[int, int, int]
+    latent_space: str
+    num_classes: int
+    null_class: int | None
+    labels: tuple[str, ...]
+    prediction_type: str
+    learn_sigma: bool
+    cfg_channels: int
+    schedule: LinearBetas | LinearFlow
+    graphs: Mapping[str, GraphSpec]
+    goldens: str
+    files: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    passes: tuple[PassReport, ...] = ()
+    target: str = "portable"
+    latent_scale: float = 1.0
+    latent_shift: float = 0.0
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def precisions(self) -> list[str]:
+        """The precisions that there is a denoiser for, the most exact first."""
+        return [name for name in PRECISIONS if f"denoiser.{name}" in self.graphs]
+
+    def denoiser(self, precision: str) -> GraphSpec:
+        """The denoiser's graph in ``precision``.
+
+        Raises:
+            OptionError: The bundle has none; the message says which it has.
+        """
+        if precision not in self.precisions:
+            raise OptionError(
+                f"This bundle has no {precision} denoiser",
+                f"Choose one of: {', '.join(self.precisions)}",
+            )
+        return self.graphs[f"denoiser.{precision}"]
+
+    def decoder(self, precision: str) -> GraphSpec | None:
+        """The decoder that goes with a denoiser in ``precision``, where the bundle has one.
+
+        It is in fp32 beside an fp32 denoiser, and in fp16 beside any other.
+        """
+        names = DECODERS if precision == "fp32" else DECODERS[::-1]
+        return next((self.graphs[name] for name in names if name in self.graphs), None)
+
+    def label_index(self, label: str | int) -> int:
+        """The class of a label, given by number or by name.
+
+        Raises:
+            OptionError: There is no such class; the message says which there are.
+        """
+        if isinstance(label, str) and label in self.labels:
+            return self.labels.index(label)
+        if str(label) in map(str, range(self.num_classes)):
+            return int(label)
+        names = f", or by name: {', '.join(self.labels)}" if self.labels else ""
+        raise OptionError(
+            f"There is no label {label!r}",
+            f"Labels go by number from 0 to {self.num_classes - 1}{names}",
+        )
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Read what `to_json` wrote.
+
+        Raises:
+            BundleError: Not JSON, another schema version, or a field missing or of another type.
+        """
+        try:
+            content: dict[str, Any] = json.loads(text)
+            found = content["schema_version"]
+            if found not in READABLE:
+                raise BundleError(
+                    f"This bundle has schema version {found}, this pitstop reads {SCHEMA_VERSION}",
+                    "Install the version of pitstop that wrote it, or export it again with this one"
+                    if isinstance(found, int) and found > SCHEMA_VERSION
+                    else "Export it again with this version of pitstop",
+                )
+            return _manifest(content)
+        except json.JSONDecodeError as error:
+            raise _unreadable(f"it is not JSON ({error})") from error
+        except KeyError as error:
+            raise _unreadable(f"the field {error} is missing") from error
+        except (TypeError, ValueError, AttributeError, RecursionError) as error:
+            raise _unreadable(str(error)) from error
+
+
+def _unreadable(why: str) -> BundleError:
+    return BundleError(
+        f"{FILE_NAME} cannot be read: {why}", "Copy the bundle again, or export it again"
+    )
+
+
+def _manifest(content: dict[str, Any]) -> Manifest:
+    channel, row, column = (_count(number, "latent_shape") for number in content["latent_shape"])
+    null_class = content["null_class"]
+    values = {
+        **content,
+        "model": ModelSpec(**content["model"]),
+        "batch": _count(content["batch"], "batch"),
+        "latent_shape": (channel, row, column),
+        "num_classes": _count(content["num_classes"], "num_classes"),
+        "null_class": None if null_class is None else _count(null_class, "null_class", least=0),
+        "labels": tuple(_text(label, "labels") for label in content["labels"]),
+        "prediction_type": _one_of(content, "prediction_type", PREDICTION_TYPES),
+        "latent_space": _one_of(content, "latent_space", LATENT_SPACES),
+        "learn_sigma": _one_of(content, "learn_sigma", (False, True)),
+        "cfg_channels": _count(content["cfg_channels"], "cfg_channels"),
+        "schedule": _schedule(content["schedule"]),
+        "latent_scale": _number(content, "latent_scale", LATENT_SCALES[content["latent_space"]]),
+        "latent_shift": _number(content, "latent_shift", 0.0),
+        "goldens": _text(content["goldens"], "goldens"),
+        "graphs": {name: _graph_spec(graph) for name, graph in content["graphs"].items()},
+        "passes": tuple(_pass_report(report) for report in content["passes"]),
+        "files": {str(path): str(digest) for path, digest in content["files"].items()},
+    }
+    manifest = Manifest(**values)
+    if len(manifest.labels) not in {0, manifest.num_classes}:
+        raise ValueError(f"{len(manifest.labels)} labels for {manifest.num_classes} classes")
+    if (manifest.prediction_type == "velocity") != isinstance(manifest.schedule, LinearFlow):
+        raise ValueError(
+            f"prediction_type {manifest.prediction_type} does not go with {manifest.schedule}"
+        )
+    if not manifest.latent_scale > 0:
+        raise ValueError(f"latent_scale is {manifest.latent_scale}, not above 0")
+    if not manifest.precisions:
+        raise ValueError("graphs has no denoiser")
+    for name in DECODERS:
+        if name in manifest.graphs:
+            _check_decoder(manifest.graphs[name], manifest.latent_shape)
+    return manifest
+
+
+def _schedule(content: dict[str, Any]) -> LinearBetas | LinearFlow:
+    if "data_at" in content:
+        flow = LinearFlow(**content)
+        _one_of(content, "data_at", (0, 1))
+        return flow
+    betas = LinearBetas(**content)
+    _count(betas.train_steps, "train_steps")
+    if not 0 < betas.beta_start <= betas.beta_end < 1:
+        raise ValueError(f"the betas are {betas.beta_start} to {betas.beta_end}, not inside (0, 1)")
+    return betas
+
+
+def _check_decoder(spec: GraphSpec, latent_shape: tuple[int, int, int]) -> None:
+    """Refuse a decoder whose tile does not fit into the latent, or that does not enlarge it."""
+    shapes = [tensor.shape for tensor in (*spec.inputs, *spec.outputs)]
+    if [len(shape) for shape in shapes] != [4, 4]:
+        raise ValueError(f"the decoder has shapes {shapes}, not one image in and one out")
+    (batch, channels, *tile), (images, colours, *sides) = shapes
+    factor = sides[0] // tile[0]
+    fits = channels == latent_shape[0] and tile[0] <= latent_shape[1] and tile[1] <= latent_shape[2]
+    enlarges = images == batch and factor > 0 and sides == [factor * side for side in tile]
+    if not fits or not enlarges or colours not in IMAGE_CHANNELS:
+        raise ValueError(f"the decoder's shapes {shapes} do not go with a latent {latent_shape}")
+
+
+def _pass_report(content: dict[str, Any]) -> PassReport:
+    return PassReport(**{**content, "rewritten": tuple(content["rewritten"])})
+
+
+def _graph_spec(content: dict[str, Any]) -> GraphSpec:
+    sides = {side: tuple(map(_tensor_spec, content[side])) for side in ("inputs", "outputs")}
+    if not sides["outputs"]:
+        raise ValueError("a graph has no outputs")
+    return GraphSpec(**{**content, **sides, "path": _text(content["path"], "path")})
+
+
+def _tensor_spec(content: dict[str, Any]) -> TensorSpec:
+    shape = tuple(_count(side, "shape") for side in content["shape"])
+    dtype = _one_of(content, "dtype", DTYPES)
+    return TensorSpec(name=_text(content["name"], "name"), shape=shape, dtype=dtype)
+
+
+def _count(value: object, name: str, *, least: int = 1) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} has {value!r} where a number of at least {least} is expected")
+    return value
+
+
+def _number(content: dict[str, Any], name: str, default: float) -> float:
+    value = content.get(name, default)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        raise ValueError(f"{name} has {value!r} where a finite number is expected")
+    return float(value)
+
+
+def _text(value: object, name: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{name} has {value!r} where text is expected")
+    return value
+
+
+def _one_of(content: dict[str, Any], name: str, values: tuple[T, ...]) -> T:
+    if content[name] not in values:
+        raise ValueError(f"{name} is {content[name]!r}, not one of {values}")
+    return cast(T, content[name])

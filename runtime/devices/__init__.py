@@ -1,0 +1,1 @@
+"""What runs on a GPU: CUDA, engines, and loops whose latents stay there."""

@@ -1,0 +1,1 @@
+"""What machine this is, as its system and its drivers tell it."""

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pitstop.calibration.pipeline import calibrate_bundle
+from pitstop.calibration.recipe import Recipe
+from pitstop.evaluation.accuracy.measure import Asked, measure
+from pitstop.evaluation.report.calibration import read_calibration
+from pitstop.evaluation.report.page import render
+from pitstop.runtime.bundle.folder import open_bundle
+
+
+@pytest.fixture(scope="module")
+def calibrated(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = Path(shutil.copytree(exported, tmp_path_factory.mktemp("int8") / "bundle"))
+    calibrate_bundle(folder, Recipe(num=2, steps=4, budget_db=200.0))
+    return folder
+
+
+def test_a_bundle_tells_how_it_was_calibrated(calibrated: Path) -> None:
+    coverage = json.loads((calibrated / "calibration" / "coverage.json").read_text())
+
+    calibration = read_calibration(open_bundle(calibrated))
+
+    assert calibration is not None
+    assert calibration.rows == coverage["rows"]
+    assert set(calibration.drift) == set(coverage["drift"])
+    assert calibration.saturation_max == max(coverage["saturation"].values())
+    assert calibration.budget_db == 200.0
+    kept, psnr = zip(*calibration.points, strict=True)
+    assert list(kept) == sorted(set(kept))
+    assert list(psnr) == sorted(set(psnr))
+
+
+def test_a_bundle_without_a_calibration_tells_nothing(exported: Path) -> None:
+    assert read_calibration(open_bundle(exported)) is None
+
+
+def test_the_report_shows_drift_clipping_and_the_budgets_points(calibrated: Path) -> None:
+    page = render(measure(Asked([calibrated], precisions=["int8"])))
+
+    calibration = read_calibration(open_bundle(calibrated))
+    assert calibration is not None
+    assert "Calibration of int8" in page
+    assert all(site in page for site in calibration.drift)
+    assert "The budget of 200.0 dB" in page
+    assert f"of {calibration.sites}</th>" in page

@@ -1,0 +1,101 @@
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bundle_helpers import one_line, toy_manifest, zero_goldens
+
+from pitstop import BundleError
+from pitstop.runtime.bundle.goldens import Goldens, read_goldens, write_goldens
+
+NAMES = [field.name for field in dataclasses.fields(Goldens)]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    write_goldens(zero_goldens(toy_manifest()), tmp_path)
+    return tmp_path / "goldens.npz"
+
+
+def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
+    written = zero_goldens(toy_manifest())
+    written.latents[:] = np.random.default_rng(0).standard_normal(written.latents.shape)
+
+    write_goldens(written, tmp_path)
+    read = read_goldens(tmp_path / "goldens.npz")
+
+    assert read.settings == written.settings
+    for name in set(NAMES) - {"settings"}:
+        np.testing.assert_array_equal(getattr(read, name), getattr(written, name), strict=True)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def change_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def put_text(path: Path) -> None:
+    path.write_text("these are no goldens\nat all")
+
+
+def put_one_array(path: Path) -> None:
+    with path.open("wb") as file:
+        np.save(file, np.zeros(3))
+
+
+def put_pickle(path: Path) -> None:
+    np.savez(path, settings=np.array({"a": 1}, dtype=object))
+
+
+def leave_out(name: str) -> Callable[[Path], None]:
+    def change(path: Path) -> None:
+        with np.load(path) as archive:
+            arrays = {key: archive[key] for key in archive.files if key != name}
+        np.savez(path, **arrays)
+
+    change.__name__ = f"leave_out_{name}"
+    return change
+
+
+def set_settings(text: str) -> Callable[[Path], None]:
+    def change(path: Path) -> None:
+        with np.load(path) as archive:
+            arrays = {**archive, "settings": np.array(text)}
+        np.savez(path, **arrays)
+
+    change.__name__ = f"settings_{text}"
+    return change
+
+
+@pytest.mark.parametrize(
+    "breaks",
+    [
+        cut,
+        empty,
+        change_a_byte,
+        put_text,
+        put_one_array,
+        put_pickle,
+        Path.unlink,
+        *map(leave_out, NAMES),
+        *map(set_settings, ["{", "3", json.dumps({"walks": 3})]),
+    ],
+    ids=lambda change: change.__name__,
+)
+def test_a_broken_file_is_told_in_one_line(path: Path, breaks: Callable[[Path], None]) -> None:
+    breaks(path)
+    with pytest.raises(BundleError) as told:
+        read_goldens(path)
+    assert one_line(told.value).startswith(f"{path} holds no goldens (")
+    assert told.value.remedy == "Copy the bundle again, or export it again"

@@ -1,0 +1,212 @@
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+from bundle_helpers import LABELS, one_line, toy_manifest
+
+from pitstop import BundleError, OptionError
+from pitstop.runtime.bundle.manifest import Manifest, PassReport
+from pitstop.runtime.sampling.schedule import LinearFlow
+
+FOLD = PassReport("fold", {"Mul": 2}, {"Mul": 1}, 52, 48, ("y",), {"z": "has two users"}, 2.5e-8)
+
+
+def content(**changes: object) -> str:
+    """A whole manifest as JSON, with some of its fields changed."""
+    return json.dumps({**json.loads(toy_manifest().to_json()), **changes})
+
+
+def test_what_is_written_is_what_is_read() -> None:
+    manifest = dataclasses.replace(
+        toy_manifest(split=True), passes=(FOLD,), files={"goldens.npz": 64 * "a"}
+    )
+
+    read = Manifest.from_json(manifest.to_json())
+
+    assert read == manifest
+
+
+@pytest.mark.parametrize("data_at", [0, 1])
+def test_a_flow_is_read_as_it_was_written(data_at: int) -> None:
+    manifest = dataclasses.replace(
+        toy_manifest(),
+        prediction_type="velocity",
+        schedule=LinearFlow(data_at),
+        latent_scale=0.5,
+        latent_shift=0.1,
+    )
+    assert Manifest.from_json(manifest.to_json()) == manifest
+
+
+@pytest.mark.parametrize(("space", "scale"), [("pixel", 1.0), ("vae", 0.18215)])
+def test_a_bundle_of_version_1_is_read_with_the_scale_of_its_space(
+    space: str, scale: float
+) -> None:
+    fields = json.loads(content(schema_version=1, latent_space=space))
+    for name in ("latent_scale", "latent_shift"):
+        del fields[name]
+    for name in ("format", "licence"):
+        del fields["model"][name]
+
+    read = Manifest.from_json(json.dumps(fields))
+
+    assert (read.latent_scale, read.latent_shift) == (scale, 0.0)
+    assert (read.model.format, read.model.licence) == ("", "")
+
+
+def test_a_model_without_label_dropout_has_no_null_class() -> None:
+    assert Manifest.from_json(toy_manifest(null_class=False).to_json()).null_class is None
+
+
+@pytest.mark.parametrize("label", [1, "1", "shoe"])
+def test_a_label_goes_by_number_and_by_name(label: str | int) -> None:
+    assert toy_manifest().label_index(label) == 1
+
+
+def test_a_name_that_is_a_number_is_a_name_and_a_number_is_never_a_name() -> None:
+    manifest = dataclasses.replace(toy_manifest(), labels=("2", "1", "0"))
+    assert manifest.label_index("2") == 0
+    assert manifest.label_index(2) == 2
+
+
+@pytest.mark.parametrize("label", ["boot", "", "3", 3, -1, "-1", "1.0", "²", 5000 * "9"])
+def test_an_unknown_label_is_told_with_the_known_ones(label: str | int) -> None:
+    with pytest.raises(OptionError) as told:
+        toy_manifest().label_index(label)
+    assert told.value.problem == f"There is no label {label!r}"
+    assert one_line(told.value).endswith(f"from 0 to 2, or by name: {', '.join(LABELS)}.")
+
+
+def test_without_names_an_unknown_label_is_told_with_the_numbers_alone() -> None:
+    with pytest.raises(OptionError) as told:
+        dataclasses.replace(toy_manifest(), labels=()).label_index("shoe")
+    assert told.value.remedy == "Labels go by number from 0 to 2"
+
+
+def test_precisions_are_told_from_the_most_exact_on() -> None:
+    [spec] = toy_manifest().graphs.values()
+    graphs = {f"denoiser.{precision}": spec for precision in ("int8", "fp16", "fp32")}
+    manifest = dataclasses.replace(toy_manifest(split=True), graphs=graphs)
+    assert manifest.precisions == ["fp32", "fp16", "int8"]
+
+
+def test_an_unknown_precision_is_told_with_the_known_ones() -> None:
+    with pytest.raises(OptionError) as told:
+        toy_manifest().denoiser("fp8")
+    assert one_line(told.value) == "This bundle has no fp8 denoiser. Choose one of: fp32."
+
+
+@pytest.mark.parametrize(
+    ("version", "remedy"),
+    [
+        (3, "Install the version of pitstop that wrote it"),
+        (0, "Export it again with this version"),
+        ("one", "Export it again with this version"),
+        (None, "Export it again with this version"),
+    ],
+)
+def test_another_schema_version_is_told_with_both_versions(version: object, remedy: str) -> None:
+    with pytest.raises(BundleError) as told:
+        Manifest.from_json(content(schema_version=version))
+    assert f"has schema version {version}, this pitstop reads 2" in one_line(told.value)
+    assert told.value.remedy.startswith(remedy)
+
+
+def test_a_newer_schema_is_told_before_its_new_fields_are_read() -> None:
+    with pytest.raises(BundleError, match="has schema version 3"):
+        Manifest.from_json('{"schema_version": 3, "graph": {}}')
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "\0\n\0", "[]", "3", "null", '"{}"', 100_000 * "[", "�", '{"\\n": 1}']
+)
+def test_garbage_is_told_in_one_line(text: str) -> None:
+    with pytest.raises(BundleError) as told:
+        Manifest.from_json(text)
+    assert one_line(told.value).startswith("manifest.json cannot be read: ")
+    assert told.value.remedy == "Copy the bundle again, or export it again"
+
+
+@pytest.mark.parametrize("name", json.loads(toy_manifest().to_json()))
+def test_a_missing_field_is_told_by_name(name: str) -> None:
+    fields = json.loads(content())
+    del fields[name]
+    if name in {"versions", "target", "latent_scale", "latent_shift"}:  # with a default
+        assert Manifest.from_json(json.dumps(fields)).graphs == toy_manifest().graphs
+        return
+    with pytest.raises(BundleError) as told:
+        Manifest.from_json(json.dumps(fields))
+    assert name in one_line(told.value)
+
+
+def test_an_unknown_field_is_told_by_name() -> None:
+    with pytest.raises(BundleError, match="window"):
+        Manifest.from_json(content(window=8))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("batch", 0),
+        ("batch", 2.0),
+        ("batch", True),
+        ("latent_shape", [1, 8]),
+        ("latent_shape", [1, 8, -8]),
+        ("latent_shape", 8),
+        ("latent_space", "cmyk"),
+        ("num_classes", "three"),
+        ("null_class", "none"),
+        ("null_class", -1),
+        ("labels", "shirt"),
+        ("labels", ["shirt", "shoe"]),
+        ("prediction_type", "velocity"),
+        ("prediction_type", "image"),
+        ("latent_scale", 0),
+        ("latent_scale", "half"),
+        ("latent_scale", float("inf")),
+        ("latent_shift", None),
+        ("schedule", {"data_at": 1}),
+        ("schedule", {"data_at": 2}),
+        ("schedule", {"data_at": 1, "train_steps": 1000}),
+        ("learn_sigma", "no"),
+        ("cfg_channels", 0),
+        ("schedule", {"train_steps": "many"}),
+        ("schedule", {"train_steps": 0}),
+        ("schedule", {"beta_end": "high"}),
+        ("schedule", {"beta_end": 1.5}),
+        ("schedule", {"cosine": 1}),
+        ("graphs", []),
+        ("graphs", {}),
+        ("graphs", {"denoiser.fp32": {}}),
+        ("goldens", 3),
+        ("files", ["goldens.npz"]),
+        ("passes", [{}]),
+        ("model", "PiT"),
+    ],
+)
+def test_a_field_of_another_type_is_told(name: str, value: object) -> None:
+    with pytest.raises(BundleError) as told:
+        Manifest.from_json(content(**{name: value}))
+    assert one_line(told.value).startswith("manifest.json cannot be read: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("path", ["a"]), ("path", 3), ("path", ""), ("inputs", 3), ("outputs", [{}]), ("outputs", [])],
+)
+def test_a_graph_with_a_field_of_another_type_is_told(name: str, value: Any) -> None:
+    graphs = json.loads(content())["graphs"]
+    graphs["denoiser.fp32"][name] = value
+    with pytest.raises(BundleError) as told:
+        Manifest.from_json(content(graphs=graphs))
+    one_line(told.value)
+
+
+@pytest.mark.parametrize("dtype", ["float33", 3, None, "object"])
+def test_a_tensor_of_an_unknown_dtype_is_told(dtype: object) -> None:
+    graphs = json.loads(content())["graphs"]
+    graphs["denoiser.fp32"]["inputs"][0]["dtype"] = dtype
+    with pytest.raises(BundleError) as told:
+        Manifest.from_json(content(graphs=graphs))
+    assert f"{dtype}" in one_line(told.value)
