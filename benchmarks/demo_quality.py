@@ -44,7 +44,7 @@ def main(images: int, steps: int, scales: tuple[float, ...], source: str, keep: 
         bundle = Path(folder) / "bundle"
         assert export_bundle(source, bundle, batch=2 * PART).passed
         pipeline = Pipeline.from_bundle(bundle, backend="onnxruntime", precision="fp32")
-        labels = [index % pipeline.manifest.num_classes for index in range(images)]
+        labels = [index % pipeline.manifest.label.classes for index in range(images)]
         for scale in scales:
             figures["by_cfg_scale"][str(scale)] = _measure(pipeline, labels, steps, scale, test)
     click.echo(figures)
@@ -66,7 +66,7 @@ def _measure(pipeline, labels, steps, scale, test):
         "class_agreement": judged.agreement(labels),
         "class_agreement_by_label": {
             name: float(np.mean(judged.named[asked == index] == index))
-            for index, name in enumerate(pipeline.manifest.labels)
+            for index, name in enumerate(pipeline.manifest.label.names)
         },
         "frechet_to_test": frechet_distance(judged.features, test.features),
     }

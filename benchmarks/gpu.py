@@ -42,6 +42,7 @@ from pitstop.runtime.distance import relative_l2
 from pitstop.runtime.machine.driver import read_driver
 from pitstop.runtime.machine.nvidia import read_nvidia
 from pitstop.runtime.pipeline import Pipeline
+from pitstop.runtime.sampling.condition import stack
 
 SIZES = ("s", "b", "l", "xl")
 PRESETS = [f"pit-{size}-2{suffix}" for suffix in ("", "-512") for size in SIZES]
@@ -238,8 +239,8 @@ def _ask(pipeline: Pipeline) -> np.ndarray:
     """One answer, for the comparison."""
     manifest = pipeline.manifest
     latent = np.random.default_rng(0).standard_normal((manifest.batch, *manifest.latent_shape))
-    labels = np.arange(manifest.batch) % manifest.num_classes
-    return pipeline.predict(latent.astype(np.float32), 500.0, labels)
+    told = stack(manifest.examples(manifest.batch))
+    return pipeline.predict(latent.astype(np.float32), 500.0, told)
 
 
 def _draw(pipeline: Pipeline, steps: int) -> None:

@@ -24,7 +24,7 @@ from record import record
 from pitstop.calibration.pipeline import calibrate_bundle
 from pitstop.calibration.placement import Placement
 from pitstop.calibration.recipe import Recipe
-from pitstop.calibration.unbundled import candidate
+from pitstop.calibration.unbundled import unbundled
 from pitstop.evaluation.accuracy.compare import compare
 from pitstop.evaluation.accuracy.quality import Features, frechet_distance, judge
 from pitstop.evaluation.accuracy.reference import live_goldens
@@ -127,7 +127,8 @@ class _Judge:
 
     def first(self, images: int) -> _Judge:
         """For the first images alone."""
-        part = {name: getattr(self.goldens, name)[:images] for name in ("seeds", "classes")}
+        told = {name: rows[:images] for name, rows in self.goldens.told.items()}
+        part = {"seeds": self.goldens.seeds[:images], "told": told}
         walked = self.goldens.trajectory[:, :images]
         return _Judge(dataclasses.replace(self.goldens, **part, trajectory=walked), self.real)
 
@@ -140,7 +141,7 @@ class _Judge:
             opened = open_bundle(bundle)
             model = ir.load(bundle / opened.manifest.denoiser(precision).path)
             twin = rounded(model, LOW.get(precision, LOW["fp16"]).dtype)  # int8's base is fp16
-            with candidate(opened, twin, precision, OPTIONS) as pipeline:
+            with unbundled(opened, twin, precision, OPTIONS) as pipeline:
                 found = compare(pipeline, self.goldens, reference="PyTorch fp32")
         else:
             pipeline = Pipeline.from_bundle(bundle, backend=backend, precision=precision)
@@ -159,7 +160,7 @@ class _Judge:
         judged = judge(latents)
         enough = len(latents) > judged.features.shape[1]  # for a covariance
         return {
-            "class_agreement": judged.agreement(self.goldens.classes.tolist()),
+            "class_agreement": judged.agreement(self.goldens.told["label"].tolist()),
             "frechet_to_test": frechet_distance(judged.features, self.real) if enough else None,
         }
 

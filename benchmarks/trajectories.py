@@ -31,7 +31,8 @@ from pitstop.export.trace import TorchSession
 from pitstop.models.presets import load_preset
 from pitstop.runtime.bundle.folder import open_bundle
 from pitstop.runtime.bundle.manifest import Manifest
-from pitstop.runtime.pipeline import Pipeline, Settings
+from pitstop.runtime.pipeline import Pipeline
+from pitstop.runtime.sampling.settings import Settings
 
 SETTINGS = Settings(steps=50, cfg_scale=4.0)
 BATCH = 2

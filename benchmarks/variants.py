@@ -21,9 +21,11 @@ from rich.progress import track
 from pitstop.export.optimize import DENOISER, ask_conditioner, example_feeds, fold
 from pitstop.export.trace import load_source, manifest_for, trace
 from pitstop.graphs.graph_file import write_graph
-from pitstop.runtime.backend import Array, SessionOptions
+from pitstop.runtime.backend import SessionOptions
 from pitstop.runtime.backends import import_backend
+from pitstop.runtime.bundle.folder import GraphFile
 from pitstop.runtime.bundle.manifest import CONDITIONER, GraphSpec
+from pitstop.runtime.session import Array
 
 BATCH = 2
 OPTIONS = {
@@ -79,7 +81,9 @@ def _open(
         modulation = ask_conditioner(graphs[CONDITIONER], feeds)
         fed = {"latent": feeds["latent"], "modulation": modulation}
     spec = write_graph(graphs[DENOISER], folder, DENOISER)
-    session = import_backend(backend).open_graph(folder / spec.path, spec, OPTIONS[backend])
+    session = import_backend(backend).open_graph(
+        GraphFile(folder / spec.path, spec), OPTIONS[backend]
+    )
     return spec, lambda: session.run(fed)
 
 

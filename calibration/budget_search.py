@@ -20,7 +20,7 @@ from .feeds import feed
 from .placement import Site
 from .ranges import Ranges
 from .trajectories import END_OF_SEEDS
-from .unbundled import candidate, final_latents, median_psnr, predictions
+from .unbundled import final_latents, median_psnr, predictions, unbundled
 
 IMAGES = 16  # trajectories of one try
 SEEDS = range(END_OF_SEEDS, END_OF_SEEDS + IMAGES)
@@ -58,14 +58,14 @@ def tune(
     batches = list(feed(bundle, held_out.first(ROWS), options))
     settings = held_out.settings
     expected = predictions(fp32, batches, options)
-    with candidate(bundle, fp32, "fp32", options) as pipeline:
+    with unbundled(bundle, fp32, "fp32", options) as pipeline:
         ends = final_latents(pipeline, SEEDS, settings)
 
     def error_of(chosen: Sequence[Site]) -> float:
         return relative_l2(expected, predictions(build(chosen), batches, options))
 
     def psnr_of(chosen: Sequence[Site]) -> float:
-        with candidate(bundle, build(chosen), "int8", options) as pipeline:
+        with unbundled(bundle, build(chosen), "int8", options) as pipeline:
             try:
                 found = final_latents(pipeline, SEEDS, settings)
             except NonFiniteError:

@@ -10,18 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from .. import CalibrationError, OptionError
-from ..runtime.bundle.goldens import BROKEN
+from ..runtime.bundle.goldens import BROKEN, take_named
 from ..runtime.bundle.manifest import Manifest
-from ..runtime.pipeline import Settings
 from ..runtime.sampling.sampler import Latent
 from ..runtime.sampling.samplers import make_sampler
 from ..runtime.sampling.schedule import Table, Timesteps
+from ..runtime.sampling.settings import Settings
+from ..runtime.session import Array
 
 MAX_SEED = 1 << 20  # of a set; the one after a set's own is for what is held out
-ARRAYS = ("latents", "timesteps", "labels")
+ARRAYS = ("latents", "timesteps")
+CONDITIONS = "conditions"  # a group of arrays, each as ``conditions.name``
+OLD_NAMES = {"labels": "conditions.label"}  # before bundles of schema version 3
 REMEDY = "Draw a set with `pitstop calibrate`, without `--set`"
 
 
@@ -32,7 +34,7 @@ class CalibrationSet:
     Attributes:
         latents: float32 [row, channel, row, column].
         timesteps: int64 [row], or float64 of a flow.
-        labels: int64 [row]; the null class stands for the unguided branch.
+        conditions: What each row was told, by name, [row, ...]; untold in the unguided branch.
         model: The config of the model whose trajectories they are.
         settings: How they were sampled.
         seed: Of the set.
@@ -40,18 +42,19 @@ class CalibrationSet:
 
     latents: Latent
     timesteps: Timesteps | Table
-    labels: npt.NDArray[np.int64]
+    conditions: Mapping[str, Array]
     model: Mapping[str, Any]
     settings: Settings
     seed: int
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.latents)
 
     def first(self, rows: int) -> CalibrationSet:
         """The first rows alone."""
         part = {name: getattr(self, name)[:rows] for name in ARRAYS}
-        return dataclasses.replace(self, **part)
+        conditions = {name: array[:rows] for name, array in self.conditions.items()}
+        return dataclasses.replace(self, conditions=conditions, **part)
 
 
 def as_json(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,8 +70,9 @@ def write_set(drawn: CalibrationSet, path: Path) -> None:
         "settings": dataclasses.asdict(drawn.settings),
         "seed": drawn.seed,
     }
-    arrays = {name: getattr(drawn, name) for name in ARRAYS}
-    np.savez(path, facts=np.array(json.dumps(facts, sort_keys=True)), **arrays)
+    arrays: dict[str, Array] = {name: getattr(drawn, name) for name in ARRAYS}
+    arrays |= {f"{CONDITIONS}.{name}": rows for name, rows in drawn.conditions.items()}
+    np.savez(path, facts=np.array(json.dumps(facts, sort_keys=True)), **arrays)  # type: ignore[arg-type]
 
 
 def read_set(path: Path, manifest: Manifest) -> CalibrationSet:
@@ -80,9 +84,10 @@ def read_set(path: Path, manifest: Manifest) -> CalibrationSet:
     """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in ARRAYS}
-            facts = json.loads(str(archive["facts"]))
+            arrays = {OLD_NAMES.get(name, name): archive[name] for name in archive.files}
+        facts = json.loads(str(arrays.pop("facts")))
         drawn = CalibrationSet(
+            conditions=take_named(arrays, CONDITIONS),
             **arrays,
             model=dict(facts["model"]),
             settings=Settings(**facts["settings"]),
@@ -141,14 +146,18 @@ def _why_not_arrays(drawn: CalibrationSet, manifest: Manifest) -> str | None:
     if not np.isfinite(drawn.latents).all():
         row = int(np.argmin(np.isfinite(drawn.latents).reshape(rows, -1).all(axis=1)))
         return f"has a latent that is not finite, in row {row}"
-    labels = manifest.num_classes + (manifest.null_class is not None)
-    schedule = manifest.schedule
+    label = manifest.label
+    if set(drawn.conditions) != {label.name}:
+        return f"has the conditions {', '.join(sorted(drawn.conditions))}, expected {label.name}"
     limits = {
-        "labels": ("int64", labels - 1),
-        "timesteps": (schedule.timestep_dtype, schedule.last_timestep),
+        "labels": (drawn.conditions[label.name], "int64", label.classes - (label.null is None)),
+        "timesteps": (
+            drawn.timesteps,
+            manifest.schedule.timestep_dtype,
+            manifest.schedule.last_timestep,
+        ),
     }
-    for name, (dtype, last) in limits.items():
-        array = getattr(drawn, name)
+    for name, (array, dtype, last) in limits.items():
         if array.shape != (rows,) or array.dtype.kind != np.dtype(dtype).kind:
             return f"has {name} {array.dtype} {list(array.shape)}, expected {dtype} {[rows]}"
         if not (array.min() >= 0 and array.max() <= last):

@@ -53,7 +53,7 @@ def cover(
     """Look at a set, at what it showed, and at what other trajectories make of its ranges."""
     level = manifest.schedule.noise_level(drawn.timesteps)
     parts = np.minimum((level * PARTS).astype(np.int64), PARTS - 1)
-    labels = Counter(_label(label, manifest) for label in drawn.labels.tolist())
+    labels = Counter(map(manifest.label.called, drawn.conditions[manifest.label.name].tolist()))
     thresholds = {site.name: ranges[site.tensor].threshold for site in sites}
     return Coverage(
         rows=len(drawn),
@@ -69,12 +69,6 @@ def cover(
         },
         drift={site.name: _drift(observed[site.tensor], parts) for site in sites},
     )
-
-
-def _label(label: int, manifest: Manifest) -> str:
-    if label == manifest.null_class:
-        return "none"
-    return manifest.labels[label] if manifest.labels else str(label)
 
 
 def _drift(observation: Observation, parts: np.ndarray) -> tuple[float | None, ...]:

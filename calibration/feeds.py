@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..runtime.backend import Array, SessionOptions
+from ..runtime.backend import SessionOptions
 from ..runtime.backends import import_backend
 from ..runtime.bundle.folder import Bundle
-from ..runtime.bundle.manifest import CONDITIONER
-from ..runtime.sampling.conditioning import ask_conditioner
+from ..runtime.bundle.manifest import CONDITIONER, LATENT, TIMESTEP
+from ..runtime.sampling.conditioner import ask_conditioner
+from ..runtime.session import Array
 from .calibration_set import CalibrationSet
+
+Make = Callable[[dict[str, Array]], dict[str, Array]]
 
 
 @dataclass(frozen=True)
@@ -31,23 +35,25 @@ class Batch:
 def feed(bundle: Bundle, drawn: CalibrationSet, options: SessionOptions) -> Iterator[Batch]:
     """The rows of a set in order, the last batch padded with its last row."""
     manifest = bundle.manifest
-    spec = manifest.graphs.get(CONDITIONER)
-    if spec is None:
+    asked = {TIMESTEP: drawn.timesteps.astype(np.float32), **drawn.conditions}
+    with _feeder(bundle, options) as make:
         for rows, padded in _parts(len(drawn), manifest.batch):
-            timesteps = drawn.timesteps[padded].astype(np.float32)
-            feeds: dict[str, Array] = {"timestep": timesteps, "label": drawn.labels[padded]}
-            yield Batch(rows, {"latent": drawn.latents[padded], **feeds})
+            made = make({name: array[padded] for name, array in asked.items()})
+            yield Batch(rows, {LATENT: drawn.latents[padded], **made})
+
+
+@contextlib.contextmanager
+def _feeder(bundle: Bundle, options: SessionOptions) -> Iterator[Make]:
+    """What makes a denoiser's inputs of timesteps and conditions, the latent aside."""
+    if CONDITIONER not in bundle.manifest.graphs:
+        yield lambda asked: asked
         return
-    backend = import_backend("onnxruntime")
-    conditioner = backend.open_graph(bundle.path(spec.path), spec, options)
+    graph = bundle.graph(CONDITIONER)
+    session = import_backend("onnxruntime").open_graph(graph, options)
     try:
-        for rows, padded in _parts(len(drawn), manifest.batch):
-            modulation = ask_conditioner(
-                conditioner, spec, drawn.timesteps[padded], drawn.labels[padded]
-            )
-            yield Batch(rows, {"latent": drawn.latents[padded], "modulation": modulation})
+        yield lambda asked: ask_conditioner(session, graph.spec, asked)
     finally:
-        conditioner.close()
+        session.close()
 
 
 def _parts(length: int, batch: int) -> Iterator[tuple[range, list[int]]]:

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from ..runtime.backend import Session, SessionOptions
+from ..runtime.backend import SessionOptions
 from ..runtime.backends import import_backend
+from ..runtime.bundle.folder import GraphFile
 from ..runtime.bundle.manifest import GraphSpec, TensorSpec
+from ..runtime.session import Session
 
 INLINE_LIMIT = 1 << 30  # bytes of weights; protobuf holds 2 GiB, and copies while it writes
 
@@ -43,7 +45,7 @@ def opened(model: ir.Model, options: SessionOptions) -> Iterator[Session]:
     with tempfile.TemporaryDirectory() as folder:
         spec = write_graph(model, Path(folder), "graphs/graph.onnx")
         path = Path(folder) / spec.path
-        session = import_backend("onnxruntime").open_graph(path, spec, options)
+        session = import_backend("onnxruntime").open_graph(GraphFile(path, spec), options)
         try:
             yield session
         finally:

@@ -10,7 +10,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from .. import NonFiniteError
-from ..runtime.backend import Array, SessionOptions
+from ..runtime.backend import SessionOptions
+from ..runtime.session import Array
 from .feeds import Batch
 from .graph_file import opened, with_outputs
 from .histogram import Histogram

@@ -12,7 +12,8 @@ import onnx_ir as ir
 from .. import CalibrationError, OptionError
 from ..runtime.backend import SessionOptions
 from ..runtime.bundle.folder import Bundle, open_bundle
-from ..runtime.pipeline import OnStep, Settings
+from ..runtime.pipeline import OnStep
+from ..runtime.sampling.settings import Settings
 from .base_precision import choose_base
 from .budget import Search, open_log
 from .budget_search import Build, search_key, tune
@@ -26,7 +27,7 @@ from .recipe import CalibrationReport, Recipe
 from .results import write_results
 from .smoothing import apply_smoothing, smooth, why_not_smooth
 from .trajectories import draw_set, trajectories_in
-from .unbundled import candidate, golden_error
+from .unbundled import golden_error, unbundled
 
 FP16_MAX = 65504.0
 HELD_OUT = 4  # a quarter as many trajectories are held out
@@ -147,7 +148,7 @@ def _held_out(work: Work, drawn: int, settings: Settings, seed: int) -> Calibrat
 
 def _draw(work: Work, num: int, settings: Settings, seed: int) -> CalibrationSet:
     work.on_start(num * settings.steps)
-    with candidate(work.bundle, work.fp32, "fp32", work.options) as pipeline:
+    with unbundled(work.bundle, work.fp32, "fp32", work.options) as pipeline:
         return draw_set(pipeline, num, settings, seed, work.on_step)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .. import OptionError, one_of
 from ..runtime.bundle.manifest import Manifest
-from ..runtime.pipeline import Settings
+from ..runtime.sampling.settings import Settings
 from .budget import Search
 from .calibration_set import MAX_SEED
 from .coverage import Coverage
@@ -65,8 +65,7 @@ class Recipe:
         """How trajectories of this model are sampled."""
         if self.cfg_scale is not None:
             return Settings(self.steps, cfg_scale=self.cfg_scale)
-        guided = manifest.null_class is not None
-        return Settings(self.steps) if guided else Settings(self.steps, cfg_scale=1.0)
+        return Settings(self.steps) if manifest.guidable else Settings(self.steps, cfg_scale=1.0)
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..runtime.pipeline import OnStep, Pipeline, Settings
+from ..runtime.pipeline import OnStep, Pipeline
+from ..runtime.sampling.condition import stack
 from ..runtime.sampling.noise import START, draw_noise
+from ..runtime.sampling.settings import Settings
 from .calibration_set import MAX_SEED, CalibrationSet, as_json
 
 PARTS = 8  # of the steps of a trajectory, a row from each
@@ -39,26 +41,26 @@ def draw_set(
         on_step: Told of every step.
     """
     manifest = pipeline.manifest
-    classes = spread_classes(num, manifest.num_classes)
+    told = manifest.spread(num)
+    turns = len(set(told))  # what is told takes both branches in two rounds
     seeds = [FIRST_SEED + seed * SEED_STRIDE + index for index in range(num)]
-    null = manifest.null_class if settings.cfg_scale != 1.0 else None
+    untold = manifest.untold if settings.guided else None
     timesteps = pipeline.sampler(settings).schedule.timesteps
-    latents, kept_steps, labels = [], [], []
+    latents, kept_steps, conditions = [], [], []
     for group in pipeline.groups(num, settings):
-        walked = pipeline.trajectories(classes[group], seeds[group], settings, on_step)
+        walked = pipeline.trajectories(told[group], seeds[group], settings, on_step)
         start = draw_noise(seeds[group], START, manifest.latent_shape)
         fed = np.concatenate([start[None], walked[:-1]])
         for place, index in enumerate(range(num)[group]):
-            turn = sum(divmod(index, manifest.num_classes))  # a class takes both in two rounds
+            turn = sum(divmod(index, turns))
             for part, step in enumerate(_kept_steps(index, settings.steps)):
-                unguided = null is not None and (turn + part) % 2 == 1
                 latents.append(fed[step, place])
                 kept_steps.append(step)
-                labels.append(null if unguided else classes[index])
+                conditions.append(untold if untold and (turn + part) % 2 else told[index])
     return CalibrationSet(
         latents=np.stack(latents),
         timesteps=timesteps[kept_steps],
-        labels=np.array(labels, dtype=np.int64),
+        conditions=stack(conditions),
         model=as_json(manifest.model.config),
         settings=settings,
         seed=seed,
@@ -68,13 +70,6 @@ def draw_set(
 def trajectories_in(drawn: CalibrationSet) -> int:
     """How many trajectories a set has rows of."""
     return len(drawn) // min(PARTS, drawn.settings.steps)
-
-
-def spread_classes(num: int, classes: int) -> list[int]:
-    """A class for each trajectory: all in turn, or evenly spread where there are more of them."""
-    if num >= classes:
-        return [index % classes for index in range(num)]
-    return [index * classes // num for index in range(num)]
 
 
 def _kept_steps(index: int, steps: int) -> Sequence[int]:

@@ -12,35 +12,29 @@ import onnx_ir as ir
 
 from .. import NonFiniteError
 from ..runtime.backend import SessionOptions
-from ..runtime.backends import import_backend
+from ..runtime.backends import Choice, import_backend
 from ..runtime.bundle.folder import Bundle
 from ..runtime.bundle.goldens import read_goldens
-from ..runtime.bundle.manifest import CONDITIONER
 from ..runtime.distance import latent_peak, psnr, relative_l2
-from ..runtime.pipeline import Pipeline, Settings
-from ..runtime.sampling.conditioning import ConditionedSession
+from ..runtime.opened import OpenedBundle
+from ..runtime.pipeline import Pipeline
 from ..runtime.sampling.sampler import Latent
+from ..runtime.sampling.settings import Settings
 from .feeds import Batch
 from .graph_file import opened
-from .trajectories import spread_classes
 
 
 @contextlib.contextmanager
-def candidate(
+def unbundled(
     bundle: Bundle, model: ir.Model, precision: str, options: SessionOptions
 ) -> Iterator[Pipeline]:
     """The bundle's pipeline with another denoiser."""
-    spec = bundle.manifest.graphs.get(CONDITIONER)
-    backend = import_backend("onnxruntime")
-    with opened(model, options) as denoiser:
-        if spec is None:
-            yield Pipeline(bundle.manifest, denoiser, precision)
-            return
-        path = bundle.path(spec.path)
-        session = ConditionedSession(
-            lambda: backend.open_graph(path, spec, options), spec, denoiser
-        )
-        yield Pipeline(bundle.manifest, session, precision)
+    chosen = Choice("onnxruntime", import_backend("onnxruntime"))
+    with (
+        opened(model, options) as denoiser,
+        OpenedBundle(bundle, precision, denoiser, chosen, options) as others,
+    ):
+        yield Pipeline.of(others)
 
 
 def predictions(
@@ -52,10 +46,8 @@ def predictions(
 
 
 def final_latents(pipeline: Pipeline, seeds: Sequence[int], settings: Settings) -> Latent:
-    """Where the trajectories of ``seeds`` end, their classes evenly spread."""
-    classes = spread_classes(len(seeds), pipeline.manifest.num_classes)
-    last: Latent = pipeline.trajectories(classes, seeds, settings)[-1]
-    return last
+    """Where the trajectories of ``seeds`` end, their conditions evenly spread."""
+    return pipeline.draw(pipeline.manifest.spread(len(seeds)), seeds, settings)
 
 
 def median_psnr(expected: Latent, found: Latent, latent_space: str) -> float:
@@ -71,13 +63,12 @@ def golden_error(bundle: Bundle, model: ir.Model, options: SessionOptions) -> fl
         NonFiniteError: An answer is not finite.
     """
     goldens = read_goldens(bundle.path(bundle.manifest.goldens))
-    calls = zip(
-        goldens.latents, goldens.timesteps, goldens.labels, goldens.predictions, strict=True
-    )
-    with candidate(bundle, model, "int8", options) as pipeline:
+    with unbundled(bundle, model, "int8", options) as pipeline:
         errors = [
-            relative_l2(expected, pipeline.predict(latent, float(timestep), labels))
-            for latent, timestep, labels, expected in calls
+            relative_l2(
+                call.prediction, pipeline.predict(call.latent, call.timestep, call.conditions)
+            )
+            for call in goldens.calls
         ]
     if not np.isfinite(errors).all():
         raise NonFiniteError(

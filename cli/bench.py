@@ -192,7 +192,7 @@ def _part_cells(timed: Bench, row: Row) -> dict[str, str]:
     return {
         "conditioner": _ms(row.conditioner_ms),
         "loop": _ms(row.loop_ms),
-        "outside": f"{row.loop_overhead:.1%}",
+        "outside": "-" if row.loop_overhead is None else f"{row.loop_overhead:.1%}",
         "decoder": _ms(row.decoder_ms),
         "load": f"{fresh.load_seconds:.2f} s" if fresh else "",
         "memory": "" if memory is None else megabytes(memory),

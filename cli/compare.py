@@ -123,7 +123,7 @@ def compare(
         _refuse_live_options()
     from ..evaluation.accuracy.measure import Asked, measure
     from ..runtime.backend import SessionOptions
-    from ..runtime.pipeline import Settings
+    from ..runtime.sampling.settings import Settings
 
     if report is not None:
         from ..evaluation.report.page import write_report

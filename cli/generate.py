@@ -59,7 +59,8 @@ def generate(
     """
     from ..runtime.backend import SessionOptions
     from ..runtime.jobs import draw_images, plan_images
-    from ..runtime.pipeline import Pipeline, Settings
+    from ..runtime.pipeline import Pipeline
+    from ..runtime.sampling.settings import Settings
 
     options = SessionOptions(provider, threads)
     pipeline = Pipeline.from_bundle(bundle, backend=backend, precision=precision, options=options)
@@ -84,6 +85,7 @@ def generate(
             ("grid", str(done.grid) if done.grid else done.why_no_grid),
             ("backend", f"{done.device}, {pipeline.precision}"),
             *([("auto", f"took {chosen.name}: {chosen.why}")] if chosen and chosen.why else []),
+            *([("latents", f"through the host: {done.why_on_host}")] if done.why_on_host else []),
             ("time", f"{done.seconds:.1f} s, {done.ms_per_step or 0:.0f} ms a step"),
         ])
     )

@@ -74,6 +74,8 @@ def bundle_figures(bundle: Bundle) -> dict[str, Any]:
         "model": manifest.model.config,
         "parameters": manifest.model.parameters,
         "flops_per_call": manifest.model.flops_per_call,
+        "conditions": list(map(dataclasses.asdict, manifest.conditions)),
+        "fed": manifest.fed,
         "graphs": graphs,
         "passes": [dataclasses.asdict(done) for done in manifest.passes],
         "engines": list(engine_figures(bundle)),
@@ -123,7 +125,8 @@ def _print_bundle(bundle: Bundle) -> None:
             *_model_rows(manifest.model),
             ("FLOPs", f"{manifest.model.flops_per_call / 1e9:,.2f} G a call of {manifest.batch}"),
             ("latent", f"{channel} x {row} x {column}, {manifest.latent_space}"),
-            ("labels", _labels(manifest.labels, manifest.num_classes)),
+            ("labels", _labels(manifest.label.names, manifest.label.classes)),
+            ("fed", ", ".join(f"{name} per {rate}" for name, rate in manifest.fed.items())),
             ("config", _config(manifest.model.config)),
             ("versions", ", ".join(f"{name} {v}" for name, v in manifest.versions.items())),
         ])

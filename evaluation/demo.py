@@ -15,7 +15,8 @@ from ..export.pipeline import OnStage, export_bundle
 from ..runtime.bundle.folder import open_bundle
 from ..runtime.bundle.goldens import Goldens
 from ..runtime.image import save_png, to_images
-from ..runtime.pipeline import OnStep, Pipeline, Settings
+from ..runtime.pipeline import OnStep, Pipeline
+from ..runtime.sampling.settings import Settings
 from .accuracy.compare import Comparison, compare
 from .accuracy.quality import judge
 from .accuracy.reference import live_goldens
@@ -106,7 +107,7 @@ def run_demo(
         for row in rows
     }
     save_png(side_by_side(drawn, COLUMNS, zoom=ZOOM), picture)
-    agreement = judge(goldens.trajectory[-1]).agreement(goldens.classes.tolist())
+    agreement = judge(goldens.trajectory[-1]).agreement(manifest.label.classes_in(goldens.told))
     return Demo(tuple(rows), agreement, reference_ms, picture, bundle)
 
 
@@ -130,7 +131,9 @@ def _measure(bundle: Path, precision: str, goldens: Goldens, on_step: OnStep) ->
         bytes=(bundle / pipeline.manifest.denoiser(precision).path).stat().st_size,
         ms_per_step=clock.ms_per_step,
         comparison=compared,
-        class_agreement=judge(compared.latents).agreement(goldens.classes.tolist()),
+        class_agreement=judge(compared.latents).agreement(
+            pipeline.manifest.label.classes_in(goldens.told)
+        ),
     )
 
 

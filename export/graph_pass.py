@@ -18,9 +18,9 @@ from .. import BundleError
 from ..graphs.blocks import moves_per_block
 from ..graphs.graph_file import run_graph
 from ..graphs.weights import weight_bytes
-from ..runtime.backend import Array
 from ..runtime.bundle.manifest import PassReport
 from ..runtime.distance import relative_l2
+from ..runtime.session import Array
 
 Feeds = Mapping[str, Array]
 

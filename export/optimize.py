@@ -11,11 +11,12 @@ import onnx_ir as ir
 from .. import one_of
 from ..graphs.graph_file import run_calls, run_graph
 from ..graphs.weights import dims
-from ..runtime.backend import Array
 from ..runtime.bundle.goldens import Goldens
 from ..runtime.bundle.manifest import CONDITIONER, Manifest, PassReport
 from ..runtime.distance import relative_l2
+from ..runtime.sampling.condition import stack
 from ..runtime.sampling.noise import START, draw_noise
+from ..runtime.session import Array
 from .graph_pass import Feeds, PassBroken, apply_all, report_change
 from .passes import PASSES
 from .split import MODULATION, NoSplit, split
@@ -81,22 +82,19 @@ def fold(
 
 
 def example_feeds(manifest: Manifest) -> Feeds:
-    """Inputs for the checks: noise, timesteps from first to last, classes and the null class."""
-    rows = np.arange(manifest.batch)
-    labels = rows % manifest.num_classes
-    if manifest.null_class is not None:
-        labels = np.where(rows % 2 == 0, labels, manifest.null_class)
+    """Inputs for the checks: noise, timesteps from first to last, rows told and untold in turn."""
     return {
-        "latent": draw_noise(rows.tolist(), START, manifest.latent_shape),
+        "latent": draw_noise(range(manifest.batch), START, manifest.latent_shape),
         "timestep": manifest.schedule.spread(manifest.batch).astype(np.float32),
-        "label": labels.astype(np.int64),
+        **stack(manifest.both_branches(manifest.batch)),
     }
 
 
 def denoiser_calls(graphs: Mapping[str, ir.Model], goldens: Goldens) -> list[Feeds]:
     """What the denoiser's own graph is fed in each call of the goldens."""
-    timesteps = np.repeat(goldens.timesteps.astype(np.float32), goldens.labels.shape[1])
-    asked: Feeds = {"timestep": timesteps, "label": goldens.labels.ravel()}
+    told = {name: np.concatenate(list(rows)) for name, rows in goldens.conditions.items()}
+    timesteps = np.repeat(goldens.timesteps.astype(np.float32), goldens.latents.shape[1])
+    asked: Feeds = {"timestep": timesteps, **told}
     if CONDITIONER in graphs:
         asked = {MODULATION: ask_conditioner(graphs[CONDITIONER], asked)}
     parts = {name: np.split(rows, len(goldens.timesteps)) for name, rows in asked.items()}

@@ -35,11 +35,8 @@ class Parity:
 
 def check_parity(candidate: Pipeline, goldens: Goldens, tolerance: float) -> Parity:
     """Feed the candidate what PyTorch was fed, and compare the answers call by call."""
-    calls = zip(
-        goldens.latents, goldens.timesteps, goldens.labels, goldens.predictions, strict=True
-    )
     errors = (
-        relative_l2(expected, candidate.predict(latent, float(timestep), labels))
-        for latent, timestep, labels, expected in calls
+        relative_l2(call.prediction, candidate.predict(call.latent, call.timestep, call.conditions))
+        for call in goldens.calls
     )
     return Parity(tuple(errors), tolerance)

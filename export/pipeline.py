@@ -10,12 +10,12 @@ from pathlib import Path
 from .. import CheckpointError, NonFiniteError, OptionError
 from ..graphs.graph_file import write_graph
 from ..runtime.backend import SessionOptions
-from ..runtime.backends import import_backend
 from ..runtime.bundle.folder import Bundle, new_bundle, write_manifest
 from ..runtime.bundle.goldens import Goldens, write_goldens
 from ..runtime.bundle.manifest import STEP, Manifest, PassReport
 from ..runtime.distance import relative_l2
-from ..runtime.pipeline import Pipeline, open_denoiser
+from ..runtime.opened import open_denoiser
+from ..runtime.pipeline import Pipeline
 from .goldens import draw_goldens, golden_settings
 from .lowering.lower import LOW, Precision, choose_precisions, lower
 from .optimize import DENOISER, Folded, choose_steps, denoiser_calls, example_feeds, fold
@@ -185,7 +185,4 @@ def add_precision(
 def open_here(manifest: Manifest, folder: Path, precision: str) -> Pipeline:
     """A bundle that is still being written, on ONNX Runtime's CPU provider."""
     options = SessionOptions(provider="CPUExecutionProvider")
-    session = open_denoiser(
-        Bundle(folder, manifest), precision, import_backend("onnxruntime"), options
-    )
-    return Pipeline(manifest, session, precision)
+    return Pipeline.of(open_denoiser(Bundle(folder, manifest), precision, "onnxruntime", options))

@@ -1,6 +1,6 @@
 """One step of a run as a graph: guidance and the sampler's move, for latents that stay on a device.
 
-It is the same for every sampler and guidance scale, since what differs is fed::
+It is the same for every sampler and guidance scale, since what differs is fed, row by row::
 
     output      = against + scale * (with - against)     of the rows of the prediction
     noise       = noise * exp(slope * variance + offset) where the model learns a variance
@@ -28,10 +28,10 @@ def step_graph(manifest: Manifest) -> ir.Model:
     Returns:
         A graph with the inputs latent, memory_0, memory_1 and noise, float32 [row, channel, row,
         column]; prediction, float32 [row, output channel, row, column]; rows_with and
-        rows_against, int32 [row]; scale, float32 [1, output channel, 1, 1]; move, float32 [3, 5];
-        where a variance is learned, deviation, float32 [2]. Its outputs are next_latent,
-        next_memory_0, next_memory_1, and kept_latent, which is next_latent once more: one of them
-        lies where the denoiser reads.
+        rows_against, int32 [row]; scale, float32 [row, output channel, 1, 1]; move, float32
+        [row, 15, 1, 1], a row's 3 x 5 factors; where a variance is learned, deviation, float32
+        [row, 2, 1, 1]. Its outputs are next_latent, next_memory_0, next_memory_1, and
+        kept_latent, which is next_latent once more: one of them lies where the denoiser reads.
     """
     rows = manifest.batch
     latent = [rows, *manifest.latent_shape]
@@ -41,9 +41,9 @@ def step_graph(manifest: Manifest) -> ir.Model:
         *(f"float{latent} {name}" for name in CARRIED),
         f"float{list(prediction.shape)} prediction",
         f"int32[{rows}] rows_with, int32[{rows}] rows_against",
-        f"float[1, {channels}, 1, 1] scale",
-        f"float[{len(GIVEN)}, {len(TAKEN)}] move",
-        *(["float[2] deviation"] if manifest.learn_sigma else []),
+        f"float[{rows}, {channels}, 1, 1] scale",
+        f"float[{rows}, {len(GIVEN) * len(TAKEN)}, 1, 1] move",
+        *([f"float[{rows}, 2, 1, 1] deviation"] if manifest.learn_sigma else []),
     ]
     outputs = [*(f"float{latent} next_{name}" for name in GIVEN), f"float{latent} kept_latent"]
     text = f"""
@@ -67,7 +67,7 @@ _GUIDANCE = """
 _FIXED = "output = Identity(guided) sized = Identity(noise)"
 _LEARNED = """
     output, variance = Split<axis = 1, num_outputs = 2>(guided)
-    slope, offset = Split<axis = 0, num_outputs = 2>(deviation)
+    slope, offset = Split<axis = 1, num_outputs = 2>(deviation)
     sloped = Mul(slope, variance) logarithm = Add(sloped, offset)
     size = Exp(logarithm) sized = Mul(noise, size)
 """
@@ -76,15 +76,12 @@ _LEARNED = """
 def _move() -> str:
     """The linear combinations, one term after the other."""
     taken = ["sized" if name == "noise" else name for name in TAKEN]
-    rows = ", ".join(f"row_{index}" for index in range(len(GIVEN)))
-    lines = [f"{rows} = Split<axis = 0, num_outputs = {len(GIVEN)}>(move)"]
-    for index, given in enumerate(GIVEN):
-        shares = [f"share_{index}_{name}" for name in taken]
-        lines.append(
-            f"{', '.join(shares)} = Split<axis = 1, num_outputs = {len(taken)}>(row_{index})"
-        )
-        terms = [f"term_{index}_{name}" for name in taken]
-        for term, share, name in zip(terms, shares, taken, strict=True):
+    shares = [[f"share_{given}_{name}" for name in taken] for given in GIVEN]
+    every = ", ".join(share for row in shares for share in row)
+    lines = [f"{every} = Split<axis = 1, num_outputs = {len(GIVEN) * len(TAKEN)}>(move)"]
+    for given, row in zip(GIVEN, shares, strict=True):
+        terms = [share.replace("share", "term", 1) for share in row]
+        for term, share, name in zip(terms, row, taken, strict=True):
             lines.append(f"{term} = Mul({share}, {name})")
         lines.append(f"next_{given} = Sum({', '.join(terms)})")
     return "\n".join(lines)

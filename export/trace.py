@@ -34,11 +34,12 @@ from ..models.denoiser import Denoiser
 from ..models.format import Hints as Hints  # for the rest of the room, which imports no model
 from ..models.presets import load_preset
 from ..models.weight_file import is_stored
-from ..runtime.backend import Array
 from ..runtime.bundle.goldens import FILE_NAME
+from ..runtime.bundle.label import LabelSpec
 from ..runtime.bundle.manifest import LATENT_SCALES, Manifest, ModelSpec
 from ..runtime.machine.system import installed_versions
 from ..runtime.sampling.schedule import LinearBetas, LinearFlow
+from ..runtime.session import Array
 
 OPSET = 19
 FOLDED = 2**23  # numbers: position biases over 32 x 32 tokens too, where the exporter stops early
@@ -111,9 +112,13 @@ def manifest_for(checkpoint: Checkpoint, name: str, batch: int) -> Manifest:
         batch=batch,
         latent_shape=(config.in_channels, *config.input_size),
         latent_space=latent_space(checkpoint),
-        num_classes=config.num_classes,
-        null_class=config.num_classes if config.class_dropout_prob > 0 else None,
-        labels=checkpoint.labels,
+        conditions=(
+            LabelSpec(
+                classes=config.num_classes,
+                null=config.num_classes if config.class_dropout_prob > 0 else None,
+                names=checkpoint.labels,
+            ),
+        ),
         prediction_type=config.prediction_type,
         learn_sigma=config.learn_sigma,
         cfg_channels=config.cfg_channels,

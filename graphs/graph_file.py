@@ -9,9 +9,11 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from ..runtime.backend import Array, SessionOptions
+from ..runtime.backend import SessionOptions
 from ..runtime.backends import import_backend
+from ..runtime.bundle.folder import GraphFile
 from ..runtime.bundle.manifest import GraphSpec, TensorSpec
+from ..runtime.session import Array
 from .weights import weight_bytes
 
 INLINE_LIMIT = 1 << 30  # bytes of weights; protobuf holds 2 GiB, and copies while it writes
@@ -44,7 +46,9 @@ def run_calls(model: ir.Model, calls: Sequence[Mapping[str, Array]]) -> list[dic
     with tempfile.TemporaryDirectory() as folder:
         spec = write_graph(model, Path(folder), "graph")
         options = SessionOptions(provider="CPUExecutionProvider")
-        session = import_backend("onnxruntime").open_graph(Path(folder) / spec.path, spec, options)
+        session = import_backend("onnxruntime").open_graph(
+            GraphFile(Path(folder) / spec.path, spec), options
+        )
         try:
             return [session.run(feeds) for feeds in calls]
         finally:

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
-from .bundle.manifest import GraphSpec
-
-Array = npt.NDArray[np.generic]
+from .bundle.folder import GraphFile
+from .session import Session
 
 
 @dataclass(frozen=True)
@@ -26,20 +20,6 @@ class SessionOptions:
 
     provider: str | None = None
     threads: int | None = None
-
-
-class Session(Protocol):
-    """An opened graph on one device."""
-
-    @property
-    def device(self) -> str:
-        """What runs it, for people: ``CPUExecutionProvider``."""
-
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run the graph once: input names to arrays in, output names to arrays out."""
-
-    def close(self) -> None:
-        """Give the device memory back."""
 
 
 class Backend(Protocol):
@@ -57,5 +37,5 @@ class Backend(Protocol):
     def why_not(self) -> str | None:
         """Say why this backend cannot run on this machine, or None where it can."""
 
-    def open_graph(self, path: Path, spec: GraphSpec, options: SessionOptions) -> Session:
-        """Load one ONNX file or engine."""
+    def open_graph(self, graph: GraphFile, options: SessionOptions) -> Session:
+        """Load a bundle's ONNX file, or the engine that was built from it."""

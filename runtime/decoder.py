@@ -7,6 +7,7 @@ Neighbours share at least a quarter of their side, and there one fades linearly 
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -14,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import NonFiniteError
-from .backend import Session
 from .bundle.manifest import GraphSpec, Manifest
 from .sampling.sampler import Latent
+from .session import Session, SharedSession
 
 INPUT = "latent"
 OUTPUT = "image"
@@ -53,6 +54,7 @@ class TiledDecoder:
     ) -> None:
         self._open_session = open_session
         self._session: Session | None = None
+        self._opening = threading.Lock()
         self._manifest = manifest
         self._batch, _, *self._tile = spec.inputs[0].shape
         self._channels = spec.outputs[0].shape[1]
@@ -79,9 +81,10 @@ class TiledDecoder:
 
     def close(self) -> None:
         """Give the device memory back."""
-        if self._session is not None:
-            self._session.close()
-            self._session = None
+        with self._opening:
+            if self._session is not None:
+                self._session.close()
+                self._session = None
 
     def _decode(self, latent: Latent) -> Pixels:
         *_, height, width = latent.shape
@@ -100,10 +103,14 @@ class TiledDecoder:
                 image[:, :, row.image, column.image] += pixels * share
         return image
 
+    def _opened(self) -> Session:
+        with self._opening:
+            if self._session is None:
+                self._session = SharedSession(self._open_session())
+            return self._session
+
     def _ask(self, latent: Latent) -> Pixels:
-        if self._session is None:
-            self._session = self._open_session()
-        pixels = self._session.run({INPUT: latent})[OUTPUT].astype(np.float32, copy=False)
+        pixels = self._opened().run({INPUT: latent})[OUTPUT].astype(np.float32, copy=False)
         if not np.isfinite(pixels).all():
             raise NonFiniteError(
                 "The decoder gave an image that is not finite",

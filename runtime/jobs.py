@@ -17,7 +17,8 @@ from PIL import Image
 from .. import OptionError, __version__
 from .bundle.manifest import CONDITIONER, STEP, Manifest
 from .image import make_grid, read_parameters, save_png, written_whole
-from .pipeline import Pipeline, Samples, Settings
+from .pipeline import Pipeline, Samples
+from .sampling.settings import Settings
 
 GRID_LIMIT = 256  # images; a larger grid is no help to the eye
 GRID_FILE = "grid.png"
@@ -56,6 +57,8 @@ class RunReport:
         precision: Of its graph.
         grid: The picture of all images, or None.
         why_no_grid: The reason, where there is none.
+        why_on_host: Why the latents came back to the host at every step, where the denoiser has a
+            loop that could have kept them.
     """
 
     drawn: int
@@ -67,6 +70,7 @@ class RunReport:
     precision: str
     grid: Path | None
     why_no_grid: str = ""
+    why_on_host: str = ""
 
     @property
     def ms_per_step(self) -> float | None:
@@ -102,10 +106,10 @@ def plan_images(
     Raises:
         OptionError: A label that does not exist.
     """
-    classes = [manifest.label_index(label) for label in labels or range(manifest.num_classes)]
-    names = manifest.labels or [str(index) for index in range(manifest.num_classes)]
+    known = manifest.label
+    classes = [known.index(label) for label in labels or range(known.classes)]
     turns = (classes[index % len(classes)] for index in range(num or len(classes)))
-    return [PlannedImage(label, names[label], seed + k) for k, label in enumerate(turns)]
+    return [PlannedImage(label, known.called(label), seed + k) for k, label in enumerate(turns)]
 
 
 def draw_images(
@@ -160,6 +164,7 @@ def draw_images(
         precision=pipeline.precision,
         grid=None if why_no_grid else _save_grid(plan, out),
         why_no_grid=why_no_grid,
+        why_on_host=_why_on_host(pipeline, plan, settings),
     )
 
 
@@ -169,7 +174,7 @@ def parameters(pipeline: Pipeline, image: PlannedImage, settings: Settings) -> d
     graphs = {"denoiser": manifest.denoiser(pipeline.precision)}
     if CONDITIONER in manifest.graphs:
         graphs[CONDITIONER] = manifest.graphs[CONDITIONER]
-    if pipeline.loop is not None:
+    if pipeline.loop.keeps_latents:
         graphs[STEP] = manifest.graphs[STEP]
     decoder = manifest.decoder(pipeline.precision)
     if decoder is not None:
@@ -220,6 +225,14 @@ def _why_no_grid(pipeline: Pipeline, images: int) -> str:
     if not pipeline.gives_pictures:
         return "none: the bundle has no decoder, the latents are saved as .npy"
     return f"none: more than {GRID_LIMIT} images" if images > GRID_LIMIT else ""
+
+
+def _why_on_host(pipeline: Pipeline, plan: Sequence[PlannedImage], settings: Settings) -> str:
+    if not pipeline.loop.keeps_latents or not plan:
+        return ""
+    told = [pipeline.manifest.label.told(image.label) for image in plan]
+    first, *_ = pipeline.requests(told, [image.seed for image in plan], settings)
+    return pipeline.loop.why_not([first]) or ""
 
 
 def _save_grid(plan: Sequence[PlannedImage], out: Path) -> Path:

@@ -3,58 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .. import OptionError
-from .backend import Backend, Session, SessionOptions
+from .backend import SessionOptions
 from .backends import AUTO as AUTO_BACKEND
-from .backends import Choice, choose_backend, load_backend
-from .bundle.folder import Bundle, open_bundle
-from .bundle.manifest import CONDITIONER, GraphSpec, Manifest
+from .backends import Choice
+from .bundle.folder import open_bundle
+from .bundle.manifest import LATENT, Manifest
 from .decoder import Decode, TiledDecoder
-from .devices.engine_check import engines_here
-from .sampling.conditioning import ConditionedSession
-from .sampling.device_run import Loop, fits, open_loop, plan_run
-from .sampling.guidance import GuidedDenoiser, Labels, run_rows
-from .sampling.loop import walk
+from .opened import OpenedBundle, open_denoiser
+from .sampling.condition import Condition, unstack
+from .sampling.conditioner import Conditioner, Plain
+from .sampling.host_loop import HostLoop, run_rows
+from .sampling.loop import Loop
 from .sampling.noise import MAX_SEED
+from .sampling.request import Request
 from .sampling.sampler import Latent, Sampler
 from .sampling.samplers import AUTO, default_sampler, make_sampler
+from .sampling.settings import Settings
+from .session import Array, Session
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 OnStep = Callable[[int], None]
 """Called after each step with the number of images that it moved."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How images are sampled.
-
-    Attributes:
-        steps: Denoiser calls for an image, from 1 to the model's training steps.
-        sampler: ``ddim``, ``ddpm`` or ``dpmpp_2m``; ``euler`` or ``heun`` for a flow; ``auto`` is
-            the first that fits the model.
-        cfg_scale: Guidance scale; 1 is none.
-        eta: DDIM's share of fresh noise, in [0, 1].
-    """
-
-    steps: int = 50
-    sampler: str = AUTO
-    cfg_scale: float = 4.0
-    eta: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not np.isfinite(self.cfg_scale) or self.cfg_scale < 0:
-            raise OptionError(
-                f"The guidance scale is {self.cfg_scale}", "Choose a number of at least 0"
-            )
 
 
 @dataclass(frozen=True)
@@ -102,7 +82,8 @@ class Pipeline:
     """Draws images from an opened denoiser.
 
     Any `Session` with the denoiser's inputs and outputs serves, PyTorch's too: that is how both
-    sides of a comparison run the same loop on the same noise.
+    sides of a comparison run the same loop on the same noise. It may be shared between threads,
+    and is closed by `close` or by ``with``.
     """
 
     def __init__(
@@ -110,16 +91,53 @@ class Pipeline:
         manifest: Manifest,
         session: Session,
         precision: str,
-        decode: Decode | None = None,
+        *,
+        conditioner: Conditioner | None = None,
         loop: Loop | None = None,
+        decode: Decode | None = None,
         chosen: Choice | None = None,
     ) -> None:
+        """Take a denoiser that is open.
+
+        Args:
+            manifest: What it was traced for.
+            session: The denoiser.
+            precision: Of its graph.
+            conditioner: Makes what it is fed beside the latent, where the graph was split.
+            loop: From noise to latents; by default the host's.
+            decode: From latents to pixels, where there is a decoder.
+            chosen: The backend, and why it was taken.
+        """
         self.manifest = manifest
         self.session = session
         self.precision = precision
+        self.conditioner = conditioner
+        self.loop: Loop = loop or HostLoop(manifest, session, conditioner)
         self.decode = decode
-        self.loop = loop
         self.chosen = chosen
+
+    def __repr__(self) -> str:
+        on = f"{self.manifest.model.name}, {self.precision}, {self.session.device}"
+        return f"Pipeline({on}, batch {self.manifest.batch})"
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the denoiser's and the decoder's memory back; a second time does nothing."""
+        self.session.close()
+        if isinstance(self.decode, TiledDecoder):
+            self.decode.close()
+        if self.conditioner is not None:
+            self.conditioner.forget()
 
     @property
     def gives_pictures(self) -> bool:
@@ -131,7 +149,7 @@ class Pipeline:
         cls,
         bundle: Path | str,
         *,
-        backend: str = "auto",
+        backend: str = AUTO_BACKEND,
         precision: str | None = None,
         options: SessionOptions | None = None,
     ) -> Pipeline:
@@ -146,16 +164,20 @@ class Pipeline:
         Raises:
             PitstopError: The bundle is broken, or what was asked for is not to be had here.
         """
-        opened = open_bundle(bundle)
-        precision = precision or opened.manifest.precisions[0]
-        options = options or SessionOptions()
-        engines = engines_here(opened, precision) if backend == AUTO_BACKEND else ()
-        chosen = choose_backend(backend, options, engines=engines)
-        loaded = chosen.backend
-        session = open_denoiser(opened, precision, loaded, options)
-        decode = open_decoder(opened, precision, beside(loaded), options)
-        loop = open_loop(opened, session)
-        return cls(opened.manifest, session, precision, decode, loop, chosen)
+        return cls.of(open_denoiser(open_bundle(bundle), precision, backend, options))
+
+    @classmethod
+    def of(cls, opened: OpenedBundle) -> Pipeline:
+        """Draw from a bundle that is open; closing the pipeline closes it."""
+        return cls(
+            opened.bundle.manifest,
+            opened.denoiser,
+            opened.precision,
+            conditioner=opened.conditioner,
+            loop=opened.loop,
+            decode=opened.decode,
+            chosen=opened.chosen,
+        )
 
     def __call__(
         self,
@@ -184,75 +206,71 @@ class Pipeline:
             NonFiniteError: A latent left the finite numbers.
         """
         settings = Settings(steps, sampler, cfg_scale, eta)
-        classes = [self.manifest.label_index(label) for label in labels]
+        label = self.manifest.label
+        told = [label.told(label.index(one)) for one in labels]
         seeds = _check_seeds(range(len(labels)) if seeds is None else seeds, len(labels))
-        parts = [
-            self._draw(classes[group], seeds[group], settings, on_step or (lambda moved: None))
-            for group in self.groups(len(labels), settings)
-        ]
-        return Samples(np.concatenate(parts), self.manifest.latent_space, self.decode)
+        latents = self.draw(told, seeds, settings, on_step)
+        return Samples(latents, self.manifest.latent_space, self.decode)
 
-    def groups(self, images: int, settings: Settings) -> list[slice]:
-        """How ``images`` are shared out so that each group takes one denoiser call a step."""
-        rows = 1 if settings.cfg_scale == 1.0 else 2
-        size = max(1, self.manifest.batch // rows)
-        return [slice(start, min(start + size, images)) for start in range(0, images, size)]
-
-    def walk(
-        self, classes: Sequence[int], seeds: Sequence[int], settings: Settings
-    ) -> Iterator[Latent]:
-        """Draw one group of images together, giving their latents after every step.
-
-        Args:
-            classes: A class for each image.
-            seeds: One for each image.
-            settings: How they are sampled.
-        """
-        denoise, sampler = self._prepare(classes, settings)
-        return walk(denoise, sampler, seeds, self.manifest.latent_shape)
-
-    def _draw(
-        self, classes: Sequence[int], seeds: Sequence[int], settings: Settings, on_step: OnStep
-    ) -> Latent:
-        """The last latents of one group, kept on the device on their way where it can."""
-        if self.loop is not None:
-            denoise, sampler = self._prepare(classes, settings)
-            if fits(denoise):
-                run = plan_run(denoise, sampler, seeds)
-                latent = self.loop.sample(run, lambda: on_step(len(seeds)))[: len(seeds)]
-                if np.isfinite(latent).all():
-                    return latent
-                on_step = _untold  # what follows is told by its error
-        for latent in self.walk(classes, seeds, settings):
-            on_step(len(latent))
-        return latent
-
-    def _prepare(
-        self, classes: Sequence[int], settings: Settings
-    ) -> tuple[GuidedDenoiser, Sampler]:
-        sampler = self.sampler(settings)
-        denoise = GuidedDenoiser(self.session, self.manifest, classes, settings.cfg_scale)
-        if isinstance(self.session, ConditionedSession):
-            self.session.prepare(sampler.schedule.timesteps.tolist(), denoise.all_labels)
-        return denoise, sampler
-
-    def trajectories(
+    def draw(
         self,
-        classes: Sequence[int],
+        conditions: Sequence[Condition],
         seeds: Sequence[int],
         settings: Settings,
         on_step: OnStep | None = None,
     ) -> Latent:
-        """Draw images and keep every step: float32 [step, image, channel, row, column]."""
-        groups = []
-        for group in self.groups(len(seeds), settings):
-            latents = []
-            for latent in self.walk(classes[group], seeds[group], settings):
-                latents.append(latent)
-                if on_step:
-                    on_step(len(latent))
-            groups.append(np.stack(latents))
-        return np.concatenate(groups, axis=1)
+        """Draw one image for each condition: float32 [image, channel, row, column]."""
+        parts = []
+        for request in self.requests(conditions, seeds, settings):
+            parts += self.loop.draw([request], _telling(on_step, request.images))
+        return np.concatenate(parts)
+
+    def trajectories(
+        self,
+        conditions: Sequence[Condition],
+        seeds: Sequence[int],
+        settings: Settings,
+        on_step: OnStep | None = None,
+    ) -> Latent:
+        """As `draw`, with every step: float32 [step, image, channel, row, column]."""
+        parts = [
+            self._walk(request, _telling(on_step, request.images))
+            for request in self.requests(conditions, seeds, settings)
+        ]
+        return np.concatenate(parts, axis=1)
+
+    def _walk(self, request: Request, tell: Callable[[Sequence[Latent]], None]) -> Latent:
+        """One request's latents after every step."""
+        walked: list[Latent] = []
+
+        def look(latents: Sequence[Latent]) -> None:
+            walked.extend(latents)
+            tell(latents)
+
+        self.loop.draw([request], look, look=True)
+        return np.stack(walked)
+
+    def requests(
+        self, conditions: Sequence[Condition], seeds: Sequence[int], settings: Settings
+    ) -> list[Request]:
+        """What is asked of the loop, one after the other."""
+        sampler = self.sampler(settings)
+        return [
+            Request(
+                seeds[group],
+                conditions[group],
+                sampler,
+                settings.cfg_scale,
+                self.manifest.untold if settings.guided else None,
+            )
+            for group in self.groups(len(seeds), settings)
+        ]
+
+    def groups(self, images: int, settings: Settings) -> list[slice]:
+        """How ``images`` are shared out so that each group takes one denoiser call a step."""
+        rows = 2 if settings.guided else 1
+        size = max(1, self.manifest.batch // rows)
+        return [slice(start, min(start + size, images)) for start in range(0, images, size)]
 
     def sampler(self, settings: Settings) -> Sampler:
         """The rule that ``settings`` names, on this model's schedule."""
@@ -266,45 +284,23 @@ class Pipeline:
             return settings
         return dataclasses.replace(settings, sampler=default_sampler(self.manifest.schedule))
 
-    def predict(self, latent: Latent, timestep: float, labels: Labels) -> Latent:
-        """Ask the denoiser once, without guidance: its raw output for each row."""
-        return run_rows(self.session, self.manifest.batch, latent, timestep, labels)
+    def predict(self, latent: Latent, timestep: float, conditions: Mapping[str, Array]) -> Latent:
+        """Ask the denoiser once, without guidance: its raw output for each row.
+
+        Args:
+            latent: float32 [row, channel, row, column].
+            timestep: The same for all rows.
+            conditions: What each row is told, by name, [row, ...].
+        """
+        told = unstack(conditions)
+        feeder = Plain() if self.conditioner is None else self.conditioner.prepare([timestep], told)
+        feeds = {LATENT: latent, **feeder.rows([timestep] * len(latent), told)}
+        return run_rows(self.session, self.manifest.batch, feeds)
 
 
-def open_denoiser(
-    bundle: Bundle, precision: str, backend: Backend, options: SessionOptions
-) -> Session:
-    """Open a bundle's denoiser, with its conditioner where it was split."""
-
-    def open_graph(backend: Backend, spec: GraphSpec) -> Session:
-        return backend.open_graph(bundle.path(spec.path), spec, options)
-
-    denoiser = open_graph(backend, bundle.manifest.denoiser(precision))
-    spec = bundle.manifest.graphs.get(CONDITIONER)
-    if spec is None:
-        return denoiser
-    other = beside(backend)
-    return ConditionedSession(lambda: open_graph(other, spec), spec, denoiser)
-
-
-def beside(backend: Backend) -> Backend:
-    """What runs the graphs outside the loop, which are asked once and get no engine."""
-    return load_backend("onnxruntime") if backend.NEEDS_ENGINE else backend
-
-
-def open_decoder(
-    bundle: Bundle, precision: str, backend: Backend, options: SessionOptions
-) -> TiledDecoder | None:
-    """The decoder that goes with a denoiser's precision, where the bundle has one."""
-    spec = bundle.manifest.decoder(precision)
-    if spec is None:
-        return None
-    path = bundle.path(spec.path)
-    return TiledDecoder(lambda: backend.open_graph(path, spec, options), spec, bundle.manifest)
-
-
-def _untold(moved: int) -> None:
-    """Nobody is told of these steps."""
+def _telling(on_step: OnStep | None, images: int) -> Callable[[Sequence[Latent]], None]:
+    """What tells of a step of a request, whoever looks."""
+    return lambda latents: None if on_step is None else on_step(images)
 
 
 def _check_seeds(seeds: Sequence[int], images: int) -> Sequence[int]:

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from pitstop.runtime.backend import Array
 from pitstop.runtime.bundle import goldens
 from pitstop.runtime.bundle.folder import new_bundle, write_manifest
+from pitstop.runtime.bundle.label import LabelSpec
 from pitstop.runtime.bundle.manifest import (
     CONDITIONER,
     DECODERS,
@@ -20,9 +20,10 @@ from pitstop.runtime.bundle.manifest import (
     ModelSpec,
     TensorSpec,
 )
-from pitstop.runtime.pipeline import Settings
 from pitstop.runtime.sampling.sampler import Latent
 from pitstop.runtime.sampling.schedule import LinearBetas
+from pitstop.runtime.sampling.settings import Settings
+from pitstop.runtime.session import Array
 
 SHAPE = (1, 8, 8)
 LABELS = ("shirt", "shoe", "bag")
@@ -54,9 +55,7 @@ def toy_manifest(*, batch: int = 2, split: bool = False, null_class: bool = True
         batch=batch,
         latent_shape=SHAPE,
         latent_space="pixel",
-        num_classes=len(LABELS),
-        null_class=NULL_CLASS if null_class else None,
-        labels=LABELS,
+        conditions=(LabelSpec(len(LABELS), NULL_CLASS if null_class else None, LABELS),),
         prediction_type="epsilon",
         learn_sigma=False,
         cfg_channels=1,
@@ -64,6 +63,14 @@ def toy_manifest(*, batch: int = 2, split: bool = False, null_class: bool = True
         graphs=_split_graphs(batch) if split else {"denoiser.fp32": _whole_graph(batch)},
         goldens=goldens.FILE_NAME,
         versions={"onnx": onnx.__version__},
+    )
+
+
+def with_label(manifest: Manifest, **changes: object) -> Manifest:
+    """The manifest with other classes, names or null class."""
+    return dataclasses.replace(
+        manifest,
+        conditions=(dataclasses.replace(manifest.label, **changes),),  # type: ignore[arg-type]
     )
 
 
@@ -115,11 +122,11 @@ def zero_goldens(manifest: Manifest) -> goldens.Goldens:
     return goldens.Goldens(
         timesteps=np.array([0, 999], dtype=np.int64),
         latents=np.zeros((2, *rows), dtype=np.float32),
-        labels=np.zeros((2, manifest.batch), dtype=np.int64),
+        conditions={"label": np.zeros((2, manifest.batch), dtype=np.int64)},
         predictions=np.zeros((2, *rows), dtype=np.float32),
         settings=Settings(steps=4, cfg_scale=1.5),
         seeds=np.array([0, 2**64 - 1], dtype=np.uint64),
-        classes=np.array([0, 1], dtype=np.int64),
+        told={"label": np.array([0, 1], dtype=np.int64)},
         trajectory=np.zeros((4, 2, *manifest.latent_shape), dtype=np.float32),
     )
 

@@ -13,17 +13,18 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from ...export.split import LATENT, MODULATION
+from ...export.split import LATENT
 from ...graphs.blocks import name_blocks
 from ...graphs.graph_file import run_calls
-from ...runtime.backend import Array, Backend, SessionOptions
+from ...runtime.backend import Backend, SessionOptions
 from ...runtime.backends import import_backend
 from ...runtime.bundle.folder import Bundle
 from ...runtime.bundle.goldens import Goldens
-from ...runtime.bundle.manifest import CONDITIONER
-from ...runtime.pipeline import beside
-from ...runtime.sampling.conditioning import ask_conditioner
+from ...runtime.bundle.manifest import CONDITIONER, TIMESTEP
+from ...runtime.opened import beside
+from ...runtime.sampling.conditioner import ask_conditioner
 from ...runtime.sampling.sampler import Latent
+from ...runtime.session import Array
 
 Feeds = Mapping[str, Array]
 
@@ -45,14 +46,16 @@ class Flow:
 
 def golden_calls(goldens: Goldens, batch: int) -> list[Feeds]:
     """The goldens' single calls, each with as many of its rows, or repeats of them, as fit."""
-    calls = zip(goldens.latents, goldens.timesteps, goldens.labels, strict=True)
     return [
         {
-            LATENT: np.resize(latent, (batch, *latent.shape[1:])),
-            "timestep": np.full(batch, timestep, dtype=np.float32),
-            "label": np.resize(labels, batch),
+            LATENT: np.resize(call.latent, (batch, *call.latent.shape[1:])),
+            TIMESTEP: np.full(batch, call.timestep, dtype=np.float32),
+            **{
+                name: np.resize(rows, (batch, *rows.shape[1:]))
+                for name, rows in call.conditions.items()
+            },
         }
-        for latent, timestep, labels in calls
+        for call in goldens.calls
     ]
 
 
@@ -88,14 +91,17 @@ def make_modulations(
     bundle: Bundle, backend: Backend, options: SessionOptions, calls: Sequence[Feeds]
 ) -> list[Feeds]:
     """What the bundle's conditioner adds to the feeds of each call: nothing where it has none."""
-    spec = bundle.manifest.graphs.get(CONDITIONER)
-    if spec is None:
+    if CONDITIONER not in bundle.manifest.graphs:
         return [{} for _ in calls]
-    timesteps = np.concatenate([feeds["timestep"] for feeds in calls])
-    labels = np.concatenate([feeds["label"] for feeds in calls]).astype(np.int64)
-    session = beside(backend).open_graph(bundle.path(spec.path), spec, options)
+    graph = bundle.graph(CONDITIONER)
+    asked = {
+        tensor.name: np.concatenate([feeds[tensor.name] for feeds in calls])
+        for tensor in graph.spec.inputs
+    }
+    session = beside(backend).open_graph(graph, options)
     try:
-        made = ask_conditioner(session, spec, timesteps, labels)
+        made = ask_conditioner(session, graph.spec, asked)
     finally:
         session.close()
-    return [{MODULATION: part} for part in np.split(made, len(calls))]
+    parts = {name: np.split(rows, len(calls)) for name, rows in made.items()}
+    return [{name: rows[call] for name, rows in parts.items()} for call in range(len(calls))]

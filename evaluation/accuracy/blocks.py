@@ -16,10 +16,11 @@ import onnx_ir as ir
 
 from ...export.split import MODULATION
 from ...graphs.graph_file import write_graph
-from ...runtime.backend import Array, Backend, SessionOptions
-from ...runtime.bundle.folder import Bundle
+from ...runtime.backend import Backend, SessionOptions
+from ...runtime.bundle.folder import Bundle, GraphFile
 from ...runtime.bundle.manifest import CONDITIONER, TensorSpec
 from ...runtime.distance import relative_l2
+from ...runtime.session import Array
 from .block_outputs import Flow, find_streams, make_modulations
 
 # What rounding explains of a block's error, by precision. Measured on the demo and PiT-S/2.
@@ -124,7 +125,7 @@ def _run(
 ) -> list[dict[str, Array]]:
     with tempfile.TemporaryDirectory() as folder:
         spec = write_graph(apart.model, Path(folder), "apart")
-        session = backend.open_graph(Path(folder) / spec.path, spec, options)
+        session = backend.open_graph(GraphFile(Path(folder) / spec.path, spec), options)
         try:
             return [session.run(_feeds(apart, flow, spec.inputs)) for flow in flows]
         finally:

@@ -15,6 +15,7 @@ from ...export.parity import check_parity
 from ...runtime.bundle.goldens import Goldens
 from ...runtime.distance import latent_peak, psnr, relative_l2
 from ...runtime.pipeline import OnStep, Pipeline
+from ...runtime.sampling.condition import unstack
 from ...runtime.sampling.sampler import Latent
 from .ssim import measure_ssim
 
@@ -147,7 +148,7 @@ def _walk(
     """The candidate's trajectory; NaN, and why, where it left the finite numbers."""
     try:
         walked = candidate.trajectories(
-            goldens.classes.tolist(), goldens.seeds.tolist(), goldens.settings, on_step
+            unstack(goldens.told), goldens.seeds.tolist(), goldens.settings, on_step
         )
     except NonFiniteError as error:
         return np.full_like(goldens.trajectory, np.nan), error.problem

@@ -15,9 +15,10 @@ from ...runtime.backends import AUTO, choose_backend
 from ...runtime.bundle.folder import Bundle, open_bundle
 from ...runtime.bundle.goldens import Goldens, read_goldens
 from ...runtime.bundle.manifest import Manifest
-from ...runtime.devices.engine_check import engines_here
-from ...runtime.pipeline import OnStep, Pipeline, Settings, open_denoiser
+from ...runtime.opened import open_denoiser
+from ...runtime.pipeline import OnStep, Pipeline
 from ...runtime.sampling.sampler import Latent
+from ...runtime.sampling.settings import Settings
 from .compare import Comparison, check_gates, compare
 from .same_model import check_same_model
 
@@ -149,7 +150,7 @@ def measure(asked: Asked, on_part: OnPart = lambda name, total: lambda images: N
     for candidate in candidates:
         row = _compare(pytorch, asked, candidate.name, candidate.pipeline, on_part)
         row = dataclasses.replace(row, bundle=candidate.bundle)
-        candidate.pipeline.session.close()
+        candidate.pipeline.close()
         if asked.whole or not row.comparison.passed:
             blocks = _compare_blocks(pytorch, candidate, asked.options)
             if isinstance(blocks, str):
@@ -179,14 +180,14 @@ class _PyTorch:
     """The reference: what it answered, itself where it is live, and the judge of its images."""
 
     name: str
+    bundle: Bundle
     goldens: Goldens
     model: Denoiser | None
     judge: Judge | None
 
     @property
     def classes(self) -> list[int]:
-        labels: list[int] = self.goldens.classes.tolist()
-        return labels
+        return self.bundle.manifest.label.classes_in(self.goldens.told)
 
     @functools.cached_property
     def judged(self) -> Judgement | None:
@@ -209,21 +210,21 @@ def _open_candidates(asked: Asked, bundles: Sequence[Bundle]) -> tuple[list[_Can
     for bundle in bundles:
         for backend_name in asked.backends:
             for precision in _precisions(asked, bundle):
-                engines = engines_here(bundle, precision) if backend_name == AUTO else ()
-                backend = choose_backend(backend_name, asked.options, engines=engines).backend
+                if backend_name != AUTO:
+                    choose_backend(backend_name, asked.options)
                 try:
-                    session = open_denoiser(bundle, precision, backend, asked.options)
+                    graphs = open_denoiser(bundle, precision, backend_name, asked.options)
                 except PitstopError as error:
                     if list(asked.precisions) != [ALL]:
                         raise
                     left_out.append(f"{bundle.folder.name}, {precision}: {error.problem}")
                     refusal = error
                     continue
-                name = f"{precision}, {session.device}"
+                pipeline = Pipeline.of(graphs)
+                name = f"{precision}, {pipeline.session.device}"
                 if len(bundles) > 1:
                     name = f"{bundle.folder.name}, {name}"
-                pipeline = Pipeline(bundle.manifest, session, precision)
-                opened.append(_Candidate(name, bundle, backend, pipeline))
+                opened.append(_Candidate(name, bundle, graphs.chosen.backend, pipeline))
     if not opened:
         raise refusal
     return opened, left_out
@@ -239,7 +240,7 @@ def _precisions(asked: Asked, bundle: Bundle) -> Sequence[str]:
 def _ask_pytorch(asked: Asked, bundle: Bundle, judge: Judge | None, on_part: OnPart) -> _PyTorch:
     if asked.checkpoint is None:
         goldens = read_goldens(bundle.path(bundle.manifest.goldens))
-        return _PyTorch("the bundle's goldens", goldens, None, judge)
+        return _PyTorch("the bundle's goldens", bundle, goldens, None, judge)
     from ...export.goldens import draw_goldens
     from ...export.trace import TorchSession
     from .reference import load_model
@@ -249,7 +250,7 @@ def _ask_pytorch(asked: Asked, bundle: Bundle, judge: Judge | None, on_part: OnP
     on_step = on_part("PyTorch fp32", asked.images * asked.settings.steps)
     settings = pipeline.settle(asked.settings)
     goldens = draw_goldens(pipeline, settings, asked.images, on_step=on_step)
-    return _PyTorch(f"{asked.checkpoint}, live", goldens, model, judge)
+    return _PyTorch(f"{asked.checkpoint}, live", bundle, goldens, model, judge)
 
 
 def _compare(

@@ -83,9 +83,9 @@ def open_judge(name: str, manifest: Manifest) -> Judge:
             f"{list(manifest.latent_shape)} in {manifest.latent_space} space",
             "Leave out `--classifier`",
         )
-    if classes != manifest.num_classes:
+    if classes != manifest.label.classes:
         raise OptionError(
-            f"The classifier knows {classes} classes, but this model has {manifest.num_classes}",
+            f"The classifier knows {classes} classes, but this model has {manifest.label.classes}",
             "Choose the classifier of these classes, or leave out `--classifier`",
         )
     return lambda pixels: judge(pixels, path)

@@ -16,7 +16,8 @@ from ...models.denoiser import Denoiser
 from ...models.format import Hints
 from ...runtime.bundle.goldens import Goldens
 from ...runtime.bundle.manifest import Manifest
-from ...runtime.pipeline import OnStep, Pipeline, Settings
+from ...runtime.pipeline import OnStep, Pipeline
+from ...runtime.sampling.settings import Settings
 from .same_model import different_field
 
 AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}

@@ -56,6 +56,7 @@ def render(accuracy: Accuracy) -> str:
     return environment.get_template("report.html").render(
         accuracy=accuracy,
         manifest=accuracy.manifest,
+        labels=accuracy.manifest.label.classes_in(accuracy.goldens.told),
         curves=Markup(plot_curves(_curves(accuracy))),
         measured=measured,
         blocks=Markup(plot_blocks(list(map(_series, measured)))) if measured else None,
@@ -121,8 +122,8 @@ def _gallery(accuracy: Accuracy, row: Row) -> list[Picture]:
     pictures = []
     for image in comparison.worst_first[:SHOWN]:
         expected, found = goldens.trajectory[-1][image], comparison.latents[image]
-        label = int(goldens.classes[image])
-        named = manifest.labels[label] if manifest.labels else f"label {label}"
+        label = manifest.label.classes_in(goldens.told)[image]
+        named = manifest.label.called(label) if manifest.label.names else f"label {label}"
         low = -1.0 if manifest.latent_space == "pixel" else float(expected.min())
         peak = latent_peak(expected, manifest.latent_space)
         pictures.append(

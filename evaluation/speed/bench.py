@@ -52,7 +52,8 @@ class Row:
         conditioner_ms: Of a group's conditioner; None where there is none, or inside the calls.
         loop_ms: Of a group's loop.
         decoder_ms: Of a group's decoder; None where there is none.
-        loop_overhead: Share of a step, in [0, 1], outside the denoiser's session.
+        loop_overhead: Share of a step, in [0, 1], outside the denoiser's session; None where a
+            device's loop does not come back in between, and a call is a step.
         fresh: Load time and memory in a process of its own; None where it failed.
     """
 
@@ -68,7 +69,7 @@ class Row:
     conditioner_ms: float | None
     loop_ms: float
     decoder_ms: float | None
-    loop_overhead: float
+    loop_overhead: float | None
     fresh: Fresh | None = None
 
     @property
@@ -172,18 +173,22 @@ def make_row(name: str, subject: Subject, opened: Opened, turns: Sequence[Turn])
         batch=opened.manifest.batch,
         images=opened.images,
         flops_per_call=opened.manifest.model.flops_per_call,
-        call=spread(1000 * call for step in settled for call in step.calls),
+        call=spread(1000 * call for step in settled for call in step.calls or (step.seconds,)),
         step=spread(1000 * step.seconds for step in settled),
         image=spread(1000 * seconds / opened.images for seconds in groups),
         conditioner_ms=_median_ms([turn.conditioner for turn in turns]),
         loop_ms=spread(1000 * turn.loop for turn in turns).median,
         decoder_ms=_median_ms([turn.decoder for turn in turns]),
-        loop_overhead=spread(turn.overhead for turn in turns).median,
+        loop_overhead=_median([turn.overhead for turn in turns]),
     )
 
 
 def _median_ms(seconds: Sequence[float | None]) -> float | None:
-    measured = [1000 * value for value in seconds if value is not None]
+    return _median([None if value is None else 1000 * value for value in seconds])
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    measured = [value for value in values if value is not None]
     return float(np.median(measured)) if measured else None
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from ...runtime.backend import Backend, Session
-from ...runtime.backends import import_backend
+from ...runtime.backends import choose_backend
 from ...runtime.bundle.folder import Bundle, open_bundle
-from ...runtime.bundle.manifest import CONDITIONER, GraphSpec
-from ...runtime.pipeline import beside, open_decoder
+from ...runtime.opened import open_chosen
 from .contender import COMPILED, Subject
 from .timed_run import Opened
 
@@ -33,22 +31,13 @@ def open_subject(subject: Subject, bundle: Bundle | None = None) -> Opened:
             threads=subject.options.threads,
         )
         return Opened(bundle.manifest, subject.precision, session)
-    return _open_graphs(subject, bundle)
-
-
-def _open_graphs(subject: Subject, bundle: Bundle) -> Opened:
-    backend, options = import_backend(subject.backend), subject.options
-
-    other = beside(backend)
-
-    def open_graph(backend: Backend, spec: GraphSpec) -> Session:
-        return backend.open_graph(bundle.path(spec.path), spec, options)
-
-    denoiser = open_graph(backend, bundle.manifest.denoiser(subject.precision))
-    decode = open_decoder(bundle, subject.precision, other, options)
-    spec = bundle.manifest.graphs.get(CONDITIONER)
-    if spec is None:
-        return Opened(bundle.manifest, subject.precision, denoiser, decode=decode)
+    chosen = choose_backend(subject.backend, subject.options)
+    graphs = open_chosen(bundle, subject.precision, chosen, subject.options)
     return Opened(
-        bundle.manifest, subject.precision, denoiser, lambda: open_graph(other, spec), spec, decode
+        bundle.manifest,
+        subject.precision,
+        graphs.denoiser,
+        graphs.conditioner,
+        graphs.loop if graphs.loop.keeps_latents else None,
+        graphs.decode,
     )

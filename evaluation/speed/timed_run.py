@@ -10,12 +10,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from ...runtime.backend import Array, Session
-from ...runtime.bundle.manifest import GraphSpec, Manifest
+from ...runtime.bundle.manifest import Manifest
 from ...runtime.decoder import Decode
-from ...runtime.pipeline import Pipeline, Settings
-from ...runtime.sampling.conditioning import ConditionedSession
+from ...runtime.pipeline import Pipeline
+from ...runtime.sampling.conditioner import Conditioner
+from ...runtime.sampling.loop import Loop
 from ...runtime.sampling.sampler import Latent
+from ...runtime.sampling.settings import Settings
+from ...runtime.session import Array, Session
 
 Clock = Callable[[], float]
 """Seconds from any start."""
@@ -29,22 +31,22 @@ class Opened:
         manifest: What it was traced for.
         precision: Of its graph.
         denoiser: The graph that runs at every step.
-        open_conditioner: Opens the graph that runs before the loop, where there is one.
-        conditioner: That graph's inputs and outputs.
+        conditioner: The graph that runs before the loop, where there is one.
+        device_loop: The loop that keeps the latents on the device, where there is one.
         decode: From latents to pixels, where there is a decoder.
     """
 
     manifest: Manifest
     precision: str
     denoiser: Session
-    open_conditioner: Callable[[], Session] | None = None
-    conditioner: GraphSpec | None = None
+    conditioner: Conditioner | None = None
+    device_loop: Loop | None = None
     decode: Decode | None = None
 
     @property
     def settings(self) -> Settings:
         """Guidance where the model can be guided: that is how such models are used."""
-        return Settings(cfg_scale=1.0 if self.manifest.null_class is None else 4.0)
+        return Settings(cfg_scale=1.0 if not self.manifest.guidable else 4.0)
 
     @property
     def images(self) -> int:
@@ -59,7 +61,8 @@ class Step:
 
     Attributes:
         seconds: From the end of the step before.
-        calls: Inside the denoiser's session: one, or two where guidance does not fit into one.
+        calls: Inside the denoiser's session: one, or two where guidance does not fit into one; none
+            where a device's loop does not come back in between.
     """
 
     seconds: float
@@ -94,8 +97,13 @@ class Turn:
         return sum(step.seconds for step in self.steps)
 
     @property
-    def overhead(self) -> float:
-        """Share of the settled steps' time, in [0, 1], that is outside the denoiser's session."""
+    def overhead(self) -> float | None:
+        """Share of the settled steps' time, in [0, 1], that is outside the denoiser's session.
+
+        None where the two are not told apart.
+        """
+        if not all(step.calls for step in self.settled):
+            return None
         inside = sum(sum(step.calls) for step in self.settled)
         return 1 - inside / sum(step.seconds for step in self.settled)
 
@@ -134,23 +142,30 @@ def take_turn(opened: Opened, steps: int, clock: Clock = time.perf_counter) -> T
         NonFiniteError: A latent left the finite numbers.
     """
     timed = TimedSession(opened.denoiser, clock)
-    session: Session = timed
-    if opened.open_conditioner is not None and opened.conditioner is not None:
-        # A new one, which holds no modulations yet.
-        session = ConditionedSession(opened.open_conditioner, opened.conditioner, timed)
-    pipeline = Pipeline(opened.manifest, session, opened.precision)
-    classes = [index % opened.manifest.num_classes for index in range(opened.images)]
+    pipeline = Pipeline(
+        opened.manifest,
+        timed,
+        opened.precision,
+        conditioner=opened.conditioner,
+        loop=opened.device_loop,
+    )
     settings = Settings(steps, cfg_scale=opened.settings.cfg_scale)
-
+    told = opened.manifest.examples(opened.images)
+    [request] = pipeline.requests(told, range(opened.images), settings)
     start = clock()
-    walk = pipeline.walk(classes, range(opened.images), settings)
+    if opened.conditioner is not None:
+        opened.conditioner.forget()  # so that it is asked in every turn
+        opened.conditioner.prepare(request.sampler.schedule.timesteps.tolist(), request.told)
     before = began = clock()
     taken = []
-    for latents in walk:
+
+    def on_step(latents: object) -> None:
+        nonlocal before
         now = clock()
         taken.append(Step(now - before, timed.take_calls()))
         before = now
-        last = latents
+
+    [last] = pipeline.loop.draw([request], on_step)
     conditioner = None if opened.conditioner is None else began - start
     return Turn(conditioner, tuple(taken), _time_decoder(opened.decode, last, clock))
 

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from ... import BackendUnavailable
 from ...export.trace import INPUTS, OUTPUT
 from ...models.denoiser import Denoiser
-from ...runtime.backend import Array, SessionOptions
+from ...runtime.backend import SessionOptions
 from ...runtime.bundle.manifest import Manifest
+from ...runtime.session import Array
 from ..accuracy.reference import load_model
 from .contender import COMPILED, EAGER, Subject
 

@@ -18,9 +18,9 @@ from ...graphs.blocks import NameBlocks, name_blocks
 from ...graphs.graph_file import run_calls
 from ...graphs.retype import retype
 from ...graphs.rounding import rounded
-from ...runtime.backend import Array
 from ...runtime.bundle.manifest import PassReport
 from ...runtime.distance import relative_l2
+from ...runtime.session import Array
 from ..graph_pass import Feeds, report_change
 from .kept_fp32 import RULES, Rule, find_islands
 from .overflow import largest_magnitudes, overflowing_blocks, overflowing_weights

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import platform
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -74,15 +74,32 @@ def choose_backend(
         BackendUnavailable: It cannot run here, or none can; the message says why.
     """
     options = options or SessionOptions()
-    places = _fastest_first(options, engines) if name == AUTO else iter([(name, "")])
-    reasons = {}
-    for candidate, why in places:
-        backend = import_backend(candidate)
-        reason = backend.why_not()
-        if reason is None:
-            return Choice(candidate, backend, why)
-        reasons[candidate] = reason
-    raise BackendUnavailable(
+    if name == AUTO:
+        for choice in candidates(options, engines):
+            return choice
+        raise nothing_runs(options, engines)
+    backend = import_backend(name)
+    if (why := backend.why_not()) is not None:
+        raise _cannot_run({name: why})
+    return Choice(name, backend)
+
+
+def candidates(options: SessionOptions, engines: Collection[str] = ()) -> Iterator[Choice]:
+    """The backends that ``auto`` may take here, the fastest first; `choose_backend` explains."""
+    for name, why in _fastest_first(options, engines):
+        backend = import_backend(name)
+        if backend.why_not() is None:
+            yield Choice(name, backend, why)
+
+
+def nothing_runs(options: SessionOptions, engines: Collection[str] = ()) -> BackendUnavailable:
+    """The error where ``auto`` has nothing to take, with what each backend lacks."""
+    names = dict(_fastest_first(options, engines))
+    return _cannot_run({name: str(import_backend(name).why_not()) for name in names})
+
+
+def _cannot_run(reasons: Mapping[str, str]) -> BackendUnavailable:
+    return BackendUnavailable(
         "; ".join(f"The {name} backend cannot run here: {why}" for name, why in reasons.items()),
         "Run `pitstop doctor` to see which can, and what to install",
     )

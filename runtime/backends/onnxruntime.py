@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 
 from ... import BackendUnavailable, BundleError
-from ..backend import Array, Session, SessionOptions
+from ..backend import SessionOptions
+from ..bundle.folder import GraphFile
 from ..bundle.manifest import GraphSpec
 from ..devices.onnx_device import DeviceOnnxSession, OpenStep
 from ..machine.driver import why_no_gpu
+from ..session import Array, Session
 
 NEEDS_ENGINE = False
 
@@ -74,27 +76,27 @@ def why_not_provider(name: str) -> str | None:
     return why_no_gpu()
 
 
-def open_graph(path: Path, spec: GraphSpec, options: SessionOptions) -> Session:
+def open_graph(graph: GraphFile, options: SessionOptions) -> Session:
     import onnxruntime
 
     chosen = _provider(options.provider, onnxruntime.get_available_providers())
     if chosen in GRAPH_OPTION:
-        session = _open_on_gpu(path, chosen, options)
+        session = _open_on_gpu(graph.path, chosen, options)
         if (got := session.get_providers()[0]) != chosen and options.provider is not None:
             raise BackendUnavailable(
                 f"ONNX Runtime could not start {chosen}, and took {got}",
                 "Run `pitstop doctor`; the CUDA and cuDNN of this onnxruntime may be missing",
             )
         if got == chosen:
-            return DeviceOnnxSession(session, spec, "cuda", _open_step(chosen, options))
+            return DeviceOnnxSession(session, graph.spec, "cuda", _open_step(chosen, options))
         chosen = CPU  # CUDA that nobody asked for does not start
-    return OnnxRuntimeSession(_open(path, chosen, options, {}), spec)
+    return OnnxRuntimeSession(_open(graph.path, chosen, options, {}), graph.spec)
 
 
 def _open_step(chosen: str, options: SessionOptions) -> OpenStep:
     """How the step is opened beside a denoiser: its places change, so nothing is captured."""
     settings = OPTIONS.get(chosen, {})
-    return lambda bundle, step: _open(bundle.path(step.path), chosen, options, settings)
+    return lambda step: _open(step.path, chosen, options, settings)
 
 
 def _open_on_gpu(path: Path, chosen: str, options: SessionOptions) -> Any:

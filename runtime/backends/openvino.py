@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from ... import BackendUnavailable, BundleError
-from ..backend import Array, SessionOptions
+from ..backend import SessionOptions
+from ..bundle.folder import GraphFile
 from ..bundle.manifest import GraphSpec, TensorSpec
+from ..session import Array
 
 NEEDS_ENGINE = False
 
@@ -33,7 +35,8 @@ def why_not() -> str | None:
     return None
 
 
-def open_graph(path: Path, spec: GraphSpec, options: SessionOptions) -> OpenVinoSession:
+def open_graph(graph: GraphFile, options: SessionOptions) -> OpenVinoSession:
+    path, spec = graph.path, graph.spec
     if options.provider is not None:
         raise BackendUnavailable(
             f"OpenVINO has no {options.provider}: execution providers are ONNX Runtime's",

@@ -7,12 +7,12 @@ environment must be made with ``--system-site-packages``.
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
 from typing import Any
 
-from ..backend import Session, SessionOptions
-from ..bundle.manifest import GraphSpec
+from ..backend import SessionOptions
+from ..bundle.folder import GraphFile
 from ..devices.engine_backend import all_that_is_missing, is_installed, open_engine, why_no_device
+from ..session import Session
 
 NEEDS_ENGINE = True
 
@@ -53,5 +53,5 @@ def too_old(version: str) -> str | None:
     )
 
 
-def open_graph(path: Path, spec: GraphSpec, options: SessionOptions) -> Session:
-    return open_engine(import_library(), "tensorrt", path, spec, options)
+def open_graph(graph: GraphFile, options: SessionOptions) -> Session:
+    return open_engine(import_library(), "tensorrt", graph, options)

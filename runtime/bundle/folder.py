@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ... import BundleError
-from .manifest import FILE_NAME, Manifest
+from .manifest import FILE_NAME, GraphSpec, Manifest
 
 PARTIAL = ".partial"
 OLD = ".old"
@@ -33,6 +33,28 @@ class Bundle:
 
     def path(self, relative: str) -> Path:
         return self.folder / relative
+
+    def graph(self, name: str) -> GraphFile:
+        """One of its graphs, by the name that the manifest gives it."""
+        spec = self.manifest.graphs[name]
+        return GraphFile(self.path(spec.path), spec, name, self)
+
+
+@dataclass(frozen=True)
+class GraphFile:
+    """A graph on disk, as a backend is given it.
+
+    Attributes:
+        path: Of its ONNX file.
+        spec: What flows in and out of it.
+        name: In the manifest, such as ``denoiser.fp16``; empty outside a bundle.
+        bundle: Where it is, with its engines; None outside one.
+    """
+
+    path: Path
+    spec: GraphSpec
+    name: str = ""
+    bundle: Bundle | None = None
 
 
 def open_bundle(folder: Path | str) -> Bundle:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import zipfile
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from ... import BundleError
-from ..pipeline import Settings
 from ..sampling.sampler import Latent
 from ..sampling.schedule import Table, Timesteps
+from ..sampling.settings import Settings
+from ..session import Array
 
 FILE_NAME = "goldens.npz"
+ARRAYS = ("timesteps", "latents", "predictions", "seeds", "trajectory")
+NAMED = ("conditions", "told")  # groups of arrays, each as ``group.name``
+OLD_NAMES = {"labels": "conditions.label", "classes": "told.label"}  # before schema version 3
 BROKEN = (  # what NumPy raises at one kind of broken file or another
     OSError,
     EOFError,
@@ -32,39 +37,76 @@ BROKEN = (  # what NumPy raises at one kind of broken file or another
 
 
 @dataclass(frozen=True)
+class Call:
+    """One call of the denoiser, without guidance.
+
+    Attributes:
+        timestep: The same for all rows.
+        latent: float32 [batch, channel, row, column].
+        conditions: What each row is told, by name, [batch, ...].
+        prediction: float32 [batch, output channel, row, column], PyTorch's answer.
+    """
+
+    timestep: float
+    latent: Latent
+    conditions: Mapping[str, Array]
+    prediction: Latent
+
+
+@dataclass(frozen=True)
 class Goldens:
     """What PyTorch in fp32 answered, for single calls and for a whole trajectory.
 
     Attributes:
         timesteps: int64 or float64 [call], the timestep of each call.
         latents: float32 [call, batch, channel, row, column], fed at that timestep.
-        labels: int64 [call, batch], fed beside them.
+        conditions: What each row of each call was told, by name, [call, batch, ...].
         predictions: float32 [call, batch, output channel, row, column].
         settings: How the trajectory was sampled.
         seeds: uint64 [image], the seeds of its noise.
-        classes: int64 [image], its labels.
+        told: What each image was told, by name, [image, ...].
         trajectory: float32 [step, image, channel, row, column], the latents after each step.
     """
 
     timesteps: Timesteps | Table
     latents: Latent
-    labels: npt.NDArray[np.int64]
+    conditions: Mapping[str, Array]
     predictions: Latent
     settings: Settings
     seeds: npt.NDArray[np.uint64]
-    classes: npt.NDArray[np.int64]
+    told: Mapping[str, Array]
     trajectory: Latent
+
+    @property
+    def calls(self) -> list[Call]:
+        """The single calls, each with PyTorch's answer."""
+        return [
+            Call(float(timestep), latent, {n: rows[k] for n, rows in self.conditions.items()}, said)
+            for k, (timestep, latent, said) in enumerate(
+                zip(self.timesteps, self.latents, self.predictions, strict=True)
+            )
+        ]
+
+
+def take_named(arrays: dict[str, Array], group: str) -> dict[str, Array]:
+    """Take the arrays of one group, which stand in a file as ``group.name``, out of ``arrays``.
+
+    Raises:
+        KeyError: There is none.
+    """
+    names = [name for name in arrays if name.startswith(f"{group}.")]
+    if not names:
+        raise KeyError(group)
+    return {name.removeprefix(f"{group}."): arrays.pop(name) for name in names}
 
 
 def write_goldens(goldens: Goldens, folder: Path) -> None:
     """Write the goldens into the folder of a new bundle."""
-    arrays = {
-        field.name: getattr(goldens, field.name)
-        for field in dataclasses.fields(Goldens)
-        if field.name != "settings"
-    }
+    arrays: dict[str, Array] = {name: getattr(goldens, name) for name in ARRAYS}
+    for group in NAMED:
+        arrays |= {f"{group}.{name}": rows for name, rows in getattr(goldens, group).items()}
     settings = json.dumps(dataclasses.asdict(goldens.settings))
-    np.savez(folder / FILE_NAME, settings=np.array(settings), **arrays)
+    np.savez(folder / FILE_NAME, settings=np.array(settings), **arrays)  # type: ignore[arg-type]
 
 
 def read_goldens(path: Path) -> Goldens:
@@ -78,7 +120,9 @@ def read_goldens(path: Path) -> Goldens:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         settings = Settings(**json.loads(str(arrays.pop("settings"))))
-        return Goldens(settings=settings, **arrays)
+        arrays = {OLD_NAMES.get(name, name): array for name, array in arrays.items()}
+        named = {group: take_named(arrays, group) for group in NAMED}
+        return Goldens(settings=settings, **named, **arrays)  # type: ignore[arg-type]
     except BROKEN as error:
         raise BundleError(
             f"{path} holds no goldens ({error})", "Copy the bundle again, or export it again"

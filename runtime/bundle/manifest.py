@@ -14,12 +14,17 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
 from ... import BundleError, OptionError
+from ..sampling.condition import Condition, merge
 from ..sampling.schedule import LinearBetas, LinearFlow
+from .label import LabelSpec
 
-SCHEMA_VERSION = 2
-READABLE = (1, 2)  # version 2 adds flows, the latent's scale and shift, the weights' licence
+SCHEMA_VERSION = 3
+# 2 adds flows, the latent's scale and shift, and the weights' licence; 3 names the conditions.
+READABLE = (1, 2, 3)
 FILE_NAME = "manifest.json"
 CONDITIONER = "conditioner"
+CONDITIONERS = (CONDITIONER,)  # asked before the loop, for what the denoiser is fed in it
+LATENT, TIMESTEP, PREDICTION = "latent", "timestep", "prediction"  # of a denoiser's graph
 STEP = "step"
 DECODERS = ("decoder.fp32", "decoder.fp16")
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
@@ -135,9 +140,7 @@ class Manifest:
         latent_shape: Channel, row, column.
         latent_space: ``pixel`` where the latent is the image in [-1, 1], ``vae`` where a decoder
             is needed.
-        num_classes: Classes, without the null class.
-        null_class: The label that stands for none, or None where guidance is impossible.
-        labels: The classes' names in order, or empty.
+        conditions: What an image is told beside its noise, each with what stands for nothing said.
         prediction_type: What the denoiser predicts: ``epsilon``, or the ``velocity`` of a flow.
         learn_sigma: Whether the second half of the output's channels is a learned variance.
         cfg_channels: How many leading channels guidance acts on.
@@ -158,9 +161,7 @@ class Manifest:
     batch: int
     latent_shape: tuple[int, int, int]
     latent_space: str
-    num_classes: int
-    null_class: int | None
-    labels: tuple[str, ...]
+    conditions: tuple[LabelSpec, ...]
     prediction_type: str
     learn_sigma: bool
     cfg_channels: int
@@ -198,24 +199,59 @@ class Manifest:
 
         It is in fp32 beside an fp32 denoiser, and in fp16 beside any other.
         """
+        name = self.decoder_name(precision)
+        return None if name is None else self.graphs[name]
+
+    def decoder_name(self, precision: str) -> str | None:
+        """As `decoder`: its name among the graphs."""
         names = DECODERS if precision == "fp32" else DECODERS[::-1]
-        return next((self.graphs[name] for name in names if name in self.graphs), None)
+        return next((name for name in names if name in self.graphs), None)
 
-    def label_index(self, label: str | int) -> int:
-        """The class of a label, given by number or by name.
+    @property
+    def label(self) -> LabelSpec:
+        """The condition that is a class."""
+        [label] = self.conditions
+        return label
 
-        Raises:
-            OptionError: There is no such class; the message says which there are.
-        """
-        if isinstance(label, str) and label in self.labels:
-            return self.labels.index(label)
-        if str(label) in map(str, range(self.num_classes)):
-            return int(label)
-        names = f", or by name: {', '.join(self.labels)}" if self.labels else ""
-        raise OptionError(
-            f"There is no label {label!r}",
-            f"Labels go by number from 0 to {self.num_classes - 1}{names}",
-        )
+    @property
+    def guidable(self) -> bool:
+        """Whether the model knows what nothing said is, which guidance starts from."""
+        return self.untold is not None
+
+    @property
+    def untold(self) -> Condition | None:
+        """What the unguided branch is told, or None where guidance is impossible."""
+        return merge([condition.untold for condition in self.conditions])
+
+    def examples(self, count: int) -> list[Condition]:
+        """What ``count`` images are told where nobody says it: the conditions' values in turn."""
+        return _merge_each([condition.examples(count) for condition in self.conditions])
+
+    def spread(self, count: int) -> list[Condition]:
+        """As `examples`, evenly over all values where there are more of them than images."""
+        return _merge_each([condition.spread(count) for condition in self.conditions])
+
+    def both_branches(self, rows: int) -> list[Condition]:
+        """`examples` for the rows of a call, every second row untold where that can be."""
+        told, untold = self.examples(rows), self.untold
+        return [untold if untold and row % 2 else told[row] for row in range(rows)]
+
+    def takes(self, condition: str) -> bool:
+        """Whether what an image is told under a name is an input of a graph."""
+        graphs = [self.graphs.get(CONDITIONER), self.denoiser(self.precisions[0])]
+        return any(tensor.name == condition for graph in graphs if graph for tensor in graph.inputs)
+
+    @property
+    def fed(self) -> dict[str, str]:
+        """What the denoiser is fed beside the latent, and how often: per ``step`` or ``image``."""
+        inputs = self.denoiser(self.precisions[0]).inputs
+        return {tensor.name: self._rate(tensor.name) for tensor in inputs if tensor.name != LATENT}
+
+    def _rate(self, fed: str) -> str:
+        for graph in (self.graphs[name] for name in CONDITIONERS if name in self.graphs):
+            if any(tensor.name == fed for tensor in graph.outputs):
+                return "step" if any(t.name == TIMESTEP for t in graph.inputs) else "image"
+        return "step" if fed == TIMESTEP else "image"
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2)
@@ -237,13 +273,19 @@ class Manifest:
                     if isinstance(found, int) and found > SCHEMA_VERSION
                     else "Export it again with this version of pitstop",
                 )
-            return _manifest(content)
+            return _manifest(_with_conditions(content))
         except json.JSONDecodeError as error:
             raise _unreadable(f"it is not JSON ({error})") from error
         except KeyError as error:
             raise _unreadable(f"the field {error} is missing") from error
         except (TypeError, ValueError, AttributeError, RecursionError) as error:
             raise _unreadable(str(error)) from error
+
+
+def _merge_each(parts: list[list[Condition]]) -> list[Condition]:
+    """What each image is told, of all conditions."""
+    merged = [merge(each) for each in zip(*parts, strict=True)]
+    return [condition for condition in merged if condition is not None]
 
 
 def _unreadable(why: str) -> BundleError:
@@ -254,15 +296,12 @@ def _unreadable(why: str) -> BundleError:
 
 def _manifest(content: dict[str, Any]) -> Manifest:
     channel, row, column = (_count(number, "latent_shape") for number in content["latent_shape"])
-    null_class = content["null_class"]
     values = {
         **content,
         "model": ModelSpec(**content["model"]),
         "batch": _count(content["batch"], "batch"),
         "latent_shape": (channel, row, column),
-        "num_classes": _count(content["num_classes"], "num_classes"),
-        "null_class": None if null_class is None else _count(null_class, "null_class", least=0),
-        "labels": tuple(_text(label, "labels") for label in content["labels"]),
+        "conditions": tuple(map(_condition, content["conditions"])),
         "prediction_type": _one_of(content, "prediction_type", PREDICTION_TYPES),
         "latent_space": _one_of(content, "latent_space", LATENT_SPACES),
         "learn_sigma": _one_of(content, "learn_sigma", (False, True)),
@@ -276,20 +315,48 @@ def _manifest(content: dict[str, Any]) -> Manifest:
         "files": {str(path): str(digest) for path, digest in content["files"].items()},
     }
     manifest = Manifest(**values)
-    if len(manifest.labels) not in {0, manifest.num_classes}:
-        raise ValueError(f"{len(manifest.labels)} labels for {manifest.num_classes} classes")
+    if not manifest.precisions:
+        raise ValueError("graphs has no denoiser")
+    if len(manifest.conditions) != 1:
+        raise ValueError(f"there are {len(manifest.conditions)} conditions, not one")
+    if not manifest.takes(manifest.label.name):
+        raise ValueError(f"no graph takes the condition {manifest.label.name}")
     if (manifest.prediction_type == "velocity") != isinstance(manifest.schedule, LinearFlow):
         raise ValueError(
             f"prediction_type {manifest.prediction_type} does not go with {manifest.schedule}"
         )
     if not manifest.latent_scale > 0:
         raise ValueError(f"latent_scale is {manifest.latent_scale}, not above 0")
-    if not manifest.precisions:
-        raise ValueError("graphs has no denoiser")
     for name in DECODERS:
         if name in manifest.graphs:
             _check_decoder(manifest.graphs[name], manifest.latent_shape)
     return manifest
+
+
+def _with_conditions(content: dict[str, Any]) -> dict[str, Any]:
+    """A manifest of version 1 or 2, whose one condition stood in three fields, as one of today."""
+    if content["schema_version"] == SCHEMA_VERSION:
+        return content
+    content = {**content, "schema_version": SCHEMA_VERSION}
+    classes, null, names = (content.pop(name) for name in ("num_classes", "null_class", "labels"))
+    label = {"classes": classes, "null": null, "names": names, "name": "label", "kind": "label"}
+    return {**content, "conditions": [label]}
+
+
+def _condition(content: dict[str, Any]) -> LabelSpec:
+    _one_of(content, "kind", ("label",))
+    null = content["null"]
+    values = {
+        **content,
+        "classes": _count(content["classes"], "classes"),
+        "null": None if null is None else _count(null, "null", least=0),
+        "names": tuple(_text(name, "names") for name in content["names"]),
+        "name": _text(content["name"], "name"),
+    }
+    label = LabelSpec(**values)
+    if len(label.names) not in {0, label.classes}:
+        raise ValueError(f"{len(label.names)} labels for {label.classes} classes")
+    return label
 
 
 def _schedule(content: dict[str, Any]) -> LinearBetas | LinearFlow:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ... import BackendUnavailable
-from ..backend import Array
+from ..session import Array
 
 OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
 
@@ -67,6 +67,11 @@ class Cuda:
         self._memory.append(address)
         self.call("cudaMemsetAsync", address, 0, count, self.stream)
         return address
+
+    def free(self, address: int) -> None:
+        """Give device memory back, after what the stream does with it."""
+        self._memory.remove(address)
+        self.call("cudaFree", address)
 
     def pin(self, count: int) -> int:
         """Take host memory that the device copies from while the host goes on: its address."""

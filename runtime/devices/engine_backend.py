@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from ... import BackendUnavailable, EngineError
-from ..backend import Session, SessionOptions
+from ..backend import SessionOptions
 from ..bundle.engine_key import VERSION_COMPATIBLE
 from ..bundle.engines import find_engine, key_for
-from ..bundle.folder import Bundle
-from ..bundle.manifest import FILE_NAME, STEP, GraphSpec, Manifest
+from ..bundle.folder import GraphFile
+from ..bundle.manifest import STEP, Manifest
 from ..machine.driver import read_driver, why_no_gpu
-from ..sampling.device_run import Loop
+from ..sampling.conditioner import Conditioner
+from ..sampling.loop import Loop
+from ..session import Session
 from .cuda import Cuda, import_cudart, why_no_cudart
 from .engine_loop import EngineLoop
 from .engine_session import EngineSession, load_engine
@@ -40,16 +41,13 @@ def why_no_device() -> str | None:
     return all_that_is_missing([why_no_gpu(), why_no_cudart()])
 
 
-def open_engine(
-    module: Any, builder: str, path: Path, spec: GraphSpec, options: SessionOptions
-) -> Session:
+def open_engine(module: Any, builder: str, graph: GraphFile, options: SessionOptions) -> Session:
     """Open the engine that was built here from a graph of a bundle.
 
     Args:
         module: TensorRT's Python.
         builder: ``tensorrt`` or ``tensorrt-rtx``.
-        path: The ONNX file in the bundle.
-        spec: What flows in and out of it.
+        graph: In a bundle.
         options: None of them is for engines.
 
     Raises:
@@ -62,12 +60,13 @@ def open_engine(
             "Leave out `--provider`, or choose `--backend onnxruntime`",
         )
     gpu = read_driver().gpus[0]
-    bundle, graph = bundle_of(path, spec)
+    bundle = graph.bundle
+    assert bundle is not None, "engines are a bundle's"
 
-    def load(graph: str) -> trt.ICudaEngine:
+    def load(name: str) -> trt.ICudaEngine:
         here = key_for(
             bundle,
-            graph,
+            name,
             builder=builder,
             builder_version=module.__version__,
             compute_capability=gpu.compute_capability,
@@ -76,26 +75,21 @@ def open_engine(
         compatible = VERSION_COMPATIBLE in found.key.flags
         return load_engine(module, found.plan, version_compatible=compatible)
 
-    engine = load(graph)
+    engine = load(graph.name)
     cuda = Cuda(import_cudart())
     device = f"{builder} {module.__version__} on {gpu.name}"
 
-    def open_step(bundle: Bundle, step: GraphSpec, denoiser: EngineSession) -> Loop | None:
+    def open_step(
+        denoiser: EngineSession,
+        manifest: Manifest,
+        step: GraphFile,
+        conditioner: Conditioner | None,
+    ) -> Loop | None:
         try:
             stepping = load(STEP)
         except EngineError:  # it was not built: then the host takes the step
             return None
-        return EngineLoop(denoiser, EngineSession(stepping, step, cuda, device), cuda)
+        session = EngineSession(stepping, step.spec, cuda, device)
+        return EngineLoop(denoiser, session, cuda, manifest, conditioner)
 
-    return EngineSession(engine, spec, cuda, device, open_step)
-
-
-def bundle_of(path: Path, spec: GraphSpec) -> tuple[Bundle, str]:
-    """The bundle that a graph's file is in, and the graph's name there.
-
-    Its files' hashes were checked when it was opened, so they are not checked again.
-    """
-    folder = path.parents[len(PurePosixPath(spec.path).parts) - 1]
-    manifest = Manifest.from_json((folder / FILE_NAME).read_text(encoding="utf-8"))
-    [name] = [name for name, graph in manifest.graphs.items() if graph.path == spec.path]
-    return Bundle(folder, manifest), name
+    return EngineSession(engine, graph.spec, cuda, device, open_step)

@@ -8,15 +8,18 @@ that lie on the device too. Fresh noise comes from the host, through pinned memo
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ..backend import Array
-from ..bundle.manifest import TensorSpec
-from ..sampling.device_run import CARRIED, LATENT, NOISE, PREDICTION, Run
+from ..bundle.manifest import LATENT, PREDICTION, Manifest, TensorSpec
+from ..sampling.conditioner import Conditioner
+from ..sampling.device_run import CARRIED, NOISE, DeviceRun, why_not_on_device
+from ..sampling.loop import OnStep
+from ..sampling.request import Request
 from ..sampling.sampler import Latent
+from ..session import Array
 from .cuda import Cuda, as_fed
 from .engine_session import EngineSession, size_of
 
@@ -27,56 +30,80 @@ UNDER_WAY = 2  # steps that the device may be behind the host
 class EngineLoop:
     """A denoiser and its step, in one stream."""
 
-    def __init__(self, denoiser: EngineSession, step: EngineSession, cuda: Cuda) -> None:
+    keeps_latents = True
+
+    def __init__(
+        self,
+        denoiser: EngineSession,
+        step: EngineSession,
+        cuda: Cuda,
+        manifest: Manifest,
+        conditioner: Conditioner | None = None,
+    ) -> None:
         self._denoiser, self._step, self._cuda = denoiser, step, cuda
+        self._manifest, self._conditioner = manifest, conditioner
         self._tensors = {tensor.name: tensor for tensor in step.spec.inputs}
         denoiser.place(LATENT, step.places[LATENT])
         step.place(PREDICTION, denoiser.places[PREDICTION])
         noise = size_of(self._tensors[NOISE])
         self._pinned = [cuda.pin(noise) for _ in range(UNDER_WAY + 1)]
         self._tables: _Tables | None = None
-        self._graph: Any = None
+        self._graphs: dict[bool, Any] = {}  # by whether the denoiser is asked
 
-    def sample(self, run: Run, on_step: Callable[[], None]) -> Latent:
+    def why_not(self, requests: Sequence[Request]) -> str | None:
+        return why_not_on_device(requests, self._manifest, self._step.spec)
+
+    def draw(
+        self, requests: Sequence[Request], on_step: OnStep, *, look: bool = False
+    ) -> list[Latent]:
+        run = DeviceRun(requests, self._manifest, self._step.spec, self._conditioner)
         tables = self._tables_for(run)
-        if self._graph is None:
-            self._graph = self._capture(run)
+        for asks in {run.asks(step) for step in range(run.steps)} - self._graphs.keys():
+            self._graphs[asks] = self._capture(run, asks)
         self._start(run)
         marks: deque[Any] = deque()
-        for step in range(run.program.steps):
+        for step in range(run.steps):
             if len(marks) == UNDER_WAY:
                 self._cuda.wait_for(marks.popleft())
-                on_step()
+                on_step(())
             tables.give(run, step)
-            if run.noise is not None:
+            if run.stochastic:
                 pinned = self._pinned[step % len(self._pinned)]
                 noise = as_fed(run.noise(step), "float32")
                 self._cuda.upload_pinned(self._step.places[NOISE], pinned, noise)
-            self._cuda.launch(self._graph)
-            marks.append(self._cuda.mark())
+            self._cuda.launch(self._graphs[run.asks(step)])
+            if look:
+                on_step(run.take_apart(self._latent()))
+            else:
+                marks.append(self._cuda.mark())
         for mark in marks:
             self._cuda.wait_for(mark)
-            on_step()
-        latent = np.empty_like(run.latent)
+            on_step(())
+        return run.take_apart(self._latent())
+
+    def _latent(self) -> Latent:
+        """The latents of all rows, after what the stream was told."""
+        latent = np.empty(self._tensors[LATENT].shape, dtype=np.float32)
         self._cuda.download(latent, self._step.places[LATENT])
         self._cuda.wait()
         return latent
 
-    def _capture(self, run: Run) -> Any:
+    def _capture(self, run: DeviceRun, asks: bool) -> Any:
         """One step as a CUDA graph, after one call: the first makes what a capture must not."""
         self._start(run)
-        self._one_step()
+        self._one_step(asks)
         self._cuda.wait()
-        return self._cuda.capture(self._one_step)
+        return self._cuda.capture(lambda: self._one_step(asks))
 
-    def _one_step(self) -> None:
-        self._denoiser.enqueue()
+    def _one_step(self, asks: bool) -> None:
+        if asks:
+            self._denoiser.enqueue()
         self._step.enqueue()
         for name, given in CARRIED.items():
             places = self._step.places
             self._cuda.move(places[name], places[given], size_of(self._tensors[name]))
 
-    def _start(self, run: Run) -> None:
+    def _start(self, run: DeviceRun) -> None:
         """Put what the run starts from where the graph reads it."""
         for name in (*CARRIED, NOISE):
             self._cuda.clear(self._step.places[name], size_of(self._tensors[name]))
@@ -87,8 +114,8 @@ class EngineLoop:
             fed = as_fed(array, self._tensors[name].dtype)
             self._cuda.upload(self._step.places[name], fed)
 
-    def _tables_for(self, run: Run) -> _Tables:
-        """The tables of this length, made once."""
+    def _tables_for(self, run: DeviceRun) -> _Tables:
+        """The tables of the steps, made once."""
         if self._tables is None:
             sides = (self._denoiser, self._step)
             changing = {**run.feeds(0), **run.tables(0)}
@@ -109,7 +136,8 @@ class _Tables:
     def __init__(self, cuda: Cuda, inputs: Mapping[str, tuple[TensorSpec, int]]) -> None:
         self._cuda, self._inputs = cuda, inputs
         row_bytes = sum(size_of(tensor) for tensor, _ in inputs.values())
-        self._steps = max(1, TABLE_BYTES // row_bytes)
+        self._most = max(1, TABLE_BYTES // row_bytes)
+        self._room = 0  # in steps
         self._places: dict[str, int] = {}
         self._held = range(0)
 
@@ -117,23 +145,29 @@ class _Tables:
         """Another run begins."""
         self._held = range(0)
 
-    def give(self, run: Run, step: int) -> None:
+    def give(self, run: DeviceRun, step: int) -> None:
         """Copy a step's row of every table to where the graph reads it."""
         if step not in self._held:
-            self._fill(run, range(step, min(step + self._steps, run.program.steps)))
+            self._make_room(min(self._most, run.steps))
+            self._fill(run, range(step, min(step + self._room, run.steps)))
         for name, (tensor, place) in self._inputs.items():
             row = self._places[name] + (step - self._held.start) * size_of(tensor)
             self._cuda.move(place, row, size_of(tensor))
 
-    def _fill(self, run: Run, steps: range) -> None:
+    def _make_room(self, steps: int) -> None:
+        """Let the tables grow with the longest run."""
+        if steps <= self._room:
+            return
+        for place in self._places.values():
+            self._cuda.free(place)
+        self._places = {
+            name: self._cuda.allocate(steps * size_of(tensor))
+            for name, (tensor, _) in self._inputs.items()
+        }
+        self._room = steps
+
+    def _fill(self, run: DeviceRun, steps: range) -> None:
         """Upload the rows of some steps, each as soon as it is made."""
-        if not self._places:
-            rows = min(self._steps, run.program.steps)
-            self._steps = rows
-            self._places = {
-                name: self._cuda.allocate(rows * size_of(tensor))
-                for name, (tensor, _) in self._inputs.items()
-            }
         self._held = steps
         for index, step in enumerate(steps):
             feeds = {**run.feeds(step), **run.tables(step)}

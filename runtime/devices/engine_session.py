@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ... import BackendUnavailable
-from ..backend import Array
-from ..bundle.folder import Bundle
-from ..bundle.manifest import GraphSpec, TensorSpec
-from ..sampling.device_run import Loop
+from ..bundle.folder import GraphFile
+from ..bundle.manifest import GraphSpec, Manifest, TensorSpec
+from ..sampling.conditioner import Conditioner
+from ..sampling.loop import Loop
+from ..session import Array
 from .cuda import Cuda, as_fed, no_memory
 
 if TYPE_CHECKING:
     import tensorrt as trt
 
-OpenStep = Callable[[Bundle, GraphSpec, "EngineSession"], Loop | None]
+OpenStep = Callable[["EngineSession", Manifest, GraphFile, Conditioner | None], Loop | None]
 """Opens the loop of a denoiser, or None where the step has no engine."""
 
 FULL = ("out of memory", "outofmemory", "cudamalloc")
@@ -142,8 +143,12 @@ class EngineSession:
                 f"{REBUILD}, or choose `--backend onnxruntime`",
             )
 
-    def open_loop(self, bundle: Bundle, step: GraphSpec) -> Loop | None:
-        return None if self._open_step is None else self._open_step(bundle, step, self)
+    def open_loop(
+        self, manifest: Manifest, step: GraphFile, conditioner: Conditioner | None
+    ) -> Loop | None:
+        if self._open_step is None:
+            return None
+        return self._open_step(self, manifest, step, conditioner)
 
     def close(self) -> None:
         self._context = None

@@ -6,18 +6,21 @@ on any device that ONNX Runtime has memory on; on the CPU it wins nothing, and i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ..backend import Array
-from ..bundle.folder import Bundle
-from ..bundle.manifest import GraphSpec, TensorSpec
-from ..sampling.device_run import CARRIED, LATENT, NOISE, PREDICTION, Loop, Run
+from ..bundle.folder import GraphFile
+from ..bundle.manifest import LATENT, PREDICTION, GraphSpec, Manifest, TensorSpec
+from ..sampling.conditioner import Conditioner
+from ..sampling.device_run import CARRIED, NOISE, DeviceRun, why_not_on_device
+from ..sampling.loop import Loop, OnStep
+from ..sampling.request import Request
 from ..sampling.sampler import Latent
+from ..session import Array
 
-OpenStep = Callable[[Bundle, GraphSpec], Any]
+OpenStep = Callable[[GraphFile], Any]
 """Opens the step's graph on the same device, as an ``onnxruntime.InferenceSession``."""
 
 KEPT = "kept_latent"  # next_latent once more: the other one lies where the denoiser reads
@@ -76,8 +79,11 @@ class DeviceOnnxSession:
         """Run on what lies on the device."""
         self._session.run_with_iobinding(self._binding)
 
-    def open_loop(self, bundle: Bundle, step: GraphSpec) -> Loop:
-        return OnnxLoop(self, self._open_step(bundle, step), step, self._memory)
+    def open_loop(
+        self, manifest: Manifest, step: GraphFile, conditioner: Conditioner | None
+    ) -> Loop:
+        session = self._open_step(step)
+        return OnnxLoop(self, session, step.spec, self._memory, manifest, conditioner)
 
     def close(self) -> None:
         self._binding = self._session = None
@@ -91,11 +97,19 @@ class OnnxLoop:
     the step before kept, and writes to the other place.
     """
 
+    keeps_latents = True
+
     def __init__(
-        self, denoiser: DeviceOnnxSession, session: Any, spec: GraphSpec, device: str
+        self,
+        denoiser: DeviceOnnxSession,
+        session: Any,
+        spec: GraphSpec,
+        device: str,
+        manifest: Manifest,
+        conditioner: Conditioner | None = None,
     ) -> None:
-        self._denoiser = denoiser
-        self._session = session
+        self._manifest, self._spec = manifest, spec
+        self._denoiser, self._session, self._conditioner = denoiser, session, conditioner
         self._inputs = {tensor.name: tensor for tensor in spec.inputs}
         tensors = {**self._inputs, **{tensor.name: tensor for tensor in spec.outputs}}
         self._fed = {
@@ -109,16 +123,26 @@ class OnnxLoop:
             for before, after in (self._places, self._places[::-1])
         ]
 
-    def sample(self, run: Run, on_step: Callable[[], None]) -> Latent:
+    def why_not(self, requests: Sequence[Request]) -> str | None:
+        return why_not_on_device(requests, self._manifest, self._spec)
+
+    def draw(
+        self, requests: Sequence[Request], on_step: OnStep, *, look: bool = False
+    ) -> list[Latent]:
+        run = DeviceRun(requests, self._manifest, self._spec, self._conditioner)
         self._start(run)
-        for step in range(run.program.steps):
-            self._denoiser.feed(run.feeds(step))
-            self._denoiser.call()
+        for step in range(run.steps):
+            if run.asks(step):
+                self._denoiser.feed(run.feeds(step))
+                self._denoiser.call()
             self._feed(run.tables(step))
-            if run.noise is not None:
+            if run.stochastic:
                 self._feed({NOISE: run.noise(step)})
             self._session.run_with_iobinding(self._bindings[step % 2])
-            on_step()
+            on_step(run.take_apart(self._latent()) if look else ())
+        return run.take_apart(self._latent())
+
+    def _latent(self) -> Latent:
         return np.array(self._denoiser.values[LATENT].numpy())
 
     def _values(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,9 +156,10 @@ class OnnxLoop:
             CARRIED[LATENT]: self._denoiser.values[LATENT],
         }
 
-    def _start(self, run: Run) -> None:
-        self._denoiser.feed({LATENT: run.latent})
+    def _start(self, run: DeviceRun) -> None:
         nothing = np.zeros_like(run.latent)
+        self._denoiser.feed({LATENT: run.latent})
+        put(self._denoiser.values[PREDICTION], np.zeros(self._inputs[PREDICTION].shape), "float32")
         for name, value in self._places[0].items():
             put(value, run.latent if name == LATENT else nothing, "float32")
         self._feed({NOISE: nothing, **run.constants})

@@ -1,125 +1,210 @@
-"""A run whose latents stay on the device: told everything before its loop, and asked at its end.
+"""A run as a device takes it: all that its loop must be told, as arrays of the traced batch.
 
-The denoiser and the step's graph (`export.step_graph`) hand each other their tensors there. What
-differs from run to run is fed: the sampler's program, and which rows guide which. A run that went
-wrong is done again step by step on the host, which names the step; so is one whose rows need more
-than one denoiser call.
+The denoiser and the step's graph (`export.step_graph`) hand each other their tensors on the
+device. What differs from row to row and from step to step is fed: what a row is told, which row
+guides it and how far, and by which factors its latents move. A row whose request has not begun or
+is whole stays as it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from ..backend import Array, Session
-from ..bundle.folder import Bundle
-from ..bundle.manifest import STEP, GraphSpec
-from .conditioning import ConditionedSession
-from .guidance import GuidedDenoiser, Labels
+from ..bundle.folder import GraphFile
+from ..bundle.manifest import GraphSpec, Manifest
+from ..session import Array, Session
+from .conditioner import Conditioner, Feeder, Plain
+from .loop import Loop
 from .noise import START, draw_noise
-from .sampler import Latent, Sampler
-from .step_table import Program, write_program
+from .request import Request
+from .sampler import Latent
+from .step_table import GIVEN, TAKEN, NotLinear, StepTable, write_step_table
 
-LATENT = "latent"
-PREDICTION = "prediction"
 NOISE = "noise"
 CARRIED = {"latent": "next_latent", "memory_0": "next_memory_0", "memory_1": "next_memory_1"}
 """The step's inputs that come from its own outputs, a step before."""
 
-
-@dataclass(frozen=True)
-class Run:
-    """One group of images on their way, as a device takes it.
-
-    Attributes:
-        latent: float32 [row, channel, row, column], the noise that the run starts from.
-        program: What the sampler does at each step.
-        constants: The step's inputs that are the same at all steps, by name.
-        feeds: The denoiser's inputs at a step, by name, without the latent.
-        noise: The fresh noise of a step, as ``latent``; None where the sampler takes none.
-    """
-
-    latent: Latent
-    program: Program
-    constants: Mapping[str, Array]
-    feeds: Callable[[int], Mapping[str, Array]]
-    noise: Callable[[int], Latent] | None
-
-    def tables(self, step: int) -> dict[str, Array]:
-        """The step's inputs that change from step to step, without the noise."""
-        return {"move": self.program.moves[step], "deviation": self.program.deviations[step]}
-
-
-class Loop(Protocol):
-    """A denoiser and its step, opened together on one device, and closed with the denoiser."""
-
-    def sample(self, run: Run, on_step: Callable[[], None]) -> Latent:
-        """Take all steps and give the last latent, float32 [row, channel, row, column].
-
-        ``on_step`` is told of each; there may be two more under way on the device.
-        """
+STAY = np.eye(len(GIVEN), len(TAKEN), dtype=np.float32)
+STAY[1:] = np.roll(STAY[1:], 1, axis=1)  # a memory lies one behind the denoiser's output
+NO_DEVIATION = np.zeros(2, dtype=np.float32)
 
 
 @runtime_checkable
 class ResidentSession(Session, Protocol):
     """A session that can keep the latents where it runs."""
 
-    def open_loop(self, bundle: Bundle, step: GraphSpec) -> Loop | None:
+    def open_loop(
+        self, manifest: Manifest, step: GraphFile, conditioner: Conditioner | None
+    ) -> Loop | None:
         """Open the step beside this denoiser, or None where nothing is won by it."""
 
 
-def open_loop(bundle: Bundle, session: Session) -> Loop | None:
-    """The loop of a bundle's denoiser, where backend and bundle have one."""
-    denoiser = session.denoiser if isinstance(session, ConditionedSession) else session
-    step = bundle.manifest.graphs.get(STEP)
-    if step is None or not isinstance(denoiser, ResidentSession):
-        return None
-    return denoiser.open_loop(bundle, step)
+def why_not_on_device(
+    requests: Sequence[Request], manifest: Manifest, step: GraphSpec
+) -> str | None:
+    """Say why a device's loop cannot draw these, or None where it can."""
+    rows = sum(len(request.told) for request in requests)
+    if rows > manifest.batch:
+        return f"its {rows} rows do not fit into one call of {manifest.batch}"
+    if len(requests) > 1 and _is_shared(step):
+        return "the bundle's step was made for rows that are all alike; export it again"
+    try:
+        for request in requests:
+            write_step_table(request.sampler, learned_variance=manifest.learn_sigma)
+    except NotLinear as error:
+        return f"the sampler is not linear: {error}"
+    return None
 
 
-def fits(denoise: GuidedDenoiser) -> bool:
-    """Whether one denoiser call takes all rows."""
-    return len(denoise.all_labels) <= denoise.manifest.batch
+@dataclass(frozen=True)
+class _Lane:
+    """A request in a run: its factors, and what feeds its rows."""
+
+    request: Request
+    table: StepTable
+    feeder: Feeder
+
+    def moves_at(self, step: int) -> bool:
+        return self.request.start <= step < self.request.end
+
+    def index(self, step: int) -> int:
+        """Of its own steps; before the first and after the last, the nearest."""
+        return min(max(step - self.request.start, 0), self.table.steps - 1)
+
+    def feeds(self, step: int) -> dict[str, Array]:
+        told = self.request.told
+        return self.feeder.rows([self.table.timesteps[self.index(step)]] * len(told), told)
+
+    def each_row(self, array: Array) -> Array:
+        """The same for each of its rows."""
+        return np.broadcast_to(array, (len(self.request.told), *array.shape))
+
+    def noise(self, draw: int, shape: tuple[int, int, int]) -> Latent:
+        """Of its images, for each of its rows."""
+        drawn = draw_noise(self.request.seeds, draw, shape)
+        return np.resize(drawn, (len(self.request.told), *shape))
 
 
-def plan_run(denoise: GuidedDenoiser, sampler: Sampler, seeds: Sequence[int]) -> Run:
-    """Everything that a device must be told to draw one group of images.
+class DeviceRun:
+    """Requests on their way through one device.
 
-    Rows lie as `guidance.run_rows` puts them: the images, then the same images without their
-    labels where they are guided, then rows that nobody looks at.
+    Rows lie as the host's loop puts them: a request's images, then the same images untold where
+    they are guided, then the next request's; then rows that nobody looks at.
+
+    Attributes:
+        latent: float32 [row, channel, row, column], the noise that the run starts from.
+        constants: The step's inputs that are the same at all steps, by name.
+        steps: Of the loop.
     """
-    manifest, images = denoise.manifest, len(seeds)
-    labels: Labels = np.resize(denoise.all_labels, manifest.batch)
-    program = write_program(sampler, learned_variance=manifest.learn_sigma)
 
-    def rows_of(draw: int) -> Latent:
-        noise = draw_noise(seeds, draw, manifest.latent_shape)
-        return np.resize(noise, (manifest.batch, *manifest.latent_shape))
+    def __init__(
+        self,
+        requests: Sequence[Request],
+        manifest: Manifest,
+        step: GraphSpec,
+        conditioner: Conditioner | None = None,
+    ) -> None:
+        """Prepare a run that `why_not_on_device` has nothing against."""
+        self._shape, self._shared = manifest.latent_shape, _is_shared(step)
+        self._lanes = [_lane(request, manifest, conditioner) for request in requests]
+        used = sum(len(request.told) for request in requests)
+        self._rows = np.arange(manifest.batch) % used  # what lies in each row of a call
+        self.steps = max(request.end for request in requests)
+        self.latent = self._fill([lane.noise(START, self._shape) for lane in self._lanes])
+        self.constants = self._guidance(manifest)
 
-    return Run(
-        latent=rows_of(START),
-        program=program,
-        constants=_guidance(denoise, images),
-        feeds=lambda step: _feeds(denoise.session, program.timesteps[step], labels),
-        noise=(lambda step: rows_of(step + 1)) if program.stochastic else None,
-    )
+    def feeds(self, step: int) -> dict[str, Array]:
+        """The denoiser's inputs at a step, without the latent."""
+        parts = [lane.feeds(step) for lane in self._lanes]
+        return {name: self._fill([part[name] for part in parts]) for name in parts[0]}
+
+    def tables(self, step: int) -> dict[str, Array]:
+        """The step's inputs that change from step to step, without the noise."""
+        moves, deviations = [], []
+        for lane in self._lanes:
+            moving, index = lane.moves_at(step), lane.index(step)
+            moves.append(lane.table.moves[index] if moving else STAY)
+            deviations.append(lane.table.deviations[index] if moving else NO_DEVIATION)
+        if self._shared:
+            return {"move": moves[0], "deviation": deviations[0]}
+        rows = {"move": moves, "deviation": deviations}
+        return {
+            name: self._fill([
+                lane.each_row(array.reshape(-1, 1, 1))
+                for lane, array in zip(self._lanes, arrays, strict=True)
+            ])
+            for name, arrays in rows.items()
+        }
+
+    def asks(self, step: int) -> bool:
+        """Whether any row asks the denoiser at a step."""
+        return any(
+            lane.moves_at(step) and lane.table.asks[lane.index(step)] for lane in self._lanes
+        )
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether any row takes fresh noise."""
+        return any(lane.table.stochastic for lane in self._lanes)
+
+    def noise(self, step: int) -> Latent:
+        """The fresh noise of a step, as ``latent``; nought in rows that take none."""
+        noise: Latent = self._fill([
+            lane.noise(lane.index(step) + 1, self._shape)
+            if lane.table.stochastic and lane.moves_at(step)
+            else lane.each_row(np.zeros(self._shape, dtype=np.float32))
+            for lane in self._lanes
+        ])
+        return noise
+
+    def take_apart(self, latent: Latent) -> list[Latent]:
+        """Each request's latents, of all rows'."""
+        return [
+            latent[start : start + lane.request.images].copy()
+            for start, lane in zip(self._starts, self._lanes, strict=True)
+        ]
+
+    @property
+    def _starts(self) -> list[int]:
+        """The first row of each request."""
+        rows = [len(lane.request.told) for lane in self._lanes]
+        return [sum(rows[:place]) for place in range(len(rows))]
+
+    def _guidance(self, manifest: Manifest) -> dict[str, Array]:
+        """Which rows guide which, and how far, on which channels."""
+        [prediction] = manifest.denoiser(manifest.precisions[0]).outputs
+        told, untold, scales = [], [], []
+        for start, lane in zip(self._starts, self._lanes, strict=True):
+            request = lane.request
+            images = start + np.arange(len(request.told), dtype=np.int32) % request.images
+            told.append(images)
+            untold.append(images + np.int32(request.images) if request.guided else images)
+            scale = np.ones((prediction.shape[1], 1, 1), dtype=np.float32)
+            scale[: manifest.cfg_channels] = request.cfg_scale
+            scales.append(lane.each_row(scale))
+        return {
+            "rows_with": self._fill(told),
+            "rows_against": self._fill(untold),
+            "scale": scales[0][:1] if self._shared else self._fill(scales),
+        }
+
+    def _fill(self, parts: Sequence[Array]) -> Any:
+        """Rows of a whole call, those that nobody looks at too."""
+        return np.concatenate(parts)[self._rows]
 
 
-def _guidance(denoise: GuidedDenoiser, images: int) -> dict[str, Array]:
-    """Which rows guide which, and how far, on which channels."""
-    manifest = denoise.manifest
-    rows = np.arange(manifest.batch, dtype=np.int32) % images
-    [prediction] = manifest.denoiser(manifest.precisions[0]).outputs
-    scale = np.ones((1, prediction.shape[1], 1, 1), dtype=np.float32)
-    scale[:, : manifest.cfg_channels] = denoise.cfg_scale
-    against = rows + np.int32(images) if denoise.guided else rows
-    return {"rows_with": rows, "rows_against": against, "scale": scale}
+def _lane(request: Request, manifest: Manifest, conditioner: Conditioner | None) -> _Lane:
+    table = write_step_table(request.sampler, learned_variance=manifest.learn_sigma)
+    if conditioner is None:
+        return _Lane(request, table, Plain())
+    return _Lane(request, table, conditioner.prepare(table.timesteps, request.told))
 
 
-def _feeds(session: Session, timestep: float, labels: Labels) -> dict[str, Array]:
-    if isinstance(session, ConditionedSession):
-        return {"modulation": session.modulation([timestep] * len(labels), labels.tolist())}
-    return {"timestep": np.full(len(labels), timestep, dtype=np.float32), "label": labels}
+def _is_shared(step: GraphSpec) -> bool:
+    """Whether all rows move alike: so it was before schema version 3."""
+    [move] = [tensor for tensor in step.inputs if tensor.name == "move"]
+    return len(move.shape) == 2

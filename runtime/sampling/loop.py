@@ -1,45 +1,47 @@
-"""The sampling loop: from noise to a latent, one denoiser call a step."""
+"""What a loop is: something that takes requests from noise to latents, all their rows together.
+
+The host's loop can draw whatever there is. A device's loop keeps the latents where the denoiser
+runs; it draws what its tables can say, and says why not where they cannot.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
-import numpy as np
+from .request import Request
+from .sampler import Latent
 
-from ... import NonFiniteError
-from .noise import START, draw_noise
-from .sampler import Latent, Memory, Prediction, Sampler
-
-Denoise = Callable[[Latent, float], Prediction]
-"""From a latent [image, channel, row, column] and a timestep to its noise or velocity."""
+OnStep = Callable[[Sequence[Latent]], None]
+"""Told after each step: each request's latents where somebody looks, and nothing otherwise."""
 
 
-def walk(
-    denoise: Denoise, sampler: Sampler, seeds: Sequence[int], shape: tuple[int, int, int]
-) -> Iterator[Latent]:
-    """Go from the seeds' noise to clean latents, giving the latent after every step.
+class Loop(Protocol):
+    """A denoiser with its loop."""
 
-    Args:
-        denoise: The denoiser, with labels and guidance in it.
-        sampler: The rule, and the timesteps that it visits.
-        seeds: One for each image.
-        shape: Channel, row and column of a latent.
+    @property
+    def keeps_latents(self) -> bool:
+        """Whether the latents stay on the device from step to step."""
 
-    Raises:
-        NonFiniteError: A latent left the finite numbers; the message names the step.
-    """
-    latent = draw_noise(seeds, START, shape)
-    memory: Memory = ()
-    for index, timestep in enumerate(sampler.schedule.timesteps):
-        noise = draw_noise(seeds, index + 1, shape) if sampler.stochastic else None
-        with np.errstate(over="ignore", invalid="ignore"):  # told below, in one line
-            prediction = denoise(latent, float(timestep))
-            latent, memory = sampler.step(index, latent, prediction, noise, memory)
-        if not np.isfinite(latent).all():
-            raise NonFiniteError(
-                f"Step {index + 1} of {sampler.schedule.steps} (timestep {timestep:g}) gave a "
-                "latent that is not finite",
-                "Try `--precision fp32` and a lower `--cfg-scale`; `pitstop compare` shows where "
-                "the bundle leaves PyTorch",
-            )
-        yield latent
+    def why_not(self, requests: Sequence[Request]) -> str | None:
+        """Say why the latents of these cannot stay on the device, or None where they can.
+
+        A loop that is nothing but a device's cannot draw such requests.
+        """
+
+    def draw(
+        self, requests: Sequence[Request], on_step: OnStep, *, look: bool = False
+    ) -> list[Latent]:
+        """Draw all images of all requests.
+
+        Args:
+            requests: What to draw; their rows share calls.
+            on_step: Told of every step. One that raises ends the run.
+            look: Whether ``on_step`` wants to see the latents, which costs a device time.
+
+        Returns:
+            The last latents of each request, float32 [image, channel, row, column].
+
+        Raises:
+            NonFiniteError: A latent left the finite numbers.
+        """

@@ -18,7 +18,7 @@ from pitstop.calibration.placement import Site
 from pitstop.calibration.ranges import ActivationRange, Ranges
 from pitstop.graphs.weights import add_constant
 from pitstop.runtime.bundle.folder import open_bundle
-from pitstop.runtime.pipeline import Settings
+from pitstop.runtime.sampling.settings import Settings
 
 SITES = [Site("good", "x", "a"), Site("bad", "h", "b"), Site("worst", "g", "c")]
 RANGES = Ranges("ab" * 32, "mse", {"x": ActivationRange(1.0, 1.0, 1)}, {})
@@ -28,7 +28,7 @@ def held_out(**fields: Any) -> CalibrationSet:
     rows = CalibrationSet(
         some_latent(3),
         np.array([999, 500, 0]),
-        np.array([0, 1, 3]),
+        {"label": np.array([0, 1, 3])},
         {},
         Settings(3, cfg_scale=1.5),
         seed=1,

@@ -22,7 +22,7 @@ from pitstop.calibration.calibration_set import (
 )
 from pitstop.runtime.bundle.goldens import write_goldens
 from pitstop.runtime.bundle.manifest import ModelSpec
-from pitstop.runtime.pipeline import Settings
+from pitstop.runtime.sampling.settings import Settings
 
 ROWS = 6
 MANIFEST = toy_manifest()
@@ -32,7 +32,7 @@ def some_set(**fields: Any) -> CalibrationSet:
     drawn = CalibrationSet(
         latents=some_latent(ROWS),
         timesteps=np.array([999, 800, 600, 400, 200, 0]),
-        labels=np.array([0, NULL_CLASS, 1, NULL_CLASS, 2, 0]),
+        conditions={"label": np.array([0, NULL_CLASS, 1, NULL_CLASS, 2, 0])},
         model=MANIFEST.model.config,
         settings=Settings(steps=6, cfg_scale=1.5),
         seed=7,
@@ -58,9 +58,34 @@ def refused(path: Path) -> str:
 def test_what_is_written_is_what_is_read(path: Path) -> None:
     read, written = read_set(path, MANIFEST), some_set()
 
+    assert_same_arrays(read, written)
+    assert (read.model, read.settings, read.seed) == ({"arch": "toy"}, written.settings, 7)
+
+
+def assert_same_arrays(read: CalibrationSet, written: CalibrationSet) -> None:
     for name in ARRAYS:
         np.testing.assert_array_equal(getattr(read, name), getattr(written, name), strict=True)
-    assert (read.model, read.settings, read.seed) == ({"arch": "toy"}, written.settings, 7)
+    assert read.conditions.keys() == written.conditions.keys() == {"label"}
+    found, wanted = read.conditions["label"], written.conditions["label"]
+    np.testing.assert_array_equal(found, wanted, strict=True)
+
+
+def test_a_set_from_before_conditions_had_names_is_read(path: Path) -> None:
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    arrays["labels"] = arrays.pop("conditions.label")
+    np.savez(path, **arrays)
+
+    assert_same_arrays(read_set(path, MANIFEST), some_set())
+
+
+def test_another_condition_is_told_with_the_one_that_is_expected(path: Path) -> None:
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    arrays["conditions.prompt"] = arrays.pop("conditions.label")
+    np.savez(path, **arrays)
+
+    assert refused(path) == "has the conditions prompt, expected label"
 
 
 def test_the_same_set_gives_the_same_bytes(path: Path, tmp_path: Path) -> None:
@@ -73,7 +98,7 @@ def test_the_first_rows_are_a_set_too() -> None:
     part = some_set().first(2)
 
     assert len(part) == 2
-    assert part.labels.tolist() == [0, NULL_CLASS]
+    assert part.conditions["label"].tolist() == [0, NULL_CLASS]
     assert part.latents.shape == (2, 1, 8, 8)
 
 
@@ -196,10 +221,13 @@ def test_a_latent_that_is_not_finite_names_its_row(path: Path) -> None:
             {"latents": some_latent(ROWS).astype(np.float64)},
             "has latents float64 [6, 1, 8, 8], the bundle's are float32 [6, 1, 8, 8]",
         ),
-        ({"labels": np.zeros(5, np.int64)}, "has labels int64 [5], expected int64 [6]"),
-        ({"labels": np.zeros(6, np.float32)}, "has labels float32 [6], expected int64 [6]"),
-        ({"labels": np.arange(6)}, "has labels from 0 to 5, expected 0 to 3"),
-        ({"labels": np.arange(6) - 3}, "has labels from -3 to 2, expected 0 to 3"),
+        ({"conditions.label": np.zeros(5, np.int64)}, "has labels int64 [5], expected int64 [6]"),
+        (
+            {"conditions.label": np.zeros(6, np.float32)},
+            "has labels float32 [6], expected int64 [6]",
+        ),
+        ({"conditions.label": np.arange(6)}, "has labels from 0 to 5, expected 0 to 3"),
+        ({"conditions.label": np.arange(6) - 3}, "has labels from -3 to 2, expected 0 to 3"),
         ({"timesteps": np.full(6, 1000)}, "has timesteps from 1000 to 1000, expected 0 to 999"),
         ({"timesteps": np.zeros((6, 1), int)}, "has timesteps int64 [6, 1], expected int64 [6]"),
     ],

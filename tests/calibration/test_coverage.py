@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
-from bundle_helpers import NULL_CLASS, some_latent, toy_manifest
+from bundle_helpers import NULL_CLASS, some_latent, toy_manifest, with_label
 
 from pitstop.calibration.calibration_set import CalibrationSet
 from pitstop.calibration.coverage import Coverage, cover
@@ -13,7 +11,7 @@ from pitstop.calibration.observe import Observation
 from pitstop.calibration.placement import Site
 from pitstop.calibration.ranges import ActivationRange
 from pitstop.runtime.bundle.manifest import Manifest
-from pitstop.runtime.pipeline import Settings
+from pitstop.runtime.sampling.settings import Settings
 
 SITES = [Site("layer.0", "x", "y"), Site("layer.1", "h", "z")]
 TIMESTEPS = np.array([999, 990, 500, 130, 124, 0])
@@ -27,7 +25,7 @@ def observation(values: list[float], by_row: list[float] | None = None) -> Obser
 
 
 def look(manifest: Manifest | None = None) -> Coverage:
-    drawn = CalibrationSet(some_latent(6), TIMESTEPS, LABELS, {}, Settings(6), seed=0)
+    drawn = CalibrationSet(some_latent(6), TIMESTEPS, {"label": LABELS}, {}, Settings(6), seed=0)
     return cover(
         drawn,
         manifest or toy_manifest(),
@@ -51,7 +49,7 @@ def test_rows_are_counted_by_class_and_by_eighth_of_the_timesteps() -> None:
 
 
 def test_classes_without_names_go_by_number() -> None:
-    covered = look(dataclasses.replace(toy_manifest(), labels=()))
+    covered = look(with_label(toy_manifest(), names=()))
 
     assert covered.rows_by_label == {"0": 2, "2": 1, "none": 3}
 

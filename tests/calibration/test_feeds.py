@@ -10,7 +10,7 @@ from calibration_helpers import ONE_THREAD
 from pitstop.calibration.calibration_set import CalibrationSet
 from pitstop.calibration.feeds import feed
 from pitstop.runtime.bundle.folder import Bundle, open_bundle
-from pitstop.runtime.pipeline import Settings
+from pitstop.runtime.sampling.settings import Settings
 
 TIMESTEPS = [999, 700, 400, 100, 0]
 LABELS = [0, NULL_CLASS, 1, 2, 0]
@@ -22,7 +22,7 @@ def bundle(folder: Path, *, batch: int, split: bool) -> Bundle:
 
 def some_set() -> CalibrationSet:
     return CalibrationSet(
-        some_latent(5), np.array(TIMESTEPS), np.array(LABELS), {}, Settings(5), seed=0
+        some_latent(5), np.array(TIMESTEPS), {"label": np.array(LABELS)}, {}, Settings(5), seed=0
     )
 
 

@@ -43,7 +43,8 @@ from pitstop.export.pipeline import export_bundle
 from pitstop.graphs import graph_file as export_graph_file
 from pitstop.runtime.bundle.folder import open_bundle
 from pitstop.runtime.distance import relative_l2
-from pitstop.runtime.pipeline import OnStep, Pipeline, Settings
+from pitstop.runtime.pipeline import OnStep, Pipeline
+from pitstop.runtime.sampling.settings import Settings
 
 
 def draw(folder: Path, precision: str) -> np.ndarray:

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
-from bundle_helpers import LABELS, NULL_CLASS, SHAPE, FakeSession, toy_manifest
+from bundle_helpers import LABELS, NULL_CLASS, SHAPE, FakeSession, toy_manifest, with_label
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,11 +13,11 @@ from pitstop.calibration.trajectories import (
     PARTS,
     SEED_STRIDE,
     draw_set,
-    spread_classes,
 )
 from pitstop.runtime.bundle.manifest import Manifest
-from pitstop.runtime.pipeline import Pipeline, Settings
+from pitstop.runtime.pipeline import Pipeline
 from pitstop.runtime.sampling.noise import START, draw_noise
+from pitstop.runtime.sampling.settings import Settings
 
 CLASSES = len(LABELS)
 
@@ -44,6 +42,7 @@ def test_the_same_seed_draws_the_same_set_and_another_one_shares_no_latent() -> 
 
     for name in ARRAYS:
         np.testing.assert_array_equal(getattr(once, name), getattr(again, name), strict=True)
+    np.testing.assert_array_equal(once.conditions["label"], again.conditions["label"], strict=True)
     np.testing.assert_array_equal(once.timesteps, other.timesteps)
     equal = (once.latents[:, None] == other.latents[None]).all(axis=(2, 3, 4))
     assert not equal.any()
@@ -64,7 +63,7 @@ def test_the_places_in_an_eighth_are_all_visited() -> None:
 
 def test_guided_rows_are_half_with_a_class_and_half_without_in_every_eighth() -> None:
     drawn = draw(num=2 * CLASSES)
-    labels = drawn.labels.reshape(-1, PARTS)
+    labels = drawn.conditions["label"].reshape(-1, PARTS)
 
     assert ((labels == NULL_CLASS).sum(axis=0) == CLASSES).all()
     assert ((labels == NULL_CLASS).sum(axis=1) == PARTS // 2).all()
@@ -73,9 +72,7 @@ def test_guided_rows_are_half_with_a_class_and_half_without_in_every_eighth() ->
 
 @pytest.mark.parametrize("classes", [2, 3, 10])
 def test_two_rounds_show_every_class_both_with_and_without_it_in_every_eighth(classes: int) -> None:
-    manifest = dataclasses.replace(
-        toy_manifest(), num_classes=classes, null_class=classes, labels=("x",) * classes
-    )
+    manifest = with_label(toy_manifest(), classes=classes, null=classes, names=("x",) * classes)
     session = FakeSession()
     session.run = lambda feeds: {"prediction": feeds["latent"]}  # type: ignore[method-assign]
 
@@ -83,7 +80,7 @@ def test_two_rounds_show_every_class_both_with_and_without_it_in_every_eighth(cl
         Pipeline(manifest, session, "fp32"), 2 * classes, Settings(16, cfg_scale=1.5), 0
     )
 
-    labels = drawn.labels.reshape(2, classes, PARTS)
+    labels = drawn.conditions["label"].reshape(2, classes, PARTS)
     assert ((labels == classes).sum(axis=0) == 1).all()
 
 
@@ -93,13 +90,13 @@ def test_without_guidance_every_row_has_its_class(null_class: bool) -> None:
 
     drawn = draw_set(unguided, CLASSES, Settings(8, cfg_scale=1.0), seed=0)
 
-    assert drawn.labels.tolist() == np.repeat(np.arange(CLASSES), PARTS).tolist()
+    assert drawn.conditions["label"].tolist() == np.repeat(np.arange(CLASSES), PARTS).tolist()
 
 
 def test_a_row_is_what_the_denoiser_is_fed_at_that_step() -> None:
     settings = Settings(5, cfg_scale=1.5)
     seeds = [FIRST_SEED + SEED_STRIDE, FIRST_SEED + SEED_STRIDE + 1]
-    walked = pipeline().trajectories(spread_classes(2, CLASSES), seeds, settings)
+    walked = pipeline().trajectories(toy_manifest().spread(2), seeds, settings)
     fed = np.concatenate([draw_noise(seeds, START, SHAPE)[None], walked[:-1]])
 
     drawn = draw_set(pipeline(), 2, settings, seed=1)
@@ -131,20 +128,6 @@ def test_every_step_of_every_image_is_told() -> None:
     draw_set(pipeline(), 3, Settings(5, cfg_scale=1.5), 0, moved.append)
 
     assert sum(moved) == 3 * 5
-
-
-@given(num=st.integers(1, 3000), classes=st.integers(1, 2000))
-def test_classes_are_as_even_as_they_can_be(num: int, classes: int) -> None:
-    counts = np.bincount(spread_classes(num, classes), minlength=classes)
-
-    assert counts.sum() == num
-    assert len(counts) == classes
-    assert counts.max() - counts.min() <= 1
-
-
-def test_of_more_classes_than_trajectories_some_of_everywhere_are_drawn() -> None:
-    assert spread_classes(4, 1000) == [0, 250, 500, 750]
-    assert spread_classes(64, 1001)[-1] == 985
 
 
 @given(seed=st.integers(0, MAX_SEED), index=st.integers(0, SEED_STRIDE - 1))

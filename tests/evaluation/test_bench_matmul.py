@@ -15,6 +15,7 @@ from pitstop.evaluation.speed.matmul.graph import PRECISIONS, write_chain
 from pitstop.evaluation.speed.matmul.peak import open_chains, peak_flops, time_chain
 from pitstop.runtime.backend import SessionOptions
 from pitstop.runtime.backends import import_backend
+from pitstop.runtime.bundle.folder import GraphFile
 from pitstop.runtime.bundle.manifest import Manifest
 
 ONE_THREAD = SessionOptions(threads=1)
@@ -49,7 +50,7 @@ def test_a_written_chain_multiplies(tmp_path: Path, precision: str) -> None:
     for _ in range(LINKS):
         wanted = wanted @ up @ down
 
-    session = backend.open_graph(tmp_path / "chain.onnx", spec, ONE_THREAD)
+    session = backend.open_graph(GraphFile(tmp_path / "chain.onnx", spec), ONE_THREAD)
     found = session.run({"x": SMALL.draw_input()})["y"]
 
     distance = np.linalg.norm(found - wanted) / np.linalg.norm(wanted)

@@ -9,11 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bundle_helpers import FakeSession, toy_manifest, write_bundle
+from device_helpers import bundle_with_step, open_on
 
+from pitstop.evaluation.speed.bench import make_row
 from pitstop.evaluation.speed.contender import Subject
 from pitstop.evaluation.speed.open_contender import open_subject
 from pitstop.evaluation.speed.timed_run import Opened, Step, TimedSession, Turn, take_turn
-from pitstop.runtime.backend import Array, SessionOptions
+from pitstop.runtime.backend import SessionOptions
+from pitstop.runtime.backends import import_backend
+from pitstop.runtime.bundle.folder import open_bundle
+from pitstop.runtime.bundle.manifest import CONDITIONER
+from pitstop.runtime.sampling.conditioner import Conditioner
+from pitstop.runtime.session import Array
 
 READING = 1.0  # seconds that the clock moves when it is read
 
@@ -88,6 +95,7 @@ def test_a_group_is_what_fits_into_a_guided_call(batch: int, null_class: bool, i
 def test_conditioner_and_decoder_are_timed_anew_in_every_turn(tmp_path: Path) -> None:
     folder = write_bundle(tmp_path / "toy", toy_manifest(split=True))
     opened = open_subject(Subject(folder, "onnxruntime", "fp32", SessionOptions(threads=1)))
+    bundle, backend = open_bundle(folder), import_backend("onnxruntime")
     asked = []
 
     def decode(latents: Array) -> Iterator[Array]:
@@ -96,11 +104,12 @@ def test_conditioner_and_decoder_are_timed_anew_in_every_turn(tmp_path: Path) ->
 
     def open_conditioner() -> TimedSession:
         clock.now += 20.0
-        assert opened.open_conditioner is not None
-        return TimedSession(opened.open_conditioner(), clock)
+        graph = bundle.graph(CONDITIONER)
+        return TimedSession(backend.open_graph(graph, SessionOptions(threads=1)), clock)
 
     clock = Clock()
-    whole = dataclasses.replace(opened, open_conditioner=open_conditioner, decode=decode)
+    conditioner = Conditioner(open_conditioner, bundle.manifest.graphs[CONDITIONER])
+    whole = dataclasses.replace(opened, conditioner=conditioner, decode=decode)
     turns = [take_turn(whole, 3, clock) for _ in range(2)]
 
     # 6 pairs of step and label go into a conditioner of 4 rows twice, with two readings each.
@@ -113,3 +122,21 @@ def test_a_subject_survives_the_way_to_another_process(tmp_path: Path) -> None:
     subject = Subject(tmp_path, "torch compile", "bf16", SessionOptions(None, 3), "mine.pt")
 
     assert Subject.from_json(subject.to_json()) == subject
+
+
+def test_where_the_latents_stay_on_the_device_a_call_is_a_step(tmp_path: Path) -> None:
+    """What `generate` runs there is timed: its loop does not come back between call and step."""
+    bundle = bundle_with_step(tmp_path / "toy", toy_manifest(batch=2, split=True))
+    graphs = open_on("onnxruntime", bundle)
+    opened = Opened(
+        bundle.manifest, "fp32", graphs.denoiser, graphs.conditioner, graphs.loop, graphs.decode
+    )
+
+    turn = take_turn(opened, 4)
+
+    assert [step.calls for step in turn.steps] == [()] * 4
+    assert turn.overhead is None
+    subject = Subject(tmp_path, "onnxruntime", "fp32")
+    row = make_row("toy", subject, opened, [turn])
+    assert row.call == row.step
+    assert row.loop_overhead is None

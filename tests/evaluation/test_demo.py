@@ -13,8 +13,8 @@ from pitstop.cli import main
 from pitstop.evaluation import demo
 from pitstop.evaluation.accuracy.quality import Judgement
 from pitstop.evaluation.report.picture import GAP, TITLE_SIZE
-from pitstop.runtime.pipeline import Settings
 from pitstop.runtime.sampling.sampler import Latent
+from pitstop.runtime.sampling.settings import Settings
 
 
 def see_the_first_class(pixels: Latent) -> Judgement:

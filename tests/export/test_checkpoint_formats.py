@@ -243,7 +243,7 @@ def test_the_manifest_says_what_the_runtime_must_know(source: Source, bundle: Pa
     assert manifest.model.format
     assert manifest.model.licence
     assert (manifest.latent_space, manifest.latent_scale) == ("vae", 0.18215)
-    assert (manifest.num_classes, manifest.null_class) == (SHAPE.classes, NULL)
+    assert (manifest.label.classes, manifest.label.null) == (SHAPE.classes, NULL)
     assert "conditioner" in manifest.graphs
     assert manifest == Manifest.from_json(manifest.to_json())
 
@@ -258,7 +258,7 @@ def test_one_call_is_that_of_the_source(source: Source, bundle: Path) -> None:
             torch.from_numpy(latent), torch.full((4,), time), torch.from_numpy(labels)
         ).numpy()
 
-        found = pipeline.predict(latent, time, labels)[:, : expected.shape[1]]
+        found = pipeline.predict(latent, time, {"label": labels})[:, : expected.shape[1]]
 
         assert relative_l2(expected, found) <= 1e-5
 

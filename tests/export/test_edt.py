@@ -29,11 +29,11 @@ from pitstop.graphs.graph_file import run_graph
 from pitstop.models.amm import AmmConfig
 from pitstop.models.dit import DitConfig
 from pitstop.models.edt import EdtConfig
-from pitstop.runtime.backend import Array
 from pitstop.runtime.bundle.folder import open_bundle
 from pitstop.runtime.distance import psnr, relative_l2
 from pitstop.runtime.pipeline import Pipeline
 from pitstop.runtime.sampling.noise import START, draw_noise
+from pitstop.runtime.session import Array
 
 SHAPE = wider()
 AMM = (1, 3, 5)
@@ -96,10 +96,10 @@ def test_one_call_is_that_of_the_source(time: float, bundle: Path) -> None:
     latent = draw_noise(range(4), START, (4, 16, 16))
     labels = np.array([0, 1, 2, 3])
 
-    found = Pipeline.from_bundle(bundle).predict(latent, time, labels)
+    found = Pipeline.from_bundle(bundle).predict(latent, time, {"label": labels})
 
-    assert relative_l2(source_of(bundle).predict(latent, time, labels), found) <= 1e-5
-    assert relative_l2(source_of(bundle, ()).predict(latent, time, labels), found) > 1e-3
+    assert relative_l2(source_of(bundle).predict(latent, time, {"label": labels}), found) <= 1e-5
+    assert relative_l2(source_of(bundle, ()).predict(latent, time, {"label": labels}), found) > 1e-3
 
 
 @pytest.mark.parametrize(("precision", "bar"), [("fp32", 60), ("fp16", 45), ("int8", 25)])

@@ -6,8 +6,9 @@ from bundle_helpers import NULL_CLASS, FakeSession, toy_manifest, toy_prediction
 
 from pitstop.export.goldens import draw_goldens
 from pitstop.runtime.bundle.goldens import Goldens
-from pitstop.runtime.pipeline import Pipeline, Settings
+from pitstop.runtime.pipeline import Pipeline
 from pitstop.runtime.sampling.noise import START, draw_noise
+from pitstop.runtime.sampling.settings import Settings
 
 STEPS = 9
 
@@ -43,16 +44,15 @@ def test_a_call_is_fed_what_the_trajectory_held_at_its_timestep() -> None:
 def test_a_prediction_is_the_models_answer_to_its_call() -> None:
     goldens = drawn()
 
-    for latent, timestep, labels, prediction in zip(
-        goldens.latents, goldens.timesteps, goldens.labels, goldens.predictions, strict=True
-    ):
-        expected = toy_prediction(latent, float(timestep), labels.tolist())
-        np.testing.assert_array_equal(prediction, expected)
+    for call in goldens.calls:
+        labels = call.conditions["label"].tolist()
+        expected = toy_prediction(call.latent, call.timestep, labels)
+        np.testing.assert_array_equal(call.prediction, expected)
 
 
 def test_labels_are_classes_and_the_null_class_in_turn() -> None:
-    assert drawn().labels.tolist() == [[0, NULL_CLASS, 2, NULL_CLASS]] * 5
-    assert set(drawn(null_class=False).labels.ravel().tolist()) <= {0, 1, 2}
+    assert drawn().conditions["label"].tolist() == [[0, NULL_CLASS, 2, NULL_CLASS]] * 5
+    assert set(drawn(null_class=False).conditions["label"].ravel().tolist()) <= {0, 1, 2}
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4])

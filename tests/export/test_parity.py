@@ -7,7 +7,8 @@ from bundle_helpers import FakeSession, toy_manifest
 from pitstop.export.goldens import draw_goldens, golden_settings
 from pitstop.export.parity import Parity, check_parity
 from pitstop.runtime.distance import relative_l2
-from pitstop.runtime.pipeline import Pipeline, Settings
+from pitstop.runtime.pipeline import Pipeline
+from pitstop.runtime.sampling.settings import Settings
 
 
 def test_it_is_the_norm_of_the_difference_over_the_norm_of_the_expected() -> None:

@@ -97,8 +97,8 @@ def test_the_manifest_describes_the_model_and_the_graphs(bundle: Bundle) -> None
         (1, 16, 16),
         "pixel",
     )
-    assert (manifest.num_classes, manifest.null_class) == (3, 3)
-    assert manifest.labels == ("shirt", "shoe", "bag")
+    assert (manifest.label.classes, manifest.label.null) == (3, 3)
+    assert manifest.label.names == ("shirt", "shoe", "bag")
     assert manifest.target == "portable"
     assert manifest.versions["pitstop"] == pitstop.__version__
     assert set(manifest.graphs) == {"conditioner", "denoiser.fp32", "step"}

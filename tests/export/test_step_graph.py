@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,17 +12,18 @@ from bundle_helpers import NULL_CLASS, SHAPE, toy_manifest
 from tensorrt_helpers import complaints_and_plan, import_trt
 
 from pitstop.export.step_graph import step_graph
-from pitstop.graphs.graph_file import run_graph
-from pitstop.runtime.backend import Array
+from pitstop.graphs.graph_file import run_graph, write_graph
 from pitstop.runtime.bundle.manifest import Manifest
 from pitstop.runtime.distance import relative_l2
-from pitstop.runtime.sampling.device_run import CARRIED, plan_run
-from pitstop.runtime.sampling.guidance import GuidedDenoiser
+from pitstop.runtime.sampling.device_run import CARRIED, DeviceRun
+from pitstop.runtime.sampling.guidance import guide
 from pitstop.runtime.sampling.noise import draw_noise
+from pitstop.runtime.sampling.request import Request
 from pitstop.runtime.sampling.sampler import Latent, Sampler
 from pitstop.runtime.sampling.samplers import make_sampler
 from pitstop.runtime.sampling.samplers.ddpm import Ddpm
 from pitstop.runtime.sampling.schedule import LinearBetas, LinearFlow
+from pitstop.runtime.session import Array
 
 TOLERANCE = 1e-6  # relative L2 of one step
 CHANNELS = 4
@@ -76,29 +79,43 @@ class Answers:
         """Nothing is held."""
 
 
+def request_for(
+    sampler: Sampler, manifest: Manifest, cfg_scale: float, seeds: list[int]
+) -> Request:
+    told = [manifest.label.told(one) for one in [0, 2, 1, 0][: len(seeds)]]
+    return Request(seeds, told, sampler, cfg_scale, manifest.untold)
+
+
+def run_for(request: Request, manifest: Manifest) -> DeviceRun:
+    model = step_graph(manifest)
+    with tempfile.TemporaryDirectory() as folder:
+        return DeviceRun([request], manifest, write_graph(model, Path(folder), "step"))
+
+
 def both_ways(
     sampler: Sampler, manifest: Manifest, cfg_scale: float, seeds: list[int]
 ) -> list[tuple[Latent, Latent]]:
     """After each step, the graph's latent and the sampler's, both from where the sampler was."""
     model = step_graph(manifest)
     session = Answers(manifest)
-    classes = [0, 2, 1, 0][: len(seeds)]
-    denoise = GuidedDenoiser(session, manifest, classes, cfg_scale)
-    run = plan_run(denoise, sampler, seeds)
+    request = request_for(sampler, manifest, cfg_scale, seeds)
+    run = run_for(request, manifest)
     images, rows = len(seeds), run.latent.shape
     carried = {name: np.zeros(rows, dtype=np.float32) for name in CARRIED}
     latent, memory = run.latent[:images], ()
     pairs = []
-    for step, timestep in enumerate(sampler.schedule.timesteps):
-        prediction = denoise(latent, float(timestep))
-        noise = draw_noise(seeds, step + 1, manifest.latent_shape) if run.noise else None
+    for step in range(sampler.schedule.steps):
+        said = session.run({"latent": np.resize(latent, rows), **run.feeds(step)})["prediction"]
+        used = len(request.told)
+        prediction = guide(said[:used].copy(), manifest, cfg_scale)
+        noise = draw_noise(seeds, step + 1, manifest.latent_shape) if sampler.stochastic else None
         feeds = {
             **carried,
             **run.constants,
             **run.tables(step),
             "latent": np.resize(latent, rows),
             "prediction": session.answer,
-            "noise": run.noise(step) if run.noise else np.zeros(rows, dtype=np.float32),
+            "noise": run.noise(step),
         }
         names = {value.name for value in model.graph.inputs}
         found = run_graph(model, {name: feeds[name] for name in feeds if name in names})
@@ -150,13 +167,14 @@ def test_rows_that_nobody_asked_for_do_not_matter(images: int, cfg_scale: float)
 
 def test_the_null_class_is_the_one_that_guides() -> None:
     manifest = manifest_for()
-    denoise = GuidedDenoiser(Answers(manifest), manifest, [0, 1], 4.0)
-    run = plan_run(denoise, make_sampler("ddim", manifest.schedule, 2), SEEDS)
+    sampler = make_sampler("ddim", manifest.schedule, 2)
+    request = Request(SEEDS, manifest.examples(2), sampler, 4.0, manifest.untold)
+    run = run_for(request, manifest)
 
     assert run.feeds(0)["label"].tolist() == [0, 1, NULL_CLASS, NULL_CLASS]
     assert run.constants["rows_with"].tolist() == [0, 1, 0, 1]
     assert run.constants["rows_against"].tolist() == [2, 3, 2, 3]
-    assert run.constants["scale"].ravel().tolist() == [4, 4, 4, 1]
+    assert run.constants["scale"][:, :, 0, 0].tolist() == [[4, 4, 4, 1]] * 4
 
 
 @pytest.mark.slow

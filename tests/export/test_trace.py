@@ -85,8 +85,8 @@ def test_the_manifest_names_no_null_class_where_labels_were_never_dropped() -> N
     dropped = manifest_for(Checkpoint(network(PIT)), "tiny", 2)
     kept = manifest_for(Checkpoint(network(tiny_pit(depth=1, class_dropout_prob=0))), "tiny", 2)
 
-    assert dropped.null_class == PIT.num_classes
-    assert kept.null_class is None
+    assert dropped.label.null == PIT.num_classes
+    assert kept.label.null is None
 
 
 def test_a_preset_gets_its_weights_from_the_seed() -> None:

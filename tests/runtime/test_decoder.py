@@ -25,12 +25,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pitstop import BundleError, NonFiniteError, OptionError
-from pitstop.runtime.backend import Array
 from pitstop.runtime.bundle.manifest import Manifest
 from pitstop.runtime.decoder import TiledDecoder, cut
 from pitstop.runtime.image import read_parameters
 from pitstop.runtime.jobs import draw_images, plan_images
-from pitstop.runtime.pipeline import Pipeline, Samples, Settings
+from pitstop.runtime.pipeline import Pipeline, Samples
+from pitstop.runtime.sampling.settings import Settings
+from pitstop.runtime.session import Array
 
 SETTINGS = Settings(steps=3, cfg_scale=2.0)
 
@@ -199,7 +200,7 @@ def test_a_run_writes_pictures_that_depend_on_the_decoder(tmp_path: Path) -> Non
     assert draw_images(pipeline, plan, SETTINGS, tmp_path / "out").kept == 3
     files = {**files, "decoder.fp32.onnx": 64 * "0"}
     other = dataclasses.replace(pipeline.manifest, files=files)
-    pipeline = Pipeline(other, pipeline.session, "fp32", pipeline.decode)
+    pipeline = Pipeline(other, pipeline.session, "fp32", decode=pipeline.decode)
     assert draw_images(pipeline, plan, SETTINGS, tmp_path / "out").kept == 0
 
 

@@ -13,7 +13,8 @@ from bundle_helpers import LABELS, FakeSession, toy_manifest, write_bundle
 from pitstop import OptionError
 from pitstop.runtime.image import read_parameters
 from pitstop.runtime.jobs import draw_images, plan_images
-from pitstop.runtime.pipeline import Pipeline, Settings
+from pitstop.runtime.pipeline import Pipeline
+from pitstop.runtime.sampling.settings import Settings
 
 SETTINGS = Settings(steps=4, cfg_scale=2.0)
 

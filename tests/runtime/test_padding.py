@@ -1,17 +1,17 @@
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from bundle_helpers import toy_manifest, write_bundle
 
-from pitstop.runtime.backend import Session, SessionOptions
+from pitstop.runtime.backend import SessionOptions
 from pitstop.runtime.backends import load_backend
 from pitstop.runtime.bundle.folder import open_bundle
 from pitstop.runtime.bundle.manifest import CONDITIONER
 from pitstop.runtime.image import save_png
 from pitstop.runtime.pipeline import Pipeline
-from pitstop.runtime.sampling.conditioning import ConditionedSession
+from pitstop.runtime.sampling.conditioner import Conditioner
+from pitstop.runtime.session import Session
 
 LABELS = [2, 1, 0, 2, 2, 1, 0, 1]
 SEEDS = range(40, 48)
@@ -56,23 +56,19 @@ def test_the_conditioner_is_opened_once_a_run_even_where_the_batch_is_padded(
     tmp_path: Path, images: int
 ) -> None:
     bundle = open_bundle(write_bundle(tmp_path / "toy", toy_manifest(batch=8, split=True)))
-    backend = load_backend("onnxruntime")
+    backend, options = load_backend("onnxruntime"), SessionOptions(threads=1)
     opened = 0
 
-    def opener(name: str) -> Callable[[], Session]:
-        spec = bundle.manifest.graphs[name]
+    def open_conditioner() -> Session:
+        nonlocal opened
+        opened += 1
+        return backend.open_graph(bundle.graph(CONDITIONER), options)
 
-        def open_graph() -> Session:
-            nonlocal opened
-            opened += name == CONDITIONER
-            return backend.open_graph(bundle.path(spec.path), spec, SessionOptions(threads=1))
+    conditioner = Conditioner(open_conditioner, bundle.manifest.graphs[CONDITIONER])
+    denoiser = backend.open_graph(bundle.graph("denoiser.fp32"), options)
 
-        return open_graph
-
-    denoiser = opener("denoiser.fp32")()
-    session = ConditionedSession(opener(CONDITIONER), bundle.manifest.graphs[CONDITIONER], denoiser)
-
-    drawn = Pipeline(bundle.manifest, session, "fp32")([2] * images, steps=5)
+    with Pipeline(bundle.manifest, denoiser, "fp32", conditioner=conditioner) as pipeline:
+        drawn = pipeline([2] * images, steps=5)
 
     assert opened == 1
     assert np.isfinite(drawn.latents).all()

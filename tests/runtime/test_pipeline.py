@@ -9,7 +9,7 @@ from bundle_helpers import LABELS, FakeSession, one_line, toy_manifest, write_bu
 
 from pitstop import OptionError
 from pitstop.runtime import Pipeline
-from pitstop.runtime.pipeline import Settings
+from pitstop.runtime.sampling.settings import Settings
 
 
 def png(pipeline: Pipeline, label: str, seed: int) -> bytes:

@@ -5,14 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bundle_helpers import FakeSession, one_line, toy_manifest, write_bundle
+from bundle_helpers import FakeSession, one_line, toy_manifest, with_label, write_bundle
 from PIL import Image
 
 from pitstop import OptionError
 from pitstop.runtime.bundle.manifest import CONDITIONER
 from pitstop.runtime.image import read_parameters
 from pitstop.runtime.jobs import PlannedImage, draw_images, plan_images
-from pitstop.runtime.pipeline import Pipeline, Settings
+from pitstop.runtime.pipeline import Pipeline
+from pitstop.runtime.sampling.settings import Settings
 
 SETTINGS = Settings(steps=3, cfg_scale=2.0)
 
@@ -24,8 +25,7 @@ def pipeline(tmp_path: Path) -> Pipeline:
 
 def fake_pipeline(*labels: str, latent_space: str = "pixel") -> Pipeline:
     manifest = dataclasses.replace(
-        toy_manifest(),
-        labels=labels,
+        with_label(toy_manifest(), names=labels),
         latent_space=latent_space,
         files={"denoiser.fp32.onnx": 64 * "0"},
     )
@@ -139,7 +139,12 @@ def test_other_weights_draw_again(pipeline: Pipeline, tmp_path: Path, graph: str
 
     manifest = pipeline.manifest
     files = {**manifest.files, manifest.graphs[graph].path: 64 * "0"}
-    other = Pipeline(dataclasses.replace(manifest, files=files), pipeline.session, "fp32")
+    other = Pipeline(
+        dataclasses.replace(manifest, files=files),
+        pipeline.session,
+        "fp32",
+        conditioner=pipeline.conditioner,
+    )
     done = draw_images(other, plan, SETTINGS, tmp_path / "out")
 
     assert (done.drawn, done.kept) == (2, 0)

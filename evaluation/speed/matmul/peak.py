@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from .... import PitstopError
-from ....runtime.backend import Array, Session, SessionOptions
+from ....runtime.backend import SessionOptions
 from ....runtime.backends import import_backend
+from ....runtime.bundle.folder import GraphFile
+from ....runtime.session import Array, Session
 from ..timed_run import Clock
 from .chain import LINKS, Chain, Weights
 
@@ -83,7 +85,7 @@ def _graph_chains(
             if backend.why_not() is not None:
                 continue
             try:
-                session = backend.open_graph(path, spec, options)
+                session = backend.open_graph(GraphFile(path, spec), options)
                 session.run(feeds)
             except PitstopError:  # no kernels for it there: then it is not this machine's peak
                 continue

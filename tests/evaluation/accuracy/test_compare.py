@@ -9,10 +9,11 @@ from bundle_helpers import FakeSession, one_line, toy_manifest
 from pitstop import OptionError
 from pitstop.evaluation.accuracy.compare import MIN_PSNR, compare
 from pitstop.export.goldens import draw_goldens
-from pitstop.runtime.backend import Array
 from pitstop.runtime.bundle.goldens import Goldens
 from pitstop.runtime.distance import psnr
-from pitstop.runtime.pipeline import Pipeline, Settings
+from pitstop.runtime.pipeline import Pipeline
+from pitstop.runtime.sampling.settings import Settings
+from pitstop.runtime.session import Array
 
 
 class Perturbed(FakeSession):

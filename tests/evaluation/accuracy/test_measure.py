@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bundle_helpers import one_line, toy_manifest, write_bundle
+from bundle_helpers import one_line, toy_manifest, with_label, write_bundle
 from perturb_helpers import perturb
 
 from pitstop import CheckpointError, OptionError
@@ -15,9 +15,10 @@ from pitstop.evaluation.accuracy.quality import Judge, Judgement, open_judge
 from pitstop.models.checkpoint import save_classifier
 from pitstop.models.classifier import Classifier
 from pitstop.models.presets import CLASSIFIER
+from pitstop.runtime.bundle.folder import Bundle, GraphFile
 from pitstop.runtime.bundle.manifest import Manifest
-from pitstop.runtime.pipeline import Settings
 from pitstop.runtime.sampling.sampler import Latent
+from pitstop.runtime.sampling.settings import Settings
 
 FEW = Settings(steps=3, cfg_scale=2.0)
 
@@ -116,13 +117,13 @@ def test_what_cannot_run_is_left_out_of_all_and_said_but_refused_by_name(
     exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoilt = Path(__file__)  # no graph
-    opened = Manifest.denoiser
+    given = Bundle.graph
 
-    def lose_fp16(self: Manifest, precision: str) -> object:
-        spec = opened(self, precision)
-        return spec if precision == "fp32" else dataclasses.replace(spec, path=str(spoilt))
+    def lose_fp16(self: Bundle, name: str) -> GraphFile:
+        graph = given(self, name)
+        return dataclasses.replace(graph, path=spoilt) if name == "denoiser.fp16" else graph
 
-    monkeypatch.setattr(Manifest, "denoiser", lose_fp16)
+    monkeypatch.setattr(Bundle, "graph", lose_fp16)
     done = measure(Asked([exported], ["onnxruntime"], ["all"]))
 
     assert [row.comparison.precision for row in done.rows] == ["fp32"]
@@ -155,8 +156,10 @@ def test_a_classifier_sees_classes_and_the_distance_of_enough_images(
 
 
 def manifest(**fields: object) -> Manifest:
-    known = {"latent_shape": (1, 32, 32), "num_classes": 10, "labels": ()}
-    return dataclasses.replace(toy_manifest(), **{**known, **fields})  # type: ignore[arg-type]
+    classes = fields.pop("classes", 10)
+    known = {"latent_shape": (1, 32, 32), **fields}
+    unnamed = with_label(toy_manifest(), classes=classes, names=())
+    return dataclasses.replace(unnamed, **known)  # type: ignore[arg-type]
 
 
 def test_the_shipped_classifier_judges_what_it_knows() -> None:
@@ -169,7 +172,7 @@ def test_the_shipped_classifier_judges_what_it_knows() -> None:
     ("fields", "found"),
     [
         ({"latent_shape": (4, 32, 32), "latent_space": "vae"}, "[4, 32, 32] in vae space"),
-        ({"num_classes": 3}, "knows 10 classes, but this model has 3"),
+        ({"classes": 3}, "knows 10 classes, but this model has 3"),
     ],
 )
 def test_images_that_the_classifier_does_not_know_are_refused(
@@ -184,7 +187,7 @@ def test_images_that_the_classifier_does_not_know_are_refused(
 def test_a_classifier_of_ones_own_is_read(tmp_path: Path) -> None:
     save_classifier(Classifier(3), tmp_path / "mine.safetensors")
 
-    judge = open_judge(str(tmp_path / "mine.safetensors"), manifest(num_classes=3))
+    judge = open_judge(str(tmp_path / "mine.safetensors"), manifest(classes=3))
 
     assert set(judge(np.zeros((2, 1, 32, 32), np.float32)).named.tolist()) <= {0, 1, 2}
 

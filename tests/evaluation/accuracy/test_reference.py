@@ -12,7 +12,7 @@ from pitstop import CheckpointError
 from pitstop.evaluation.accuracy.reference import live_goldens, open_reference
 from pitstop.export.trace import load_source, manifest_for
 from pitstop.runtime.bundle.manifest import Manifest
-from pitstop.runtime.pipeline import Settings
+from pitstop.runtime.sampling.settings import Settings
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +32,16 @@ def test_live_goldens_are_as_many_as_were_asked_for(checkpoint: str) -> None:
     )
 
     assert goldens.trajectory.shape == (3, 5, 1, 16, 16)
-    assert goldens.classes.tolist() == [0, 1, 2, 0, 1]
+    assert goldens.told["label"].tolist() == [0, 1, 2, 0, 1]
     assert sum(moved) == 15
 
 
 def test_a_checkpoint_is_brought_to_the_size_of_the_bundle(checkpoint: str) -> None:
     reference = open_reference(checkpoint, manifest_of(checkpoint, 24))
 
-    answer = reference.predict(np.zeros((2, 1, 24, 24), np.float32), 500, np.array([0, 3]))
+    answer = reference.predict(
+        np.zeros((2, 1, 24, 24), np.float32), 500, {"label": np.array([0, 3])}
+    )
     assert answer.shape == (2, 1, 24, 24)
 
 

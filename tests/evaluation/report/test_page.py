@@ -19,7 +19,7 @@ from pitstop.evaluation.accuracy.measure import Accuracy, Asked, Row, measure
 from pitstop.evaluation.report.page import SHOWN, decibel, render, small, write_report
 from pitstop.evaluation.report.plots import COLOURS, BlockSeries, Curve, plot_blocks, plot_curves
 from pitstop.runtime.bundle.folder import Bundle
-from pitstop.runtime.pipeline import Settings
+from pitstop.runtime.sampling.settings import Settings
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next((found for name in BROWSERS if (found := shutil.which(name))), None)

@@ -26,9 +26,10 @@ from pitstop.evaluation.speed.timed_run import Opened, Step, Turn
 from pitstop.evaluation.speed.torch_rows import TorchRow, open_torch, torch_subjects
 from pitstop.export.trace import TorchSession
 from pitstop.models.checkpoint import load_checkpoint
-from pitstop.runtime.backend import Array, SessionOptions
+from pitstop.runtime.backend import SessionOptions
 from pitstop.runtime.backends import backend_names, import_backend
 from pitstop.runtime.bundle.folder import open_bundle, write_manifest
+from pitstop.runtime.session import Array
 
 ONE_THREAD = SessionOptions(threads=1)
 ALONE = Wanted(["onnxruntime"], ["fp32"], ONE_THREAD, torch=False)

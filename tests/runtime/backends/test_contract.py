@@ -16,9 +16,11 @@ from bundle_helpers import (
 
 from pitstop import BackendUnavailable, OptionError, PitstopError
 from pitstop.runtime import backends
-from pitstop.runtime.backend import Backend, Session, SessionOptions
+from pitstop.runtime.backend import Backend, SessionOptions
 from pitstop.runtime.backends import backend_names, import_backend, load_backend
+from pitstop.runtime.bundle.folder import GraphFile
 from pitstop.runtime.pipeline import Pipeline
+from pitstop.runtime.session import Session
 
 SPEC = toy_manifest(batch=3).denoiser("fp32")
 LABELS = [2, 0, 3]
@@ -41,7 +43,7 @@ def backend(name: str) -> Backend:
 @pytest.fixture
 def session(backend: Backend, tmp_path: Path) -> Session:
     path = write_graph(tmp_path / "toy.onnx", "denoiser", SPEC)
-    return backend.open_graph(path, SPEC, ONE_THREAD)
+    return backend.open_graph(GraphFile(path, SPEC), ONE_THREAD)
 
 
 def feeds(timestep: float, *, seed: int = 0) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
@@ -99,7 +101,7 @@ def test_what_is_fed_may_be_of_another_type_and_lie_anyhow_in_memory(session: Se
 
 def test_two_sessions_do_not_disturb_each_other(backend: Backend, tmp_path: Path) -> None:
     path = write_graph(tmp_path / "toy.onnx", "denoiser", SPEC)
-    first, second = (backend.open_graph(path, SPEC, ONE_THREAD) for _ in range(2))
+    first, second = (backend.open_graph(GraphFile(path, SPEC), ONE_THREAD) for _ in range(2))
     wanted = first.run(feeds(500))["prediction"].copy()
 
     second.run(feeds(20, seed=1))
@@ -141,7 +143,7 @@ def test_a_file_that_is_no_graph_is_told_in_one_line(
 ) -> None:
     (tmp_path / "toy.onnx").write_bytes(content)
     with pytest.raises(PitstopError) as told:
-        backend.open_graph(tmp_path / "toy.onnx", SPEC, ONE_THREAD)
+        backend.open_graph(GraphFile(tmp_path / "toy.onnx", SPEC), ONE_THREAD)
     assert str(tmp_path / "toy.onnx") in one_line(told.value)
 
 
@@ -153,13 +155,13 @@ def test_a_truncated_graph_is_told_in_one_line(
     content = path.read_bytes()
     path.write_bytes(content[: int(part * len(content))])
     with pytest.raises(PitstopError) as told:
-        backend.open_graph(path, SPEC, ONE_THREAD)
+        backend.open_graph(GraphFile(path, SPEC), ONE_THREAD)
     assert str(path) in one_line(told.value)
 
 
 def test_a_missing_file_is_told_in_one_line(backend: Backend, tmp_path: Path) -> None:
     with pytest.raises(PitstopError) as told:
-        backend.open_graph(tmp_path / "toy.onnx", SPEC, ONE_THREAD)
+        backend.open_graph(GraphFile(tmp_path / "toy.onnx", SPEC), ONE_THREAD)
     assert str(tmp_path / "toy.onnx") in one_line(told.value)
 
 
@@ -169,7 +171,7 @@ def test_an_operator_that_nobody_knows_is_told_in_one_line(
     path = write_graph(tmp_path / "toy.onnx", "denoiser", SPEC)
     path.write_bytes(path.read_bytes().replace(b"Tanh", b"Tenh"))
     with pytest.raises(PitstopError) as told:
-        backend.open_graph(path, SPEC, ONE_THREAD)
+        backend.open_graph(GraphFile(path, SPEC), ONE_THREAD)
     assert str(path) in one_line(told.value)
 
 
@@ -177,7 +179,9 @@ def test_an_unknown_execution_provider_is_told_with_the_known_ones(tmp_path: Pat
     backend = load_backend("onnxruntime")
     path = write_graph(tmp_path / "toy.onnx", "denoiser", SPEC)
     with pytest.raises(BackendUnavailable) as told:
-        backend.open_graph(path, SPEC, SessionOptions(provider="AbacusExecutionProvider"))
+        backend.open_graph(
+            GraphFile(path, SPEC), SessionOptions(provider="AbacusExecutionProvider")
+        )
     assert told.value.problem == "This ONNX Runtime has no AbacusExecutionProvider"
     assert "CPUExecutionProvider" in told.value.remedy
     one_line(told.value)

@@ -16,6 +16,7 @@ from bundle_helpers import one_line, toy_manifest, write_graph
 from pitstop import BackendUnavailable, BundleError
 from pitstop.runtime.backend import SessionOptions
 from pitstop.runtime.backends import onnxruntime as backend
+from pitstop.runtime.bundle.folder import GraphFile
 
 SPEC = toy_manifest(batch=2).denoiser("fp32")
 CUDA = "CUDAExecutionProvider"
@@ -82,7 +83,7 @@ def test_a_provider_that_was_asked_for_and_does_not_start_is_told(
     monkeypatch.setattr(backend, "_open_on_gpu", lambda *arguments: session_of(backend.CPU))
 
     with pytest.raises(BackendUnavailable) as told:
-        backend.open_graph(Path("toy.onnx"), SPEC, SessionOptions(provider=CUDA))
+        backend.open_graph(GraphFile(Path("toy.onnx"), SPEC), SessionOptions(provider=CUDA))
 
     assert f"could not start {CUDA}" in one_line(told.value)
 
@@ -94,7 +95,7 @@ def test_cuda_that_nobody_asked_for_and_does_not_start_leaves_the_cpu(
     monkeypatch.setattr(backend, "_open_on_gpu", lambda *arguments: session_of(backend.CPU))
     path = write_graph(tmp_path / "toy.onnx", "denoiser", SPEC)
 
-    session = backend.open_graph(path, SPEC, SessionOptions())
+    session = backend.open_graph(GraphFile(path, SPEC), SessionOptions())
 
     assert session.device == backend.CPU
 

@@ -13,6 +13,7 @@ from bundle_helpers import one_line, toy_manifest, write_graph
 from pitstop import BackendUnavailable, BundleError
 from pitstop.runtime.backend import SessionOptions
 from pitstop.runtime.backends import import_backend
+from pitstop.runtime.bundle.folder import GraphFile
 from pitstop.runtime.bundle.manifest import GraphSpec, TensorSpec
 
 OPENVINO = import_backend("openvino")
@@ -49,7 +50,7 @@ def write_product(folder: Path, body: str, **weights: npt.NDArray[np.generic]) -
 
 
 def run(path: Path) -> npt.NDArray[np.generic]:
-    return OPENVINO.open_graph(path, SPEC, ONE_THREAD).run({"x": X})["y"]
+    return OPENVINO.open_graph(GraphFile(path, SPEC), ONE_THREAD).run({"x": X})["y"]
 
 
 def relative_l2(found: npt.NDArray[np.generic], wanted: npt.NDArray[np.generic]) -> float:
@@ -59,7 +60,7 @@ def relative_l2(found: npt.NDArray[np.generic], wanted: npt.NDArray[np.generic])
 @needs_openvino
 def test_an_fp32_graph_is_calculated_in_fp32(tmp_path: Path) -> None:
     path = write_product(tmp_path, "y = MatMul(x, w)", w=WEIGHT)
-    onnxruntime = import_backend("onnxruntime").open_graph(path, SPEC, ONE_THREAD)
+    onnxruntime = import_backend("onnxruntime").open_graph(GraphFile(path, SPEC), ONE_THREAD)
 
     found, wanted = run(path), onnxruntime.run({"x": X})["y"]
 
@@ -119,7 +120,7 @@ def test_int8_weights_alone_leave_the_activations_in_fp32(tmp_path: Path) -> Non
 def test_the_threads_are_those_asked_for_and_not_pinned_to_cores(tmp_path: Path) -> None:
     path = write_product(tmp_path, "y = MatMul(x, w)", w=WEIGHT)
 
-    session = OPENVINO.open_graph(path, SPEC, ONE_THREAD)
+    session = OPENVINO.open_graph(GraphFile(path, SPEC), ONE_THREAD)
 
     compiled = session._request.get_compiled_model()  # type: ignore[attr-defined]
     assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
@@ -130,7 +131,7 @@ def test_the_threads_are_those_asked_for_and_not_pinned_to_cores(tmp_path: Path)
 @needs_openvino
 def test_what_is_given_belongs_to_the_caller(tmp_path: Path) -> None:
     path = write_product(tmp_path, "y = MatMul(x, w)", w=WEIGHT)
-    session = OPENVINO.open_graph(path, SPEC, ONE_THREAD)
+    session = OPENVINO.open_graph(GraphFile(path, SPEC), ONE_THREAD)
     first = session.run({"x": X})["y"]
     kept = first.copy()
 
@@ -146,7 +147,7 @@ def test_what_is_given_belongs_to_the_caller(tmp_path: Path) -> None:
 @needs_openvino
 def test_a_fed_array_may_change_after_the_call_or_be_read_only(tmp_path: Path) -> None:
     path = write_product(tmp_path, "y = MatMul(x, w)", w=WEIGHT)
-    session = OPENVINO.open_graph(path, SPEC, ONE_THREAD)
+    session = OPENVINO.open_graph(GraphFile(path, SPEC), ONE_THREAD)
     fed = X.copy()
     session.run({"x": fed})
     fed *= 3
@@ -174,7 +175,7 @@ def test_a_broken_file_is_told_and_nothing_else_printed(
     path.write_bytes(content)
 
     with pytest.raises(BundleError) as told:
-        OPENVINO.open_graph(path, TOY, ONE_THREAD)
+        OPENVINO.open_graph(GraphFile(path, TOY), ONE_THREAD)
 
     assert what in one_line(told.value)
     assert str(path) in told.value.problem
@@ -186,7 +187,7 @@ def test_a_broken_file_is_told_and_nothing_else_printed(
 def test_a_missing_file_an_unknown_operator_and_lost_weights_are_told(tmp_path: Path) -> None:
     def problem(path: Path, spec: GraphSpec) -> str:
         with pytest.raises(BundleError) as told:
-            OPENVINO.open_graph(path, spec, ONE_THREAD)
+            OPENVINO.open_graph(GraphFile(path, spec), ONE_THREAD)
         assert "`--backend onnxruntime`" in one_line(told.value)
         return told.value.problem
 
@@ -219,7 +220,7 @@ def test_a_graph_that_is_not_the_manifests_is_told_with_both(
     spec = dataclasses.replace(SPEC, **{side: (tensor,)})
 
     with pytest.raises(BundleError) as told:
-        OPENVINO.open_graph(path, spec, ONE_THREAD)
+        OPENVINO.open_graph(GraphFile(path, spec), ONE_THREAD)
 
     shape = ",".join(map(str, tensor.shape))
     says = f"but the manifest says {tensor.name} {tensor.dtype} [{shape}]"
@@ -230,7 +231,7 @@ def test_a_graph_that_is_not_the_manifests_is_told_with_both(
 def test_an_execution_provider_is_refused(tmp_path: Path) -> None:
     options = SessionOptions(provider="CUDAExecutionProvider")
     with pytest.raises(BackendUnavailable) as told:
-        OPENVINO.open_graph(tmp_path / "toy.onnx", TOY, options)
+        OPENVINO.open_graph(GraphFile(tmp_path / "toy.onnx", TOY), options)
     assert "OpenVINO has no CUDAExecutionProvider" in one_line(told.value)
     assert "`--provider`" in told.value.remedy
 
@@ -248,6 +249,7 @@ WATCH = """
 import sys
 from pathlib import Path
 from pitstop.runtime.backend import SessionOptions
+from pitstop.runtime.bundle.folder import GraphFile
 from pitstop.runtime.backends import load_backend
 from bundle_helpers import toy_manifest, zeros
 
@@ -257,7 +259,8 @@ def watch(event, args):
 
 sys.addaudithook(watch)
 spec = toy_manifest(batch=3).denoiser("fp32")
-session = load_backend("openvino").open_graph(Path(sys.argv[1]), spec, SessionOptions(threads=1))
+graph = GraphFile(Path(sys.argv[1]), spec)
+session = load_backend("openvino").open_graph(graph, SessionOptions(threads=1))
 session.run(zeros(spec))
 import openvino_telemetry  # whoever wants it can still have it
 """

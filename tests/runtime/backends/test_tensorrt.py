@@ -21,7 +21,7 @@ from pitstop.runtime.backend import SessionOptions
 from pitstop.runtime.backends import import_backend, load_backend
 from pitstop.runtime.backends import tensorrt as tensorrt_backend
 from pitstop.runtime.bundle.engines import PLAN, key_for, new_engine, write_metadata
-from pitstop.runtime.bundle.folder import open_bundle
+from pitstop.runtime.bundle.folder import GraphFile, open_bundle
 from pitstop.runtime.bundle.manifest import STEP, GraphSpec
 from pitstop.runtime.devices import cuda as cuda_file
 from pitstop.runtime.devices import engine_backend
@@ -29,8 +29,7 @@ from pitstop.runtime.devices.cuda import Cuda
 from pitstop.runtime.devices.engine_loop import EngineLoop
 from pitstop.runtime.devices.engine_session import EngineSession, load_engine
 from pitstop.runtime.machine.driver import Driver, Gpu, read_driver
-from pitstop.runtime.sampling.device_run import Run, plan_run
-from pitstop.runtime.sampling.guidance import GuidedDenoiser
+from pitstop.runtime.sampling.request import Request
 from pitstop.runtime.sampling.samplers import make_sampler
 
 MANIFEST = toy_manifest(batch=2)
@@ -236,12 +235,15 @@ def loop_for(
     engine: Any = MadeUpEngine(SPEC, cudart, **options)
     stepping: Any = MadeUpEngine(step, cudart)
     denoiser = EngineSession(engine, SPEC, cuda, "test")
-    return EngineLoop(denoiser, EngineSession(stepping, step, cuda, "test"), cuda), engine, denoiser
+    session = EngineSession(stepping, step, cuda, "test")
+    return EngineLoop(denoiser, session, cuda, MANIFEST), engine, denoiser
 
 
-def some_run(session: EngineSession) -> Run:
-    denoise = GuidedDenoiser(session, MANIFEST, [0], 3.0)
-    return plan_run(denoise, make_sampler("ddim", MANIFEST.schedule, 4), [0])
+def draw(loop: EngineLoop) -> None:
+    """A guided image in four steps."""
+    sampler = make_sampler("ddim", MANIFEST.schedule, 4)
+    request = Request([0], MANIFEST.examples(1), sampler, 3.0, MANIFEST.untold)
+    loop.draw([request], lambda latents: None)
 
 
 @pytest.mark.parametrize("refused_call", [1, 2])  # before the capture, and in it
@@ -249,10 +251,10 @@ def test_an_enqueue_that_is_refused_around_the_capture_is_an_error(
     step: GraphSpec, refused_call: int
 ) -> None:
     cudart = MadeUpCudart()
-    loop, _, session = loop_for(cudart, step, refuses=lambda call: call == refused_call)
+    loop, _, _ = loop_for(cudart, step, refuses=lambda call: call == refused_call)
 
     with pytest.raises(BackendUnavailable, match="refused to run the engine"):
-        loop.sample(some_run(session), lambda: None)
+        draw(loop)
 
     assert cudart.recording is None  # the capture was ended
     assert "cudaGraphLaunch" not in cudart.calls
@@ -260,22 +262,22 @@ def test_an_enqueue_that_is_refused_around_the_capture_is_an_error(
 
 def test_a_capture_that_failed_is_made_again_by_the_next_run(step: GraphSpec) -> None:
     cudart = MadeUpCudart()
-    loop, engine, session = loop_for(cudart, step, refuses=lambda call: call == 2)
+    loop, engine, _ = loop_for(cudart, step, refuses=lambda call: call == 2)
     with pytest.raises(BackendUnavailable):
-        loop.sample(some_run(session), lambda: None)
+        draw(loop)
 
-    loop.sample(some_run(session), lambda: None)
+    draw(loop)
 
     assert engine.calls == 4  # warm-up and capture, twice; a replay calls no engine
 
 
 def test_the_host_waits_for_no_step_but_those_that_are_two_behind(step: GraphSpec) -> None:
     cudart = MadeUpCudart()
-    loop, _, session = loop_for(cudart, step)
-    loop.sample(some_run(session), lambda: None)
+    loop, _, _ = loop_for(cudart, step)
+    draw(loop)
     cudart.calls.clear()
 
-    loop.sample(some_run(session), lambda: None)
+    draw(loop)
 
     assert cudart.calls.count("cudaGraphLaunch") == 4
     assert cudart.calls.count("cudaStreamSynchronize") == 1  # for the last latent
@@ -286,7 +288,7 @@ def test_the_host_waits_for_no_step_but_those_that_are_two_behind(step: GraphSpe
 def test_closing_gives_all_memory_back_and_twice_does_no_harm(step: GraphSpec) -> None:
     cudart = MadeUpCudart()
     loop, _, session = loop_for(cudart, step)
-    loop.sample(some_run(session), lambda: None)
+    draw(loop)
 
     session.close()
     session.close()
@@ -311,13 +313,11 @@ def engines_in(
         write_metadata(place, key, 1.0)
     gpu = Gpu("Orin", "8.7", 8 << 30, integrated=True)
     monkeypatch.setattr(engine_backend, "read_driver", lambda: Driver("12.6", (gpu,), None))
-    spec = bundle.manifest.denoiser("fp32")
     with pytest.raises((BackendUnavailable, EngineError)) as told:
         engine_backend.open_engine(
             made_up_tensorrt(complaint),
             "tensorrt",
-            bundle.path(spec.path),
-            spec,
+            bundle.graph("denoiser.fp32"),
             SessionOptions(),
         )
     one_line(told.value)
@@ -343,7 +343,9 @@ def test_an_execution_provider_is_not_for_engines() -> None:
     options = SessionOptions(provider="CUDAExecutionProvider")
 
     with pytest.raises(BackendUnavailable, match="Leave out `--provider`"):
-        engine_backend.open_engine(made_up_tensorrt(""), "tensorrt", Path("x"), SPEC, options)
+        engine_backend.open_engine(
+            made_up_tensorrt(""), "tensorrt", GraphFile(Path("x"), SPEC), options
+        )
 
 
 def test_the_real_cuda_runtime_has_every_function_that_is_called() -> None:

@@ -1,4 +1,3 @@
-import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -8,9 +7,9 @@ import pytest
 from bundle_helpers import one_line, toy_manifest, zero_goldens
 
 from pitstop import BundleError
-from pitstop.runtime.bundle.goldens import Goldens, read_goldens, write_goldens
+from pitstop.runtime.bundle.goldens import ARRAYS, NAMED, Goldens, read_goldens, write_goldens
 
-NAMES = [field.name for field in dataclasses.fields(Goldens)]
+FILED = ["settings", *ARRAYS, "conditions.label", "told.label"]  # as they stand in the file
 
 
 @pytest.fixture
@@ -26,9 +25,43 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
     write_goldens(written, tmp_path)
     read = read_goldens(tmp_path / "goldens.npz")
 
+    assert_same(read, written)
+
+
+def assert_same(read: Goldens, written: Goldens) -> None:
     assert read.settings == written.settings
-    for name in set(NAMES) - {"settings"}:
+    for name in ARRAYS:
         np.testing.assert_array_equal(getattr(read, name), getattr(written, name), strict=True)
+    for group in NAMED:
+        found, wanted = getattr(read, group), getattr(written, group)
+        assert found.keys() == wanted.keys()
+        for name in wanted:
+            np.testing.assert_array_equal(found[name], wanted[name], strict=True)
+
+
+def test_goldens_from_before_conditions_had_names_are_read(path: Path) -> None:
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    arrays["labels"] = arrays.pop("conditions.label")
+    arrays["classes"] = arrays.pop("told.label")
+    np.savez(path, **arrays)
+
+    assert_same(read_goldens(path), zero_goldens(toy_manifest()))
+
+
+def test_calls_are_the_goldens_one_by_one() -> None:
+    goldens = zero_goldens(toy_manifest())
+
+    first, second = goldens.calls
+
+    assert (first.timestep, second.timestep) == (0.0, 999.0)
+    np.testing.assert_array_equal(second.conditions["label"], goldens.conditions["label"][1])
+    np.testing.assert_array_equal(second.prediction, goldens.predictions[1])
+
+
+def add_an_array(path: Path) -> None:
+    with np.load(path) as archive:
+        np.savez(path, **archive, colours=np.zeros(3))
 
 
 def cut(path: Path) -> None:
@@ -88,7 +121,8 @@ def set_settings(text: str) -> Callable[[Path], None]:
         put_one_array,
         put_pickle,
         Path.unlink,
-        *map(leave_out, NAMES),
+        add_an_array,
+        *map(leave_out, FILED),
         *map(set_settings, ["{", "3", json.dumps({"walks": 3})]),
     ],
     ids=lambda change: change.__name__,

@@ -3,7 +3,7 @@ import json
 from typing import Any
 
 import pytest
-from bundle_helpers import LABELS, one_line, toy_manifest
+from bundle_helpers import LABELS, one_line, toy_manifest, with_label
 
 from pitstop import BundleError, OptionError
 from pitstop.runtime.bundle.manifest import Manifest, PassReport
@@ -43,7 +43,7 @@ def test_a_flow_is_read_as_it_was_written(data_at: int) -> None:
 def test_a_bundle_of_version_1_is_read_with_the_scale_of_its_space(
     space: str, scale: float
 ) -> None:
-    fields = json.loads(content(schema_version=1, latent_space=space))
+    fields = json.loads(before_version_3(1, latent_space=space))
     for name in ("latent_scale", "latent_shift"):
         del fields[name]
     for name in ("format", "licence"):
@@ -56,31 +56,31 @@ def test_a_bundle_of_version_1_is_read_with_the_scale_of_its_space(
 
 
 def test_a_model_without_label_dropout_has_no_null_class() -> None:
-    assert Manifest.from_json(toy_manifest(null_class=False).to_json()).null_class is None
+    assert Manifest.from_json(toy_manifest(null_class=False).to_json()).label.null is None
 
 
 @pytest.mark.parametrize("label", [1, "1", "shoe"])
 def test_a_label_goes_by_number_and_by_name(label: str | int) -> None:
-    assert toy_manifest().label_index(label) == 1
+    assert toy_manifest().label.index(label) == 1
 
 
 def test_a_name_that_is_a_number_is_a_name_and_a_number_is_never_a_name() -> None:
-    manifest = dataclasses.replace(toy_manifest(), labels=("2", "1", "0"))
-    assert manifest.label_index("2") == 0
-    assert manifest.label_index(2) == 2
+    manifest = with_label(toy_manifest(), names=("2", "1", "0"))
+    assert manifest.label.index("2") == 0
+    assert manifest.label.index(2) == 2
 
 
 @pytest.mark.parametrize("label", ["boot", "", "3", 3, -1, "-1", "1.0", "²", 5000 * "9"])
 def test_an_unknown_label_is_told_with_the_known_ones(label: str | int) -> None:
     with pytest.raises(OptionError) as told:
-        toy_manifest().label_index(label)
+        toy_manifest().label.index(label)
     assert told.value.problem == f"There is no label {label!r}"
     assert one_line(told.value).endswith(f"from 0 to 2, or by name: {', '.join(LABELS)}.")
 
 
 def test_without_names_an_unknown_label_is_told_with_the_numbers_alone() -> None:
     with pytest.raises(OptionError) as told:
-        dataclasses.replace(toy_manifest(), labels=()).label_index("shoe")
+        with_label(toy_manifest(), names=()).label.index("shoe")
     assert told.value.remedy == "Labels go by number from 0 to 2"
 
 
@@ -100,7 +100,7 @@ def test_an_unknown_precision_is_told_with_the_known_ones() -> None:
 @pytest.mark.parametrize(
     ("version", "remedy"),
     [
-        (3, "Install the version of pitstop that wrote it"),
+        (4, "Install the version of pitstop that wrote it"),
         (0, "Export it again with this version"),
         ("one", "Export it again with this version"),
         (None, "Export it again with this version"),
@@ -109,13 +109,13 @@ def test_an_unknown_precision_is_told_with_the_known_ones() -> None:
 def test_another_schema_version_is_told_with_both_versions(version: object, remedy: str) -> None:
     with pytest.raises(BundleError) as told:
         Manifest.from_json(content(schema_version=version))
-    assert f"has schema version {version}, this pitstop reads 2" in one_line(told.value)
+    assert f"has schema version {version}, this pitstop reads 3" in one_line(told.value)
     assert told.value.remedy.startswith(remedy)
 
 
 def test_a_newer_schema_is_told_before_its_new_fields_are_read() -> None:
-    with pytest.raises(BundleError, match="has schema version 3"):
-        Manifest.from_json('{"schema_version": 3, "graph": {}}')
+    with pytest.raises(BundleError, match="has schema version 4"):
+        Manifest.from_json('{"schema_version": 4, "graph": {}}')
 
 
 @pytest.mark.parametrize(
@@ -155,11 +155,10 @@ def test_an_unknown_field_is_told_by_name() -> None:
         ("latent_shape", [1, 8, -8]),
         ("latent_shape", 8),
         ("latent_space", "cmyk"),
-        ("num_classes", "three"),
-        ("null_class", "none"),
-        ("null_class", -1),
-        ("labels", "shirt"),
-        ("labels", ["shirt", "shoe"]),
+        ("conditions", []),
+        ("conditions", 3),
+        ("conditions", [{"kind": "label"}]),
+        ("conditions", 2 * json.loads(toy_manifest().to_json())["conditions"]),
         ("prediction_type", "velocity"),
         ("prediction_type", "image"),
         ("latent_scale", 0),
@@ -189,6 +188,62 @@ def test_a_field_of_another_type_is_told(name: str, value: object) -> None:
     with pytest.raises(BundleError) as told:
         Manifest.from_json(content(**{name: value}))
     assert one_line(told.value).startswith("manifest.json cannot be read: ")
+
+
+BAD_LABELS = [
+    ("classes", "three"),
+    ("null", "none"),
+    ("null", -1),
+    ("names", "shirt"),
+    ("names", ["shirt", "shoe"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [*BAD_LABELS, ("kind", "prompt"), ("name", 3), ("name", "lable"), ("colour", "red")],
+)
+def test_a_condition_with_a_field_of_another_type_is_told(name: str, value: object) -> None:
+    [label] = json.loads(content())["conditions"]
+    with pytest.raises(BundleError) as told:
+        Manifest.from_json(content(conditions=[{**label, name: value}]))
+    assert one_line(told.value).startswith("manifest.json cannot be read: ")
+
+
+def before_version_3(version: int = 2, **changes: object) -> str:
+    """A manifest as it was written before its conditions had names."""
+    fields = json.loads(content(schema_version=version))
+    [label] = fields.pop("conditions")
+    old = {"num_classes": label["classes"], "null_class": label["null"], "labels": label["names"]}
+    return json.dumps({**fields, **old, **changes})
+
+
+@pytest.mark.parametrize(("name", "value"), BAD_LABELS)
+def test_a_field_of_another_type_is_told_in_an_old_manifest_too(name: str, value: object) -> None:
+    name = {"classes": "num_classes", "null": "null_class", "names": "labels"}[name]
+    with pytest.raises(BundleError) as told:
+        Manifest.from_json(before_version_3(**{name: value}))
+    assert one_line(told.value).startswith("manifest.json cannot be read: ")
+
+
+@pytest.mark.parametrize("name", ["num_classes", "null_class", "labels"])
+def test_a_missing_field_of_an_old_manifest_is_told_by_name(name: str) -> None:
+    fields = json.loads(before_version_3())
+    del fields[name]
+    with pytest.raises(BundleError, match=name):
+        Manifest.from_json(json.dumps(fields))
+
+
+def test_a_bundle_of_version_2_is_read_as_one_of_today() -> None:
+    assert Manifest.from_json(before_version_3()) == toy_manifest()
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_what_the_denoiser_is_fed_has_a_rate(split: bool) -> None:
+    manifest = toy_manifest(split=split)
+    assert manifest.fed == (
+        {"modulation": "step"} if split else {"timestep": "step", "label": "image"}
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,16 @@
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from bundle_helpers import some_latent
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pitstop.runtime.backend import Array
 from pitstop.runtime.bundle.manifest import GraphSpec, TensorSpec
-from pitstop.runtime.sampling.conditioning import ConditionedSession
+from pitstop.runtime.sampling.condition import Condition
+from pitstop.runtime.sampling.conditioner import ConditionedRun, Conditioner
 from pitstop.runtime.sampling.schedule import FlowSchedule, LinearFlow
+from pitstop.runtime.session import Array
 
 ROWS = 4
 STEP_BYTES = 2 * 3 * 4  # of one row: [chunk, channel] of float32
@@ -29,7 +30,7 @@ def modulation_of(timestep: float, label: float) -> Array:
     return chunks.astype(np.float32)
 
 
-class Conditioner:
+class Graph:
     """Keeps what it was asked, and how often it was opened and closed."""
 
     device = "fake"
@@ -39,7 +40,7 @@ class Conditioner:
         self.opened = self.closed = 0
         self.fails = 0
 
-    def open(self) -> "Conditioner":
+    def open(self) -> "Graph":
         self.opened += 1
         return self
 
@@ -63,84 +64,79 @@ class Conditioner:
         return [pair for call in self.asked for pair in call]
 
 
-class Denoiser:
-    """Keeps the modulations that it was fed, and gives the latent back."""
+class Runs:
+    """Runs on one conditioner, with labels by number, that keep what the denoiser was fed."""
 
-    device = "the denoiser's"
-
-    def __init__(self) -> None:
+    def __init__(self, conditioner: Conditioner) -> None:
+        self.conditioner = conditioner
+        self.run: ConditionedRun | None = None
         self.modulations: list[Array] = []
-        self.closed = False
 
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        assert feeds.keys() == {"latent", "modulation"}
-        self.modulations.append(feeds["modulation"])
-        return {"prediction": feeds["latent"]}
+    def prepare(self, timesteps: Iterable[float], labels: Iterable[int]) -> None:
+        self.run = self.conditioner.prepare(timesteps, map(label, labels))
 
-    def close(self) -> None:
-        self.closed = True
-
-
-def make(chunk_bytes: int = 1 << 20) -> tuple[ConditionedSession, Conditioner, Denoiser]:
-    conditioner, denoiser = Conditioner(), Denoiser()
-    session = ConditionedSession(conditioner.open, SPEC, denoiser, chunk_bytes)
-    return session, conditioner, denoiser
+    def feed(self, timesteps: list[float], labels: list[int]) -> None:
+        told = [label(one) for one in labels]
+        run = self.run or self.conditioner.prepare(timesteps, told)
+        fed = run.rows(timesteps, told)
+        assert fed.keys() == {"modulation"}
+        self.modulations.append(fed["modulation"])
 
 
-def run_step(session: ConditionedSession, timestep: float, labels: list[int]) -> dict[str, Array]:
-    return session.run({
-        "latent": some_latent(len(labels)),
-        "timestep": np.full(len(labels), timestep, dtype=np.float32),
-        "label": np.array(labels, dtype=np.int64),
-    })
+def label(index: int) -> Condition:
+    return Condition({"label": np.asarray(index, dtype=np.int64)})
 
 
-def assert_fed(denoiser: Denoiser, timestep: float, labels: list[int]) -> None:
+def make(chunk_bytes: int = 1 << 20) -> tuple[Runs, Graph]:
+    graph = Graph()
+    return Runs(Conditioner(graph.open, SPEC, chunk_bytes)), graph
+
+
+def run_step(runs: Runs, timestep: float, labels: list[int]) -> None:
+    runs.feed([timestep] * len(labels), labels)
+
+
+def assert_fed(runs: Runs, timestep: float, labels: list[int]) -> None:
     wanted = np.stack([modulation_of(timestep, label) for label in labels])
-    np.testing.assert_array_equal(denoiser.modulations[-1], wanted)
-    assert denoiser.modulations[-1].dtype == np.float32
+    np.testing.assert_array_equal(runs.modulations[-1], wanted)
+    assert runs.modulations[-1].dtype == np.float32
 
 
 def test_every_row_gets_the_modulation_of_its_timestep_and_label() -> None:
-    session, _, denoiser = make()
+    session, _ = make()
     session.prepare([999, 500, 0], [7, 2])
 
     for timestep in (999, 500, 0):
-        found = run_step(session, timestep, [2, 7, 7])
-        assert_fed(denoiser, timestep, [2, 7, 7])
-        np.testing.assert_array_equal(found["prediction"], some_latent(3))
+        run_step(session, timestep, [2, 7, 7])
+        assert_fed(session, timestep, [2, 7, 7])
 
 
 def test_rows_of_different_timesteps_go_in_one_call() -> None:
-    session, _, denoiser = make()
+    session, _ = make()
     session.prepare([9, 5], [1, 2])
 
-    session.run({
-        "latent": some_latent(2),
-        "timestep": np.array([5, 9], dtype=np.float32),
-        "label": np.array([2, 1], dtype=np.int64),
-    })
+    session.feed([5, 9], [2, 1])
 
     wanted = np.stack([modulation_of(5, 2), modulation_of(9, 1)])
-    np.testing.assert_array_equal(denoiser.modulations[-1], wanted)
+    np.testing.assert_array_equal(session.modulations[-1], wanted)
 
 
 def test_the_conditioner_is_asked_many_rows_a_call_and_the_last_is_padded() -> None:
-    session, conditioner, _ = make()
+    session, conditioner = make()
 
-    session.prepare([8, 6, 4], np.array([1, 0]))
+    session.prepare([8, 6, 4], [1, 0])
 
-    assert conditioner.asked == [[(8, 0), (8, 1), (6, 0), (6, 1)], [(4, 0), (4, 1), (4, 1), (4, 1)]]
+    assert conditioner.asked == [[(8, 1), (8, 0), (6, 1), (6, 0)], [(4, 1), (4, 0), (4, 0), (4, 0)]]
 
 
 def test_labels_that_come_twice_are_asked_once() -> None:
-    session, conditioner, _ = make()
+    session, conditioner = make()
     session.prepare([8, 6], [1, 1, 0, 0, 1])
-    assert conditioner.asked == [[(8, 0), (8, 1), (6, 0), (6, 1)]]
+    assert conditioner.asked == [[(8, 1), (8, 0), (6, 1), (6, 0)]]
 
 
 def test_the_conditioner_is_closed_before_the_loop_and_not_opened_in_it() -> None:
-    session, conditioner, _ = make()
+    session, conditioner = make()
     session.prepare(range(20), [0, 1])
     assert (conditioner.opened, conditioner.closed) == (1, 1)
 
@@ -151,7 +147,7 @@ def test_the_conditioner_is_closed_before_the_loop_and_not_opened_in_it() -> Non
 
 
 def test_the_same_run_again_asks_nothing() -> None:
-    session, conditioner, _ = make()
+    session, conditioner = make()
     session.prepare([8, 6], [0, 1])
     session.prepare([8, 6], [1, 0])
     session.prepare([6], [1])
@@ -159,88 +155,88 @@ def test_the_same_run_again_asks_nothing() -> None:
 
 
 def test_another_run_is_asked_for() -> None:
-    session, conditioner, denoiser = make()
+    session, conditioner = make()
     session.prepare([8, 6], [0, 1])
 
     session.prepare([8, 6], [0, 2])
     run_step(session, 6, [2, 0])
 
     assert conditioner.opened == 2
-    assert_fed(denoiser, 6, [2, 0])
+    assert_fed(session, 6, [2, 0])
 
 
 @pytest.mark.parametrize("visit", [LinearFlow.visit, LinearFlow.visit_twice])
 def test_the_times_of_a_flow_are_made_once_and_found_again(
     visit: Callable[[LinearFlow, int], FlowSchedule],
 ) -> None:
-    session, conditioner, denoiser = make()
+    session, conditioner = make()
     times = visit(LinearFlow(1), 7).timesteps.tolist()  # sevenths, which float32 rounds
     session.prepare(times, [0, 1])
 
     for time in times:
         run_step(session, time, [1, 0])
-        assert_fed(denoiser, float(np.float32(time)), [1, 0])
+        assert_fed(session, float(np.float32(time)), [1, 0])
 
     assert conditioner.opened == 1
     assert len(set(conditioner.pairs)) == 2 * len(set(times))
 
 
 def test_without_prepare_each_call_makes_what_it_needs() -> None:
-    session, conditioner, denoiser = make()
+    session, conditioner = make()
 
     for timestep in (8, 6):
         run_step(session, timestep, [3, 1])
-        assert_fed(denoiser, timestep, [3, 1])
+        assert_fed(session, timestep, [3, 1])
 
     assert conditioner.closed == 2
 
 
 def test_calls_beside_the_run_get_their_own_rows() -> None:
-    session, _, denoiser = make()
+    session, _ = make()
     session.prepare([8, 6], [0, 1])
 
     for timestep, labels in [(7, [0, 1]), (8, [5, 0]), (8, [1, 0]), (6, [0, 1])]:
         run_step(session, timestep, labels)
-        assert_fed(denoiser, timestep, labels)
+        assert_fed(session, timestep, labels)
 
 
 def test_a_long_run_is_made_in_chunks_of_steps() -> None:
-    session, conditioner, denoiser = make(chunk_bytes=2 * 2 * STEP_BYTES)  # two steps, two labels
+    session, conditioner = make(chunk_bytes=2 * 2 * STEP_BYTES)  # two steps, two labels
     steps = [9, 7, 5, 3, 1]
 
     session.prepare(steps, [0, 1])
     assert {step for step, _ in conditioner.pairs} == {9, 7}
     for timestep in steps:
         run_step(session, timestep, [1, 0])
-        assert_fed(denoiser, timestep, [1, 0])
+        assert_fed(session, timestep, [1, 0])
 
     assert (conditioner.opened, conditioner.closed) == (3, 3)
     assert conditioner.asked[2] == [(1, 0), (1, 1), (1, 1), (1, 1)]
 
 
 def test_one_step_is_held_even_where_it_does_not_fit() -> None:
-    session, conditioner, denoiser = make(chunk_bytes=1)
+    session, conditioner = make(chunk_bytes=1)
     session.prepare([9, 7], [0, 1])
 
     for timestep in (9, 7):
         run_step(session, timestep, [1, 0])
-        assert_fed(denoiser, timestep, [1, 0])
+        assert_fed(session, timestep, [1, 0])
 
     assert conditioner.opened == 2
 
 
 @pytest.mark.parametrize("order", [[1, 3, 5, 7, 9], [5, 9, 1, 7, 3], [9, 9, 1, 9]])
 def test_steps_of_a_chunked_run_may_come_in_any_order(order: list[int]) -> None:
-    session, _, denoiser = make(chunk_bytes=2 * 2 * STEP_BYTES)
+    session, _ = make(chunk_bytes=2 * 2 * STEP_BYTES)
     session.prepare([9, 7, 5, 3, 1], [0, 1])
 
     for timestep in order:
         run_step(session, timestep, [0, 1])
-        assert_fed(denoiser, timestep, [0, 1])
+        assert_fed(session, timestep, [0, 1])
 
 
 def test_a_conditioner_that_fails_is_closed_and_may_be_asked_again() -> None:
-    session, conditioner, denoiser = make()
+    session, conditioner = make()
     session.prepare([8], [0])
     conditioner.fails = 1
 
@@ -248,24 +244,59 @@ def test_a_conditioner_that_fails_is_closed_and_may_be_asked_again() -> None:
         session.prepare([6], [1])
     run_step(session, 8, [0])
 
-    assert_fed(denoiser, 8, [0])
+    assert_fed(session, 8, [0])
     assert conditioner.opened == conditioner.closed
 
 
-def test_closing_closes_the_denoiser_and_forgets_the_modulations() -> None:
-    session, conditioner, denoiser = make()
+def test_what_is_forgotten_is_asked_for_again() -> None:
+    session, conditioner = make()
     session.prepare([8], [0])
 
-    session.close()
+    session.conditioner.forget()
 
-    assert denoiser.closed
     session.prepare([8], [0])
     assert conditioner.opened == 2
 
 
-def test_the_device_is_the_denoisers() -> None:
-    session, _, _ = make()
-    assert session.device == "the denoiser's"
+def test_a_conditioner_without_a_timestep_is_asked_once_for_each_condition() -> None:
+    asked: list[list[int]] = []
+
+    class PerImage(Graph):
+        def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+            assert feeds.keys() == {"label"}
+            asked.append(feeds["label"].tolist())
+            return {"keys": feeds["label"].astype(np.float32)[:, None] + 0.5}
+
+    spec = GraphSpec(
+        path="prompt.onnx",
+        inputs=(TensorSpec("label", (2,), "int64"),),
+        outputs=(TensorSpec("keys", (2, 1), "float32"),),
+        opset=18,
+        nodes={},
+        weight_bytes=0,
+    )
+    run = Conditioner(PerImage().open, spec).prepare([9, 7, 5], [label(4), label(6), label(4)])
+
+    for timestep in (9, 7, 5):
+        rows = run.rows([timestep] * 3, [label(6), label(4), label(6)])
+        assert rows["keys"].tolist() == [[6.5], [4.5], [6.5]]
+    assert asked == [[4, 6]]
+
+
+def test_runs_of_several_threads_get_their_own_rows() -> None:
+    conditioner = Conditioner(lambda: Graph().open(), SPEC, chunk_bytes=2 * STEP_BYTES)
+
+    def draw(seed: int) -> bool:
+        labels = [seed, seed + 1]
+        runs = Runs(conditioner)
+        runs.prepare([9, 7, 5], labels)
+        for timestep in (9, 7, 5):
+            run_step(runs, timestep, labels)
+            assert_fed(runs, timestep, labels)
+        return True
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(draw, range(40)))
 
 
 LABELS = st.lists(st.integers(0, 5), min_size=1, max_size=4)
@@ -281,12 +312,12 @@ STEPS = st.lists(st.integers(0, 9), min_size=1, max_size=10)
 def test_whatever_is_asked_every_row_is_right(
     steps: list[int], labels: list[int], calls: list[tuple[int, list[int]]], chunk_bytes: int
 ) -> None:
-    session, conditioner, denoiser = make(chunk_bytes)
+    session, conditioner = make(chunk_bytes)
     session.prepare(steps, labels)
 
     for timestep, asked in [*((step, labels) for step in steps), *calls]:
         run_step(session, timestep, asked)
-        assert_fed(denoiser, timestep, asked)
+        assert_fed(session, timestep, asked)
 
     assert conditioner.opened == conditioner.closed
 
@@ -295,12 +326,12 @@ def test_whatever_is_asked_every_row_is_right(
 def test_a_run_in_order_asks_for_each_pair_once_and_holds_no_more_than_fits(
     steps: set[int], labels: list[int], fitting: int
 ) -> None:
-    session, conditioner, _ = make(fitting * len(set(labels)) * STEP_BYTES)
+    session, conditioner = make(fitting * len(set(labels)) * STEP_BYTES)
     falling = sorted(steps, reverse=True)
     session.prepare(falling, labels)
 
     for timestep in falling:
         run_step(session, timestep, labels)
 
-    assert set(conditioner.pairs) == {(step, label) for step in steps for label in labels}
+    assert set(conditioner.pairs) == {(step, one) for step in steps for one in labels}
     assert conditioner.opened == -(-len(steps) // fitting)

@@ -1,0 +1,78 @@
+"""Labels: the kind of condition that is a class, by number or by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from ... import OptionError
+from ..sampling.condition import Condition
+from ..session import Array
+
+
+@dataclass(frozen=True)
+class LabelSpec:
+    """A condition whose values are classes.
+
+    Attributes:
+        classes: How many there are, without the null class.
+        null: The class that stands for none, or None where guidance is impossible.
+        names: The classes' names in order, or empty.
+        name: Of the graph's input that takes it, int64 [row].
+        kind: How users say it.
+    """
+
+    classes: int
+    null: int | None = None
+    names: tuple[str, ...] = ()
+    name: str = "label"
+    kind: Literal["label"] = "label"
+
+    def index(self, label: str | int) -> int:
+        """The class of a label, given by number or by name.
+
+        Raises:
+            OptionError: There is no such class; the message says which there are.
+        """
+        if isinstance(label, str) and label in self.names:
+            return self.names.index(label)
+        if str(label) in map(str, range(self.classes)):
+            return int(label)
+        names = f", or by name: {', '.join(self.names)}" if self.names else ""
+        raise OptionError(
+            f"There is no label {label!r}",
+            f"Labels go by number from 0 to {self.classes - 1}{names}",
+        )
+
+    def told(self, index: int) -> Condition:
+        """What an image of a class is told."""
+        return Condition({self.name: np.asarray(index, dtype=np.int64)})
+
+    def called(self, index: int) -> str:
+        """A class by its name, or its number where it has none."""
+        if index == self.null:
+            return "none"
+        return self.names[index] if self.names else str(index)
+
+    def classes_in(self, told: Mapping[str, Array]) -> list[int]:
+        """The classes among what images were told, by name, [image, ...]."""
+        classes: list[int] = told[self.name].tolist()
+        return classes
+
+    @property
+    def untold(self) -> Condition | None:
+        """What the unguided branch is told, or None where guidance is impossible."""
+        return None if self.null is None else self.told(self.null)
+
+    def spread(self, count: int) -> list[Condition]:
+        """All classes in turn, or ``count`` of them evenly spread where there are more."""
+        if count >= self.classes:
+            return self.examples(count)
+        return [self.told(index * self.classes // count) for index in range(count)]
+
+    def examples(self, count: int) -> list[Condition]:
+        """The classes in turn."""
+        return [self.told(index % self.classes) for index in range(count)]

@@ -1,0 +1,38 @@
+"""How images are sampled: what a user chooses of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ... import OptionError
+from .samplers import AUTO
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How images are sampled.
+
+    Attributes:
+        steps: Denoiser calls for an image, from 1 to the model's training steps.
+        sampler: ``ddim``, ``ddpm`` or ``dpmpp_2m``; ``euler`` or ``heun`` for a flow; ``auto`` is
+            the first that fits the model.
+        cfg_scale: Guidance scale; 1 is none.
+        eta: DDIM's share of fresh noise, in [0, 1].
+    """
+
+    steps: int = 50
+    sampler: str = AUTO
+    cfg_scale: float = 4.0
+    eta: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not np.isfinite(self.cfg_scale) or self.cfg_scale < 0:
+            raise OptionError(
+                f"The guidance scale is {self.cfg_scale}", "Choose a number of at least 0"
+            )
+
+    @property
+    def guided(self) -> bool:
+        return self.cfg_scale != 1.0
