@@ -64,7 +64,7 @@ def median_psnr(expected: Latent, found: Latent, latent_space: str) -> float:
     return float(np.median([psnr(a, b, latent_peak(a, latent_space)) for a, b in pairs]))
 
 
-def golden_error(bundle: Bundle, model: ir.Model, options: SessionOptions) -> float:
+def golden_error(bundle: Bundle, model: ir.Model, precision: str, options: SessionOptions) -> float:
     """The largest relative L2 of the bundle's golden calls, against PyTorch in fp32.
 
     Raises:
@@ -74,14 +74,14 @@ def golden_error(bundle: Bundle, model: ir.Model, options: SessionOptions) -> fl
     calls = zip(
         goldens.latents, goldens.timesteps, goldens.labels, goldens.predictions, strict=True
     )
-    with candidate(bundle, model, "int8", options) as pipeline:
+    with candidate(bundle, model, precision, options) as pipeline:
         errors = [
             relative_l2(expected, pipeline.predict(latent, float(timestep), labels))
             for latent, timestep, labels, expected in calls
         ]
     if not np.isfinite(errors).all():
         raise NonFiniteError(
-            "The int8 denoiser gives numbers that are not finite",
+            f"The {precision} denoiser gives numbers that are not finite",
             "Use `--base fp32`, or another `--method`",
         )
     return max(errors)

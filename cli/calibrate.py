@@ -151,7 +151,10 @@ def figures(made: CalibrationReport) -> dict[str, Any]:
 def _print(made: CalibrationReport) -> None:
     rows = [
         ("bundle", str(made.bundle)),
-        ("int8", f"{len(made.sites)} sites on {made.base}; {len(made.skipped)} layers left alone"),
+        (
+            made.precision,
+            f"{len(made.sites)} sites on {made.base}; {len(made.skipped)} layers left alone",
+        ),
         ("parity", f"relative L2 {made.relative_l2:.1e} against PyTorch, single calls"),
     ]
     if made.coverage:

@@ -100,14 +100,14 @@ def export(
     Example: pitstop export fashion --out fashion.bundle --batch 8 --precision fp16,int8
     """
     from ..export.graph_pass import PassBroken
-    from ..export.lowering.lower import CALIBRATED
     from ..export.pipeline import export_bundle
     from ..export.trace import Hints
     from ..export.vae.add import DecoderShape
+    from ..runtime.bundle.precision import QUANTIZED
 
     out = Path(os.path.abspath(out))  # "." is moved away where a bundle is there already
     names = [name.strip() for name in precisions.split(",")]
-    calibrated = None
+    calibrated: dict[str, CalibrationReport] = {}
     stages = stage_progress()
     try:
         with stages.progress:
@@ -120,14 +120,15 @@ def export(
                 target=target,
                 left_out=left_out,
                 put_in=put_in,
-                precisions=[name for name in names if name != CALIBRATED],
+                precisions=[name for name in names if name not in QUANTIZED],
                 hints=Hints(format_name, heads, classes, amm),
                 vae=vae,
                 vae_shape=DecoderShape(vae_batch, vae_tile),
                 on_stage=stages.on_stage,
             )
-            if report.passed and CALIBRATED in names:
-                calibrated = _calibrate(out, stages)
+            for name in QUANTIZED:
+                if report.passed and name in names:
+                    calibrated[name] = _calibrate(out, name, stages)
     except PassBroken as error:
         click.echo(
             f"pitstop: {error}. Nothing was written; leave that pass out with `--no-pass`, and "
@@ -142,7 +143,7 @@ def export(
             "relative_l2": report.parity.worst,
             "relative_l2_by_precision": {
                 **{name: parity.worst for name, parity in report.parities.items()},
-                **({CALIBRATED: calibrated.relative_l2} if calibrated else {}),
+                **{name: made.relative_l2 for name, made in calibrated.items()},
             },
             "tolerance": report.parity.tolerance,
             "decoder_psnr_db": {n: parity.worst for n, parity in report.decoders.items()},
@@ -156,35 +157,37 @@ def export(
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     parities = [(name, _verdict(name, parity)) for name, parity in report.parities.items()]
     parities += [(name, _decoder_verdict(parity)) for name, parity in report.decoders.items()]
-    if calibrated:
-        verdict = f"relative L2 {calibrated.relative_l2:.1e} against PyTorch (no gate)"
-        parities.append((CALIBRATED, verdict))
+    parities += [
+        (name, f"relative L2 {made.relative_l2:.1e} against PyTorch (no gate)")
+        for name, made in calibrated.items()
+    ]
     console.print(passes_table(report.passes))
     console.print()
     notes = [("note", note) for note in report.notes]
     console.print(pairs([("bundle", str(out)), ("size", megabytes(size)), *parities, *notes]))
 
 
-def _calibrate(bundle: Path, stages: Stages) -> CalibrationReport:
-    """Add int8 to a bundle that is whole; where that fails or is stopped, say what there is."""
+def _calibrate(bundle: Path, precision: str, stages: Stages) -> CalibrationReport:
+    """Add a quantized denoiser; where that fails or is stopped, say what there is."""
     from ..calibration.pipeline import calibrate_bundle
     from ..calibration.recipe import Recipe
+    from ..runtime.bundle.precision import PRECISIONS
 
     add = f"add it with `pitstop calibrate {bundle}`"
     try:
         return calibrate_bundle(
             bundle,
-            Recipe(),
+            Recipe(precision=PRECISIONS[precision]),
             on_stage=stages.on_stage,
             on_start=stages.on_start,
             on_step=stages.on_step,
         )
     except PitstopError as error:
         remedy = f"{add}: {error.remedy[0].lower()}{error.remedy[1:]}"
-        problem = f"{bundle} was written without int8: {error.problem}"
+        problem = f"{bundle} was written without {precision}: {error.problem}"
         raise CalibrationError(problem, remedy[0].upper() + remedy[1:]) from error
     except BaseException:
-        click.echo(f"pitstop: {bundle} was written without int8; {add}.", err=True)
+        click.echo(f"pitstop: {bundle} was written without {precision}; {add}.", err=True)
         raise
 
 
@@ -213,10 +216,10 @@ def _decoder_verdict(parity: DecoderParity) -> str:
 
 
 def _verdict(name: str, parity: Parity) -> str:
-    from ..export.lowering.lower import LOW
+    from ..runtime.bundle.precision import PRECISIONS
 
     verdict = f"relative L2 {parity.worst:.1e} against PyTorch (at most {parity.tolerance:.0e})"
-    if name in LOW and not LOW[name].runs_here:
+    if not PRECISIONS[name].runs_here:
         verdict += (
             "; the graph was not run, but its values were rounded in fp32: ONNX Runtime's CPU "
             f"provider has no {name} kernels"

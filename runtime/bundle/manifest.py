@@ -15,6 +15,7 @@ from typing import Any, TypeVar, cast
 
 from ... import BundleError, OptionError
 from ..sampling.schedule import LinearBetas, LinearFlow
+from .precision import PRECISIONS
 
 SCHEMA_VERSION = 2
 READABLE = (1, 2)  # version 2 adds flows, the latent's scale and shift, the weights' licence
@@ -22,7 +23,6 @@ FILE_NAME = "manifest.json"
 CONDITIONER = "conditioner"
 STEP = "step"
 DECODERS = ("decoder.fp32", "decoder.fp16")
-PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 LATENT_SPACES = ("pixel", "vae")
 PREDICTION_TYPES = ("epsilon", "velocity")
 LATENT_SCALES = {"pixel": 1.0, "vae": 0.18215}  # of the model's latent; Stable Diffusion's VAE
