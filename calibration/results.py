@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 from collections.abc import Mapping
-from typing import Any
 
 import onnx_ir as ir
 
 from ..runtime.bundle.folder import Bundle, extended_bundle, write_manifest
 from ..runtime.bundle.manifest import PassReport
+from ..runtime.figures import as_json
 from .calibration_set import CalibrationSet, write_set
 from .graph_file import write_graph
 from .ranges import Ranges
@@ -44,8 +42,8 @@ def write_results(
             write_set(drawn, folder / FOLDER / "set.npz")
         for title, part in (("coverage", report.coverage), ("budget", report.search)):
             if part is not None:
-                text = json.dumps(_finite(dataclasses.asdict(part)), indent=1, allow_nan=False)
-                (folder / FOLDER / f"{title}.json").write_text(text + "\n", encoding="utf-8")
+                text = as_json(dataclasses.asdict(part), indent=1)
+                (folder / FOLDER / f"{title}.json").write_text(text, encoding="utf-8")
         others = [one for one in manifest.passes if one.name != made.name]
         write_manifest(
             folder,
@@ -70,12 +68,3 @@ def _pass_report(
         skipped={**report.skipped, **kept},
         relative_l2=report.relative_l2,
     )
-
-
-def _finite(value: Any) -> Any:
-    """As JSON has it: a number that is not finite becomes null."""
-    if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
