@@ -140,7 +140,8 @@ class _Judge:
         if backend is TWIN:
             opened = open_bundle(bundle)
             model = ir.load(bundle / opened.manifest.denoiser(precision).path)
-            twin = rounded(model, LOW.get(precision, LOW["fp16"]).dtype)  # int8's base is fp16
+            low = LOW.get(precision, LOW["fp16"])  # int8's base is fp16
+            twin = rounded(model, ir.DataType[low.dtype])
             with unbundled(opened, twin, precision, OPTIONS) as pipeline:
                 found = compare(pipeline, self.goldens, reference="PyTorch fp32")
         else:

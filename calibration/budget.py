@@ -13,14 +13,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import BundleError
-from .placement import Site
+from ..runtime.whole_file import whole_file
 
-PARTIAL = ".partial"
+if TYPE_CHECKING:  # a report reads searches, also where no graph can be
+    from .placement import Site
 
-Measure = Callable[[Sequence[Site]], float]
+Measure = Callable[["Sequence[Site]"], float]
 """From the sites that are quantized to a figure of the graph."""
 
 
@@ -156,9 +157,8 @@ def open_log(path: Path, key: str) -> Log:
         lines = list(itertools.takewhile(_is_measurement, lines))
         if head != {"search": key}:
             head, lines = {"search": key}, []
-        beside = path.with_name(f"{path.name}{PARTIAL}")
-        beside.write_text("".join(map(_as_line, [head, *lines])))  # a cut-off line is gone
-        beside.replace(path)
+        with whole_file(path) as beside:
+            beside.write_text("".join(map(_as_line, [head, *lines])))  # a cut-off line is gone
     return Log(path, {(line["what"], line["which"]): line["value"] for line in lines})
 
 

@@ -37,6 +37,7 @@ def tune(
     sites: Sequence[Site],
     held_out: CalibrationSet,
     *,
+    precision: str,
     budget_db: float,
     log: Log,
     options: SessionOptions,
@@ -50,6 +51,7 @@ def tune(
         build: Makes the graphs that are tried.
         sites: That may be quantized.
         held_out: Rows for the sites' sensitivity, and the settings of the trajectories.
+        precision: Of those graphs, its name.
         budget_db: The PSNR to reach.
         log: Remembers what was measured.
         options: How graphs are run.
@@ -65,7 +67,7 @@ def tune(
         return relative_l2(expected, predictions(build(chosen), batches, options))
 
     def psnr_of(chosen: Sequence[Site]) -> float:
-        with unbundled(bundle, build(chosen), "int8", options) as pipeline:
+        with unbundled(bundle, build(chosen), precision, options) as pipeline:
             try:
                 found = final_latents(pipeline, SEEDS, settings)
             except NonFiniteError:
@@ -76,12 +78,17 @@ def tune(
 
 
 def search_key(
-    ranges: Ranges, base_sha256: str, sites: Sequence[Site], held_out: CalibrationSet
+    ranges: Ranges,
+    precision: str,
+    base_sha256: str,
+    sites: Sequence[Site],
+    held_out: CalibrationSet,
 ) -> str:
     """What a search's measurements depend on, as a hash."""
     rows = {"seed": held_out.seed, "rows": len(held_out)}
     facts = [
         dataclasses.asdict(ranges),
+        precision,
         base_sha256,
         [site.name for site in sites],
         dataclasses.asdict(held_out.settings) | rows,

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from ..runtime.backend import SessionOptions
 from ..runtime.bundle.folder import Bundle
+from ..runtime.bundle.precision import Precision
 from .calibration_set import CalibrationSet
 from .channels import find_scalable
 from .coverage import Coverage, cover
@@ -54,6 +55,7 @@ def take_ranges(
     held_out: CalibrationSet,
     *,
     method: str,
+    precision: Precision,
     smoothed: bool,
     graph_sha256: str,
 ) -> tuple[Ranges, Coverage]:
@@ -65,14 +67,16 @@ def take_ranges(
     observed = watcher.over_sites(model, drawn)
     by_tensor = {
         name: ActivationRange(
-            threshold=find_threshold(method, one.histogram),
+            threshold=find_threshold(method, one.histogram, precision),
             amax=one.histogram.amax,
             samples=one.histogram.samples,
         )
         for name, one in observed.items()
     }
     unseen = watcher.over_sites(model, held_out)
-    second = {name: find_threshold(method, one.histogram) for name, one in unseen.items()}
+    second = {
+        name: find_threshold(method, one.histogram, precision) for name, one in unseen.items()
+    }
     coverage = cover(
         drawn, watcher.bundle.manifest, watcher.sites, observed, by_tensor, unseen, second
     )

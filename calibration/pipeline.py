@@ -1,4 +1,4 @@
-"""The whole calibration in order: a bundle in, the same bundle with an int8 denoiser out."""
+"""The whole calibration in order: a bundle in, the same with a quantized denoiser out."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import onnx_ir as ir
 from .. import CalibrationError, OptionError
 from ..runtime.backend import SessionOptions
 from ..runtime.bundle.folder import Bundle, open_bundle
+from ..runtime.bundle.precision import FP16
 from ..runtime.pipeline import OnStep
 from ..runtime.sampling.settings import Settings
 from .base_precision import choose_base
@@ -29,7 +30,6 @@ from .smoothing import apply_smoothing, smooth, why_not_smooth
 from .trajectories import draw_set, trajectories_in
 from .unbundled import golden_error, unbundled
 
-FP16_MAX = 65504.0
 HELD_OUT = 4  # a quarter as many trajectories are held out
 
 OnStage = Callable[[str], None]
@@ -87,7 +87,7 @@ def calibrate_bundle(
     on_start: OnStart = lambda steps: None,
     on_step: OnStep = lambda images: None,
 ) -> CalibrationReport:
-    """Draw trajectories, take ranges, and add an int8 denoiser to a bundle.
+    """Draw trajectories, take ranges, and add a quantized denoiser to a bundle.
 
     Args:
         folder: The bundle; it is replaced when the new one is whole.
@@ -110,7 +110,7 @@ def calibrate_bundle(
             "Both a calibration set and ranges were given", "Leave out `--set`: ranges need none"
         )
     bundle = open_bundle(Path(os.path.abspath(folder)))  # "." is moved away at the end
-    base = choose_base(bundle.manifest, recipe.base)
+    base = choose_base(bundle.manifest, recipe.base, recipe.precision)
     fp32 = _read(bundle, "fp32")
     sites = find_sites(fp32.graph, recipe.placement)
     options = options or SessionOptions(provider="CPUExecutionProvider")
@@ -160,13 +160,14 @@ def _gather(work: Work, drawn: CalibrationSet, held_out: CalibrationSet) -> tupl
         drawn,
         held_out,
         method=work.recipe.method,
+        precision=work.recipe.precision,
         smoothed=work.recipe.smooth,
         graph_sha256=work.sha256("fp32"),
     )
 
 
 def _builder(work: Work, ranges: Ranges) -> Build:
-    """What makes the int8 graph with Q/DQ at the sites that it is given."""
+    """What makes the graph with Q/DQ at the sites that it is given."""
     thresholds = {name: one.threshold for name, one in ranges.by_tensor.items()}
     for site in work.sites.found:
         if site.tensor not in thresholds:
@@ -183,7 +184,7 @@ def _builder(work: Work, ranges: Ranges) -> Build:
     weights = {name: one.const_value for name, one in constants if one.const_value is not None}
 
     def build(chosen: Sequence[Site]) -> ir.Model:
-        return quantize(model, weights, chosen, thresholds)
+        return quantize(model, weights, chosen, thresholds, work.recipe.precision)
 
     return build
 
@@ -195,9 +196,9 @@ def _check_overflow(base: ir.Graph, sites: Sequence[Site], ranges: Ranges) -> No
         operand = nodes[site.node].inputs[site.operand] if site.node in nodes else None
         one = ranges.by_tensor[site.tensor]
         amax = max(one.amax, one.threshold)
-        if operand is not None and operand.dtype is ir.DataType.FLOAT16 and amax > FP16_MAX:
+        if operand is not None and operand.dtype is ir.DataType.FLOAT16 and amax > FP16.largest:
             raise CalibrationError(
-                f"{site.name} reads values up to {amax:.0f}, fp16 ends at {FP16_MAX:.0f}",
+                f"{site.name} reads values up to {amax:.0f}, fp16 ends at {FP16.largest:.0f}",
                 "Use `--base fp32`",
             )
 
@@ -205,14 +206,15 @@ def _check_overflow(base: ir.Graph, sites: Sequence[Site], ranges: Ranges) -> No
 def _search(
     work: Work, budget_db: float, build: Build, ranges: Ranges, held_out: CalibrationSet
 ) -> Search:
-    sites = work.sites.found
-    key = search_key(ranges, work.sha256(work.base), sites, held_out)
+    sites, precision = work.sites.found, work.recipe.precision.name
+    key = search_key(ranges, precision, work.sha256(work.base), sites, held_out)
     return tune(
         work.bundle,
         work.fp32,
         build,
         sites,
         held_out,
+        precision=precision,
         budget_db=budget_db,
         log=open_log(_log_path(work.bundle), key),
         options=work.options,
@@ -228,19 +230,21 @@ def _write(
     coverage: Coverage | None,
     search: Search | None,
 ) -> CalibrationReport:
-    """Put the int8 denoiser into the bundle, without the sites that a search kept."""
-    work.on_stage("writing the int8 denoiser")
+    """Put the quantized denoiser into the bundle, without the sites that a search kept."""
+    precision = work.recipe.precision.name
+    work.on_stage(f"writing the {precision} denoiser")
     kept = search.chosen.kept if search else ()
     chosen = [site for site in work.sites.found if site.name not in kept]
     model = build(chosen)
     report = CalibrationReport(
         bundle=work.bundle.folder,
+        precision=precision,
         base=work.base,
         sites=tuple(site.name for site in chosen),
         kept=kept,
         skipped=work.sites.skipped,
         ranges_sha256=ranges.sha256,
-        relative_l2=golden_error(work.bundle, model, work.options),
+        relative_l2=golden_error(work.bundle, model, precision, work.options),
         coverage=coverage,
         search=search,
     )

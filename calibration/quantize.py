@@ -1,7 +1,7 @@
-"""Write the int8 graph: QuantizeLinear and DequantizeLinear at every site of a denoiser.
+"""Write a quantized graph: QuantizeLinear and DequantizeLinear at every site of a denoiser.
 
-Symmetric, ``q = round(x / scale)`` clipped to int8 with ``scale = threshold / 127``; weights are
-stored as int8 with one scale for each output channel. The scales have the type of what they
+Symmetric, ``q = round(x / scale)`` clipped to the precision with ``scale = threshold / largest``;
+weights are stored with one scale for each output channel. The scales have the type of what they
 scale, fp16 in an fp16 graph, so that no cast stands between a layer and its DequantizeLinear.
 """
 
@@ -16,11 +16,8 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from .. import CalibrationError
+from ..runtime.bundle.precision import PRECISIONS, Precision
 from .placement import Site
-
-LEVELS = 127
-# The smallest normal number in fp16; in fp32 the product of two scales must be normal.
-SMALLEST_SCALE = {"float16": 2.0**-14, "float32": 2.0**-60}
 
 Weight = npt.NDArray[Any]
 
@@ -30,6 +27,7 @@ def quantize(
     weights: Mapping[str, ir.TensorProtocol],
     sites: Sequence[Site],
     thresholds: Mapping[str, float],
+    precision: Precision,
 ) -> ir.Model:
     """A copy of a denoiser with Q/DQ at ``sites``.
 
@@ -38,12 +36,13 @@ def quantize(
         weights: Of the fp32 graph, by name.
         sites: Where.
         thresholds: By the name of the activation.
+        precision: What they are quantized to.
 
     Raises:
         CalibrationError: The base graph has no such node.
     """
     model = base.clone()
-    writer = _Writer(model.graph)
+    writer = _Writer(model.graph, precision)
     nodes = {str(node.outputs[0].name): node for node in model.graph}
     for site in sites:
         if site.node not in nodes:
@@ -62,29 +61,40 @@ def quantize(
     return model
 
 
-def scale_for(amax: npt.ArrayLike, dtype: np.dtype[Any]) -> Weight:
-    """The scale of type ``dtype`` at which ``amax`` becomes 127."""
-    smallest = SMALLEST_SCALE[dtype.name]
-    scale: Weight = np.maximum(np.asarray(amax) / LEVELS, smallest).astype(dtype)
+def scale_for(amax: npt.ArrayLike, dtype: np.dtype[Any], precision: Precision) -> Weight:
+    """The scale of type ``dtype`` at which ``amax`` becomes the largest number of a precision."""
+    stored = ir.DataType.from_numpy(dtype).name
+    [smallest] = [one.smallest_scale for one in PRECISIONS.values() if one.dtype == stored]
+    assert smallest is not None
+    scale: Weight = np.maximum(np.asarray(amax) / precision.largest, smallest).astype(dtype)
     return scale
 
 
 def quantize_weight(
-    weight: Weight, axis: int, dtype: np.dtype[Any]
-) -> tuple[npt.NDArray[np.int8], Weight]:
-    """int8 values of ``weight`` and the scale of each channel along ``axis``, of type ``dtype``."""
+    weight: Weight, axis: int, dtype: np.dtype[Any], precision: Precision
+) -> tuple[Weight, Weight]:
+    """What is stored of ``weight``, and the scale of each channel along ``axis``.
+
+    Args:
+        weight: As the exact graph has it.
+        axis: That of the output channels.
+        dtype: Of the scales.
+        precision: Of what is stored.
+    """
     others = tuple(other for other in range(weight.ndim) if other != axis)
-    scale = scale_for(np.abs(weight).max(axis=others), dtype)
+    scale = scale_for(np.abs(weight).max(axis=others), dtype, precision)
     shape = [-1 if other == axis else 1 for other in range(weight.ndim)]
-    rounded = np.round(weight / scale.astype(np.float32).reshape(shape))
-    return np.clip(rounded, -LEVELS, LEVELS).astype(np.int8), scale
+    nearest = precision.nearest(weight / scale.astype(np.float32).reshape(shape))
+    return nearest.astype(ir.DataType[precision.dtype].numpy()), scale
 
 
 class _Writer:
     """Inserts Q/DQ into a graph, once for each tensor."""
 
-    def __init__(self, graph: ir.Graph) -> None:
+    def __init__(self, graph: ir.Graph, precision: Precision) -> None:
         self._graph = graph
+        self._precision = precision
+        self._dtype = ir.DataType[precision.dtype]
         self._activations: dict[str, ir.Value] = {}
         self._weights: dict[str, ir.Value] = {}
 
@@ -93,7 +103,7 @@ class _Writer:
         assert value is not None
         name = str(value.name)
         if name not in self._activations:
-            self._activations[name] = self._through_int8(value, threshold)
+            self._activations[name] = self._through(value, threshold)
         node.replace_input_with(operand, self._activations[name])
 
     def quantize_weight(self, node: ir.Node, name: str, weight: Weight, axis: int) -> None:
@@ -101,27 +111,28 @@ class _Writer:
             value = node.inputs[1]
             assert value is not None
             assert value.dtype is not None
-            values, scale = quantize_weight(weight, axis, value.dtype.numpy())
+            values, scale = quantize_weight(weight, axis, value.dtype.numpy(), self._precision)
             stored = [
-                self._constant(f"{name}_int8", values),
+                self._constant(f"{name}_{self._precision.name}", values),
                 self._constant(f"{name}_scale", scale),
-                self._constant(f"{name}_zero_point", np.zeros(scale.shape, np.int8)),
+                self._constant(f"{name}_zero_point", np.zeros(scale.shape, values.dtype)),
             ]
             dequantize = ir.node("DequantizeLinear", stored, attributes={"axis": axis})
             self._weights[name] = _describe(dequantize, f"{name}_dequantized", value)
             self._graph.insert_before(node, dequantize)
         node.replace_input_with(1, self._weights[name])
 
-    def _through_int8(self, value: ir.Value, threshold: float) -> ir.Value:
+    def _through(self, value: ir.Value, threshold: float) -> ir.Value:
+        """A value as it is read once it was quantized."""
         assert value.dtype is not None
-        scale = scale_for(threshold, value.dtype.numpy())
+        scale = scale_for(threshold, value.dtype.numpy(), self._precision)
         scaled_by = [
             self._constant(f"{value.name}_scale", scale),
-            self._constant(f"{value.name}_zero_point", np.zeros((), np.int8)),
+            self._constant(f"{value.name}_zero_point", np.zeros((), self._dtype.numpy())),
         ]
         quantized = ir.node("QuantizeLinear", [value, *scaled_by])
-        low = _describe(quantized, f"{value.name}_int8", value)
-        low.type = ir.TensorType(ir.DataType.INT8)
+        low = _describe(quantized, f"{value.name}_{self._precision.name}", value)
+        low.type = ir.TensorType(self._dtype)
         dequantized = ir.node("DequantizeLinear", [low, *scaled_by])
         producer = value.producer()
         if producer is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .. import OptionError, one_of
 from ..runtime.bundle.manifest import Manifest
+from ..runtime.bundle.precision import INT8, Precision
 from ..runtime.sampling.settings import Settings
 from .budget import Search
 from .calibration_set import MAX_SEED
@@ -17,12 +18,10 @@ from .methods import METHODS
 from .placement import Placement
 from .trajectories import SEED_STRIDE
 
-BASES = ("fp16", "fp32")
-
 
 @dataclass(frozen=True)
 class Recipe:
-    """How an int8 denoiser is made.
+    """How a quantized denoiser is made.
 
     Attributes:
         num: Trajectories of the calibration set, in [1, 2**20].
@@ -30,8 +29,9 @@ class Recipe:
         cfg_scale: Guidance scale; None is 4, or 1 where the model cannot be guided.
         seed: Of the set, in [0, 2**20); the next one is that of the held-out trajectories.
         method: How ranges are found, a name in `calibration.methods.METHODS`.
-        base: The precision of what is not quantized: ``fp16``, ``fp32``, or None for what pays on
-            the bundle's target.
+        precision: What it is quantized to.
+        base: The precision of what is not quantized, one of the precision's bases, or None for what
+            pays on the bundle's target.
         smooth: Whether loud channels are moved into the weights.
         placement: What is quantized beside the linears.
         budget_db: The PSNR that trajectories must keep against the fp32 graph, or None.
@@ -42,6 +42,7 @@ class Recipe:
     cfg_scale: float | None = None
     seed: int = 0
     method: str = "mse"
+    precision: Precision = INT8
     base: str | None = None
     smooth: bool = True
     placement: Placement = field(default_factory=Placement)
@@ -50,8 +51,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise one_of("method", self.method, METHODS)
-        if self.base not in {None, *BASES}:
-            raise one_of("base", self.base, BASES)
+        if self.base not in {None, *self.precision.bases}:
+            raise one_of("base", self.base, self.precision.bases)
         if not 1 <= self.num <= SEED_STRIDE:
             raise OptionError(
                 f"{self.num} trajectories were asked for", f"Choose 1 to {SEED_STRIDE} with `--num`"
@@ -70,10 +71,11 @@ class Recipe:
 
 @dataclass(frozen=True)
 class CalibrationReport:
-    """An int8 denoiser.
+    """A quantized denoiser.
 
     Attributes:
         bundle: Where it was written.
+        precision: Its name.
         base: The precision of what is not quantized.
         sites: The operands that were quantized.
         kept: The sites that stayed in the base's precision for the budget.
@@ -85,6 +87,7 @@ class CalibrationReport:
     """
 
     bundle: Path
+    precision: str
     base: str
     sites: tuple[str, ...]
     kept: tuple[str, ...]

@@ -1,25 +1,21 @@
-"""What a calibration leaves in the bundle: the int8 graph, its ranges, and where they come from."""
+"""What a calibration leaves in the bundle: the quantized graph, its ranges, and their origin."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 from collections.abc import Mapping
-from typing import Any
 
 import onnx_ir as ir
 
 from ..runtime.bundle.folder import Bundle, extended_bundle, write_manifest
 from ..runtime.bundle.manifest import PassReport
+from ..runtime.figures import as_json
 from .calibration_set import CalibrationSet, write_set
 from .graph_file import write_graph
 from .ranges import Ranges
 from .recipe import CalibrationReport
 
 FOLDER = "calibration"
-INT8 = "denoiser.int8"
-GRAPH = f"graphs/{INT8}.onnx"
 
 
 def write_results(
@@ -29,30 +25,30 @@ def write_results(
     ranges: Ranges,
     drawn: CalibrationSet | None,
 ) -> None:
-    """Put a bundle in the place of ``bundle`` that has an int8 denoiser too.
+    """Put a bundle in the place of ``bundle`` that has the quantized denoiser too.
 
     Raises:
         BundleError: The folder cannot be written; the bundle is as it was.
     """
-    manifest = bundle.manifest
-    stale = [name for name in manifest.files if name.startswith((GRAPH, f"{FOLDER}/"))]
+    manifest, name = bundle.manifest, f"denoiser.{report.precision}"
+    path = f"graphs/{name}.onnx"
+    stale = [file for file in manifest.files if file.startswith((path, f"{FOLDER}/"))]
     with extended_bundle(bundle, stale) as folder:
-        spec = write_graph(model, folder, GRAPH)
+        spec = write_graph(model, folder, path)
         made = _pass_report(bundle, report, spec.nodes, spec.weight_bytes)
         (folder / FOLDER).mkdir()
         (folder / FOLDER / "ranges.json").write_text(ranges.to_json(), encoding="utf-8")
         if drawn is not None:
             write_set(drawn, folder / FOLDER / "set.npz")
-        for name, part in (("coverage", report.coverage), ("budget", report.search)):
+        for title, part in (("coverage", report.coverage), ("budget", report.search)):
             if part is not None:
-                path = folder / FOLDER / f"{name}.json"
-                text = json.dumps(_finite(dataclasses.asdict(part)), indent=1, allow_nan=False)
-                path.write_text(text + "\n", encoding="utf-8")
+                text = as_json(dataclasses.asdict(part), indent=1)
+                (folder / FOLDER / f"{title}.json").write_text(text, encoding="utf-8")
         others = [one for one in manifest.passes if one.name != made.name]
         write_manifest(
             folder,
             dataclasses.replace(
-                manifest, graphs={**manifest.graphs, INT8: spec}, passes=(*others, made)
+                manifest, graphs={**manifest.graphs, name: spec}, passes=(*others, made)
             ),
         )
 
@@ -63,7 +59,7 @@ def _pass_report(
     base = bundle.manifest.denoiser(report.base)
     kept = dict.fromkeys(report.kept, f"kept in {report.base} for the budget")
     return PassReport(
-        name="int8",
+        name=report.precision,
         nodes_before=base.nodes,
         nodes_after=nodes,
         weight_bytes_before=base.weight_bytes,
@@ -72,12 +68,3 @@ def _pass_report(
         skipped={**report.skipped, **kept},
         relative_l2=report.relative_l2,
     )
-
-
-def _finite(value: Any) -> Any:
-    """As JSON has it: a number that is not finite becomes null."""
-    if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

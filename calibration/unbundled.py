@@ -56,14 +56,14 @@ def median_psnr(expected: Latent, found: Latent, latent_space: str) -> float:
     return float(np.median([psnr(a, b, latent_peak(a, latent_space)) for a, b in pairs]))
 
 
-def golden_error(bundle: Bundle, model: ir.Model, options: SessionOptions) -> float:
+def golden_error(bundle: Bundle, model: ir.Model, precision: str, options: SessionOptions) -> float:
     """The largest relative L2 of the bundle's golden calls, against PyTorch in fp32.
 
     Raises:
         NonFiniteError: An answer is not finite.
     """
     goldens = read_goldens(bundle.path(bundle.manifest.goldens))
-    with unbundled(bundle, model, "int8", options) as pipeline:
+    with unbundled(bundle, model, precision, options) as pipeline:
         errors = [
             relative_l2(
                 call.prediction, pipeline.predict(call.latent, call.timestep, call.conditions)
@@ -72,7 +72,7 @@ def golden_error(bundle: Bundle, model: ir.Model, options: SessionOptions) -> fl
         ]
     if not np.isfinite(errors).all():
         raise NonFiniteError(
-            "The int8 denoiser gives numbers that are not finite",
+            f"The {precision} denoiser gives numbers that are not finite",
             "Use `--base fp32`, or another `--method`",
         )
     return max(errors)

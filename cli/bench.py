@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import provider_option, threads_option
+from .options import session_options, split_names
 from .printing import check_place, console, json_option, megabytes, step_progress, table, write_json
 
 if TYPE_CHECKING:
     from ..evaluation.speed.bench import Bench, Row
     from ..evaluation.speed.spread import Spread
-
-
-def _split(ctx: click.Context, option: click.Parameter, given: Sequence[str]) -> list[str]:
-    return [name.strip() for names in given for name in names.split(",")]
 
 
 @click.command()
@@ -29,7 +25,7 @@ def _split(ctx: click.Context, option: click.Parameter, given: Sequence[str]) ->
     "--backend",
     "backends",
     multiple=True,
-    callback=_split,
+    callback=split_names,
     metavar="NAME",
     help="What runs the denoiser; repeatable; by default all that can here.",
 )
@@ -37,12 +33,11 @@ def _split(ctx: click.Context, option: click.Parameter, given: Sequence[str]) ->
     "--precision",
     "precisions",
     multiple=True,
-    callback=_split,
+    callback=split_names,
     metavar="NAME",
     help="fp32, fp16, ...; repeatable; by default all in the bundle that run here.",
 )
-@provider_option
-@threads_option
+@session_options
 @click.option("--steps", type=click.IntRange(min=2), default=10, show_default=True,
               help="Of a trajectory.")  # fmt: skip
 @click.option("--rounds", type=click.IntRange(1, 10_000), default=5, show_default=True,
@@ -64,16 +59,11 @@ def _split(ctx: click.Context, option: click.Parameter, given: Sequence[str]) ->
 @json_option
 def bench(
     bundles: tuple[Path, ...],
-    backends: list[str],
-    precisions: list[str],
-    provider: str | None,
-    threads: int | None,
     steps: int,
     rounds: int,
-    torch: bool | None,
-    checkpoint: str,
     plot: Path | None,
     json_path: Path | None,
+    **wanted: Any,
 ) -> None:
     """Time BUNDLE on every backend in every precision, in turns with PyTorch.
 
@@ -81,20 +71,18 @@ def bench(
     """
     from ..evaluation.speed.bench import run_bench
     from ..evaluation.speed.contenders import Wanted
-    from ..runtime.backend import SessionOptions
 
     if plot is not None:
         from ..evaluation.speed.plot import check_suffix, plot_bench
 
         check_suffix(plot)
-    wanted = Wanted(backends, precisions, SessionOptions(provider, threads), torch, checkpoint)
     with step_progress() as progress:
 
         def on_turns(name: str, turns: int) -> Callable[[], None]:
             task = progress.add_task(name, total=turns)
             return lambda: progress.advance(task)
 
-        timed = run_bench(bundles, wanted, steps=steps, rounds=rounds, on_turns=on_turns)
+        timed = run_bench(bundles, Wanted(**wanted), steps=steps, rounds=rounds, on_turns=on_turns)
     write_json(json_path, figures(timed))
     if plot is not None:
         plot_bench(timed, plot)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .options import split_names
 from .printing import build_progress, console, json_option, megabytes, table, write_json
 
 if TYPE_CHECKING:
@@ -14,18 +15,14 @@ if TYPE_CHECKING:
     from ..export.engines.builder import OnPhase
 
 
-def _split(ctx: click.Context, option: click.Parameter, names: str | None) -> tuple[str, ...]:
-    return () if names is None else tuple(name.strip() for name in names.split(","))
-
-
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--backend", required=True, help="tensorrt or tensorrt-rtx.")
+@click.option("--backend", "builder", required=True, help="tensorrt or tensorrt-rtx.")
 @click.option("--precision", help="Of the denoiser; by default the most exact in the bundle.")
 @click.option(
     "--compute-capability",
-    "capabilities",
-    callback=_split,
+    "compute_capabilities",
+    callback=split_names,
     metavar="X.Y[,X.Y...]",
     help="The GPUs to build for, such as 8.6,8.9,12.0; by default the one here. tensorrt-rtx only.",
 )
@@ -37,6 +34,7 @@ def _split(ctx: click.Context, option: click.Parameter, names: str | None) -> tu
 )
 @click.option(
     "--workspace",
+    "workspace_mib",
     type=int,
     metavar="MIB",
     help="Device memory for one kernel beside its inputs; by default half of the GPU's.",
@@ -51,18 +49,7 @@ def _split(ctx: click.Context, option: click.Parameter, names: str | None) -> tu
 )
 @click.option("--force", is_flag=True, help="Build even where the engine is there.")
 @json_option
-def build(
-    bundle: Path,
-    backend: str,
-    precision: str | None,
-    capabilities: tuple[str, ...],
-    optimization_level: int | None,
-    workspace: int | None,
-    hardware_compatible: bool,
-    version_compatible: bool,
-    force: bool,
-    json_path: Path | None,
-) -> None:
+def build(bundle: Path, json_path: Path | None, **asked: Any) -> None:
     """Build the engines of BUNDLE, on the device or for TensorRT-RTX without one.
 
     An engine that is there for the same graph, GPU, version and flags is kept.
@@ -71,16 +58,7 @@ def build(
     """
     from ..export.engines.build import BuildOptions, build_engines
 
-    options = BuildOptions(
-        builder=backend,
-        precision=precision,
-        compute_capabilities=capabilities,
-        optimization_level=optimization_level,
-        workspace_mib=workspace,
-        hardware_compatible=hardware_compatible,
-        version_compatible=version_compatible,
-        force=force,
-    )
+    options = BuildOptions(**asked)
     with build_progress() as progress:
 
         def on_engine(graph: str) -> OnPhase:

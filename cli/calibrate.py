@@ -12,36 +12,59 @@ import click
 from click.core import ParameterSource
 
 from .. import OptionError
-from .options import provider_option, threads_option
+from .options import as_value, session_options
 from .printing import console, decibel, json_option, pairs, stage_progress, table, write_json
 
 if TYPE_CHECKING:
-    from ..calibration.recipe import CalibrationReport
+    from ..calibration.recipe import CalibrationReport, Recipe
+    from ..runtime.backend import SessionOptions
 
 DRAWN = ("num", "steps", "cfg_scale", "seed")  # what trajectories are drawn with
+CPU = "CPUExecutionProvider"
+
+
+@as_value(
+    "recipe",
+    click.option(
+        "--num", default=64, show_default=True, help="Trajectories of the calibration set."
+    ),
+    click.option("--steps", default=50, show_default=True, help="Denoiser calls of a trajectory."),
+    click.option(
+        "--cfg-scale", type=float, help="Guidance scale; 4 by default, or 1 without labels."
+    ),
+    click.option("--seed", default=0, show_default=True, help="Of the calibration set."),
+    click.option(
+        "--method", default="mse", show_default=True, help="minmax, percentile, entropy or mse."
+    ),
+    click.option("--base", help="fp16 or fp32: the precision of what is not quantized."),
+    click.option(
+        "--smooth/--no-smooth",
+        default=True,
+        show_default=True,
+        help="Move loud channels into the weights.",
+    ),
+    click.option("--attention", is_flag=True, help="Quantize the attention's two matmuls too."),
+    click.option("--no-bridge", is_flag=True, help="Leave the bridge's convolutions unquantized."),
+    click.option(
+        "--budget",
+        "budget_db",
+        type=float,
+        metavar="DB",
+        help="The PSNR that whole trajectories must keep.",
+    ),
+)
+def recipe_options(attention: bool, no_bridge: bool, **fields: Any) -> Recipe:
+    """How the denoiser is made; first of all, nothing is asked for that would do nothing."""
+    _refuse_idle(click.get_current_context())
+    from ..calibration.placement import Placement
+    from ..calibration.recipe import Recipe
+
+    return Recipe(**fields, placement=Placement(bridge=not no_bridge, attention=attention))
 
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--num", default=64, show_default=True, help="Trajectories of the calibration set.")
-@click.option("--steps", default=50, show_default=True, help="Denoiser calls of a trajectory.")
-@click.option("--cfg-scale", type=float, help="Guidance scale; 4 by default, or 1 without labels.")
-@click.option("--seed", default=0, show_default=True, help="Of the calibration set.")
-@click.option(
-    "--method", default="mse", show_default=True, help="minmax, percentile, entropy or mse."
-)
-@click.option("--base", help="fp16 or fp32: the precision of what is not quantized.")
-@click.option(
-    "--smooth/--no-smooth",
-    default=True,
-    show_default=True,
-    help="Move loud channels into the weights.",
-)
-@click.option("--attention", is_flag=True, help="Quantize the attention's two matmuls too.")
-@click.option("--no-bridge", is_flag=True, help="Leave the bridge's convolutions unquantized.")
-@click.option(
-    "--budget", type=float, metavar="DB", help="The PSNR that whole trajectories must keep."
-)
+@recipe_options
 @click.option(
     "--set",
     "set_path",
@@ -54,27 +77,14 @@ DRAWN = ("num", "steps", "cfg_scale", "seed")  # what trajectories are drawn wit
     type=click.Path(path_type=Path),
     help="A ranges.json of this very graph, instead of taking ranges.",
 )
-@provider_option
-@threads_option
+@session_options
 @json_option
-@click.pass_context
 def calibrate(
-    ctx: click.Context,
     bundle: Path,
-    num: int,
-    steps: int,
-    cfg_scale: float | None,
-    seed: int,
-    method: str,
-    base: str | None,
-    smooth: bool,
-    attention: bool,
-    no_bridge: bool,
-    budget: float | None,
+    recipe: Recipe,
     set_path: Path | None,
     ranges_path: Path | None,
-    provider: str | None,
-    threads: int | None,
+    options: SessionOptions,
     json_path: Path | None,
 ) -> None:
     """Add an int8 denoiser to BUNDLE, with ranges from denoising trajectories of its fp32 one.
@@ -84,27 +94,8 @@ def calibrate(
 
     Example: pitstop calibrate fashion.bundle --num 64 --budget 45
     """
-    if ranges_path is not None:
-        drawn = () if budget is not None else DRAWN
-        _refuse_idle(ctx, "--ranges", ("method", "smooth", *drawn))
-    elif set_path is not None:
-        _refuse_idle(ctx, "--set", DRAWN)
     from ..calibration.pipeline import calibrate_bundle
-    from ..calibration.placement import Placement
-    from ..calibration.recipe import Recipe
-    from ..runtime.backend import SessionOptions
 
-    recipe = Recipe(
-        num=num,
-        steps=steps,
-        cfg_scale=cfg_scale,
-        seed=seed,
-        method=method,
-        base=base,
-        smooth=smooth,
-        placement=Placement(bridge=not no_bridge, attention=attention),
-        budget_db=budget,
-    )
     stages = stage_progress()
     with stages.progress:
         made = calibrate_bundle(
@@ -112,7 +103,7 @@ def calibrate(
             recipe,
             set_path=set_path,
             ranges_path=ranges_path,
-            options=SessionOptions(provider or "CPUExecutionProvider", threads),
+            options=dataclasses.replace(options, provider=options.provider or CPU),
             on_stage=stages.on_stage,
             on_start=stages.on_start,
             on_step=stages.on_step,
@@ -123,8 +114,16 @@ def calibrate(
         sys.exit(1)
 
 
-def _refuse_idle(ctx: click.Context, given: str, names: Sequence[str]) -> None:
-    """Refuse an option that somebody set and that does nothing beside the one that is given."""
+def _refuse_idle(ctx: click.Context) -> None:
+    """Refuse an option that somebody set and that does nothing beside another one."""
+    if ctx.params["ranges_path"] is not None:
+        drawn = () if ctx.params["budget_db"] is not None else DRAWN
+        _refuse_beside(ctx, "--ranges", ("method", "smooth", *drawn))
+    elif ctx.params["set_path"] is not None:
+        _refuse_beside(ctx, "--set", DRAWN)
+
+
+def _refuse_beside(ctx: click.Context, given: str, names: Sequence[str]) -> None:
     for name in names:
         if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
             option = f"`--{name.replace('_', '-')}`"
@@ -151,7 +150,10 @@ def figures(made: CalibrationReport) -> dict[str, Any]:
 def _print(made: CalibrationReport) -> None:
     rows = [
         ("bundle", str(made.bundle)),
-        ("int8", f"{len(made.sites)} sites on {made.base}; {len(made.skipped)} layers left alone"),
+        (
+            made.precision,
+            f"{len(made.sites)} sites on {made.base}; {len(made.skipped)} layers left alone",
+        ),
         ("parity", f"relative L2 {made.relative_l2:.1e} against PyTorch, single calls"),
     ]
     if made.coverage:

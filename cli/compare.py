@@ -12,7 +12,7 @@ from click.core import ParameterSource
 from rich.text import Text
 
 from .. import OptionError
-from .options import provider_option, threads_option
+from .options import as_value, sampling_options, session_options, split_names
 from .printing import (
     check_place,
     console,
@@ -34,29 +34,34 @@ ROWS = 16  # images listed one by one
 LIVE = ("images", "steps", "sampler", "cfg_scale")  # options of `--checkpoint` alone
 
 
-def _split(ctx: click.Context, option: click.Parameter, names: str | None) -> list[str]:
-    return [] if names is None else list(dict.fromkeys(map(str.strip, names.split(","))))
+@as_value(
+    "checkpoint",
+    click.option(
+        "--checkpoint",
+        metavar="CHECKPOINT|PRESET",
+        help="Run PyTorch live instead of reading the goldens.",
+    ),
+)
+def checkpoint_option(checkpoint: str | None) -> str | None:
+    """PyTorch's side, without which nothing may be said of it."""
+    if checkpoint is None:
+        _refuse_live_options()
+    return checkpoint
 
 
 @click.command()
 @click.argument(
     "bundles", metavar="BUNDLE...", nargs=-1, required=True, type=click.Path(path_type=Path)
 )
-@click.option(
-    "--checkpoint",
-    metavar="CHECKPOINT|PRESET",
-    help="Run PyTorch live instead of reading the goldens.",
-)
+@checkpoint_option
 @click.option(
     "--images", type=click.IntRange(min=1), default=8, show_default=True, help="With --checkpoint."
 )
-@click.option("--steps", default=50, show_default=True, help="With --checkpoint.")
-@click.option("--sampler", default="auto", show_default=True, help="With --checkpoint.")
-@click.option("--cfg-scale", default=4.0, show_default=True, help="With --checkpoint.")
+@sampling_options("steps", "sampler", "cfg_scale", text="With --checkpoint.")
 @click.option(
     "--precision",
     "precisions",
-    callback=_split,
+    callback=split_names,
     metavar="NAME[,NAME...]",
     help="fp32, fp16, ..., or all that run here; by default the most exact in the bundle.",
 )
@@ -65,20 +70,21 @@ def _split(ctx: click.Context, option: click.Parameter, names: str | None) -> li
     "backends",
     default="auto",
     show_default=True,
-    callback=_split,
+    callback=split_names,
     metavar="NAME[,NAME...]",
     help="What runs the denoiser.",
 )
-@provider_option
-@threads_option
+@session_options
 @click.option(
     "--min-psnr",
+    "min_psnr_db",
     type=float,
     metavar="DB",
     help="Gate of the median image; by default 60 for fp32 and fp16, 48 for bf16, 40 for int8.",
 )
 @click.option(
     "--max-rel-l2",
+    "max_relative_l2",
     type=float,
     metavar="X",
     help="Gate of the worst single call; by default 1e-5 for fp32, and none for the others.",
@@ -96,57 +102,24 @@ def _split(ctx: click.Context, option: click.Parameter, names: str | None) -> li
     help="Write a page with curves, images and the error of every block.",
 )
 @json_option
-def compare(
-    bundles: tuple[Path, ...],
-    checkpoint: str | None,
-    images: int,
-    steps: int,
-    sampler: str,
-    cfg_scale: float,
-    precisions: list[str],
-    backends: list[str],
-    provider: str | None,
-    threads: int | None,
-    min_psnr: float | None,
-    max_rel_l2: float | None,
-    classifier: str | None,
-    report: Path | None,
-    json_path: Path | None,
-) -> None:
+def compare(report: Path | None, json_path: Path | None, **asked: Any) -> None:
     """Hold BUNDLE against PyTorch in fp32, on the same noise; exit 1 where a gate is not met.
 
     Several bundles of one model, precisions and backends are compared each with each.
 
     Example: pitstop compare fashion.bundle --checkpoint fashion --precision all --report page.html
     """
-    if checkpoint is None:
-        _refuse_live_options()
     from ..evaluation.accuracy.measure import Asked, measure
-    from ..runtime.backend import SessionOptions
-    from ..runtime.sampling.settings import Settings
 
     if report is not None:
         from ..evaluation.report.page import write_report
-    asked = Asked(
-        bundles=bundles,
-        backends=backends,
-        precisions=precisions,
-        options=SessionOptions(provider, threads),
-        checkpoint=checkpoint,
-        settings=Settings(steps, sampler, cfg_scale),
-        images=images,
-        min_psnr_db=min_psnr,
-        max_relative_l2=max_rel_l2,
-        classifier=classifier,
-        whole=report is not None,
-    )
     with step_progress() as progress:
 
         def on_part(name: str, total: int) -> OnStep:
             task = progress.add_task(name, total=total)
             return lambda moved: progress.advance(task, moved)
 
-        accuracy = measure(asked, on_part)
+        accuracy = measure(Asked(**asked, whole=report is not None), on_part)
     write_json(json_path, figures(accuracy))
     if report is not None:
         write_report(accuracy, report)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .. import CalibrationError, PitstopError
-from .options import amm_option, classes_option, format_option, heads_option
+from .options import as_value, hint_options, split_names
 from .passes_table import passes_table
 from .printing import console, json_option, megabytes, pairs, stage_progress, write_json
 
@@ -19,8 +20,26 @@ if TYPE_CHECKING:
     from ..calibration.recipe import CalibrationReport
     from ..export.parity import Parity
     from ..export.pipeline import ExportReport
-    from ..export.vae.add import DecoderParity
+    from ..export.vae.add import DecoderParity, DecoderShape
     from .printing import Stages
+
+
+@as_value(
+    "vae_shape",
+    click.option(
+        "--vae-tile",
+        default=64,
+        show_default=True,
+        metavar="LATENT_PIXELS",
+        help="Larger latents are decoded in tiles of this side.",
+    ),
+    click.option("--vae-batch", default=1, show_default=True, help="Images of one decoder call."),
+)
+def vae_shape_options(vae_tile: int, vae_batch: int) -> DecoderShape:
+    """What the VAE's decoder is traced for."""
+    from ..export.vae.add import DecoderShape
+
+    return DecoderShape(vae_batch, vae_tile)
 
 
 @click.command()
@@ -52,46 +71,21 @@ if TYPE_CHECKING:
     "precisions",
     default="fp32",
     show_default=True,
+    callback=split_names,
     metavar="NAME[,NAME...]",
     help="fp16, bf16 and int8 beside fp32, which is always written.",
 )
-@format_option
-@heads_option
-@classes_option
-@amm_option
+@hint_options
 @click.option(
     "--vae",
     type=click.Path(path_type=Path),
     metavar="DIR",
     help="A diffusers folder with the VAE whose decoder goes into the bundle.",
 )
-@click.option(
-    "--vae-tile",
-    default=64,
-    show_default=True,
-    metavar="LATENT_PIXELS",
-    help="Larger latents are decoded in tiles of this side.",
-)
-@click.option("--vae-batch", default=1, show_default=True, help="Images of one decoder call.")
+@vae_shape_options
 @json_option
 def export(
-    source: str,
-    out: Path,
-    batch: int,
-    image_size: int | None,
-    seed: int,
-    target: str,
-    left_out: tuple[str, ...],
-    put_in: tuple[str, ...],
-    precisions: str,
-    format_name: str | None,
-    heads: int | None,
-    classes: int | None,
-    amm: str | None,
-    vae: Path | None,
-    vae_tile: int,
-    vae_batch: int,
-    json_path: Path | None,
+    source: str, out: Path, precisions: tuple[str, ...], json_path: Path | None, **asked: Any
 ) -> None:
     """Trace a checkpoint into ONNX, check it against PyTorch, and write a bundle.
 
@@ -100,34 +94,22 @@ def export(
     Example: pitstop export fashion --out fashion.bundle --batch 8 --precision fp16,int8
     """
     from ..export.graph_pass import PassBroken
-    from ..export.lowering.lower import CALIBRATED
     from ..export.pipeline import export_bundle
-    from ..export.trace import Hints
-    from ..export.vae.add import DecoderShape
+    from ..runtime.bundle.precision import QUANTIZED
 
     out = Path(os.path.abspath(out))  # "." is moved away where a bundle is there already
-    names = [name.strip() for name in precisions.split(",")]
-    calibrated = None
+    floating = [name for name in precisions if name not in QUANTIZED]
     stages = stage_progress()
     try:
         with stages.progress:
             report = export_bundle(
-                source,
-                out,
-                batch=batch,
-                image_size=image_size,
-                seed=seed,
-                target=target,
-                left_out=left_out,
-                put_in=put_in,
-                precisions=[name for name in names if name != CALIBRATED],
-                hints=Hints(format_name, heads, classes, amm),
-                vae=vae,
-                vae_shape=DecoderShape(vae_batch, vae_tile),
-                on_stage=stages.on_stage,
+                source, out, precisions=floating, on_stage=stages.on_stage, **asked
             )
-            if report.passed and CALIBRATED in names:
-                calibrated = _calibrate(out, stages)
+            calibrated = {
+                name: _calibrate(out, name, stages)
+                for name in QUANTIZED
+                if report.passed and name in precisions
+            }
     except PassBroken as error:
         click.echo(
             f"pitstop: {error}. Nothing was written; leave that pass out with `--no-pass`, and "
@@ -135,56 +117,66 @@ def export(
             err=True,
         )
         sys.exit(1)
-    write_json(
-        json_path,
-        {
-            "bundle": str(out) if report.passed else None,
-            "relative_l2": report.parity.worst,
-            "relative_l2_by_precision": {
-                **{name: parity.worst for name, parity in report.parities.items()},
-                **({CALIBRATED: calibrated.relative_l2} if calibrated else {}),
-            },
-            "tolerance": report.parity.tolerance,
-            "decoder_psnr_db": {n: parity.worst for n, parity in report.decoders.items()},
-            "passes": [dataclasses.asdict(done) for done in report.passes],
-            "passed": report.passed,
-        },
-    )
+    write_json(json_path, figures(out, report, calibrated))
     if not report.passed:
         click.echo(f"pitstop: {_failure(report)}", err=True)
         sys.exit(1)
+    _print(out, report, calibrated)
+
+
+def figures(
+    out: Path, report: ExportReport, calibrated: Mapping[str, CalibrationReport]
+) -> dict[str, Any]:
+    return {
+        "bundle": str(out) if report.passed else None,
+        "relative_l2": report.parity.worst,
+        "relative_l2_by_precision": {
+            **{name: parity.worst for name, parity in report.parities.items()},
+            **{name: made.relative_l2 for name, made in calibrated.items()},
+        },
+        "tolerance": report.parity.tolerance,
+        "decoder_psnr_db": {n: parity.worst for n, parity in report.decoders.items()},
+        "passes": [dataclasses.asdict(done) for done in report.passes],
+        "passed": report.passed,
+    }
+
+
+def _print(out: Path, report: ExportReport, calibrated: Mapping[str, CalibrationReport]) -> None:
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-    parities = [(name, _verdict(name, parity)) for name, parity in report.parities.items()]
-    parities += [(name, _decoder_verdict(parity)) for name, parity in report.decoders.items()]
-    if calibrated:
-        verdict = f"relative L2 {calibrated.relative_l2:.1e} against PyTorch (no gate)"
-        parities.append((CALIBRATED, verdict))
+    rows = [("bundle", str(out)), ("size", megabytes(size))]
+    rows += [(name, _verdict(name, parity)) for name, parity in report.parities.items()]
+    rows += [(name, _decoder_verdict(parity)) for name, parity in report.decoders.items()]
+    rows += [
+        (name, f"relative L2 {made.relative_l2:.1e} against PyTorch (no gate)")
+        for name, made in calibrated.items()
+    ]
+    rows += [("note", note) for note in report.notes]
     console.print(passes_table(report.passes))
     console.print()
-    notes = [("note", note) for note in report.notes]
-    console.print(pairs([("bundle", str(out)), ("size", megabytes(size)), *parities, *notes]))
+    console.print(pairs(rows))
 
 
-def _calibrate(bundle: Path, stages: Stages) -> CalibrationReport:
-    """Add int8 to a bundle that is whole; where that fails or is stopped, say what there is."""
+def _calibrate(bundle: Path, precision: str, stages: Stages) -> CalibrationReport:
+    """Add a quantized denoiser; where that fails or is stopped, say what there is."""
     from ..calibration.pipeline import calibrate_bundle
     from ..calibration.recipe import Recipe
+    from ..runtime.bundle.precision import PRECISIONS
 
     add = f"add it with `pitstop calibrate {bundle}`"
     try:
         return calibrate_bundle(
             bundle,
-            Recipe(),
+            Recipe(precision=PRECISIONS[precision]),
             on_stage=stages.on_stage,
             on_start=stages.on_start,
             on_step=stages.on_step,
         )
     except PitstopError as error:
         remedy = f"{add}: {error.remedy[0].lower()}{error.remedy[1:]}"
-        problem = f"{bundle} was written without int8: {error.problem}"
+        problem = f"{bundle} was written without {precision}: {error.problem}"
         raise CalibrationError(problem, remedy[0].upper() + remedy[1:]) from error
     except BaseException:
-        click.echo(f"pitstop: {bundle} was written without int8; {add}.", err=True)
+        click.echo(f"pitstop: {bundle} was written without {precision}; {add}.", err=True)
         raise
 
 
@@ -213,10 +205,10 @@ def _decoder_verdict(parity: DecoderParity) -> str:
 
 
 def _verdict(name: str, parity: Parity) -> str:
-    from ..export.lowering.lower import LOW
+    from ..runtime.bundle.precision import PRECISIONS
 
     verdict = f"relative L2 {parity.worst:.1e} against PyTorch (at most {parity.tolerance:.0e})"
-    if name in LOW and not LOW[name].runs_here:
+    if not PRECISIONS[name].runs_here:
         verdict += (
             "; the graph was not run, but its values were rounded in fp32: ONNX Runtime's CPU "
             f"provider has no {name} kernels"

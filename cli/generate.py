@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from .options import backend_option, precision_option, provider_option, threads_option
+from .options import sampling_options, session_options
 from .printing import console, json_option, pairs, step_progress, write_json
+
+if TYPE_CHECKING:
+    from ..runtime.backend import SessionOptions
+    from ..runtime.backends import Choice
+    from ..runtime.jobs import RunReport
+    from ..runtime.sampling.settings import Settings
 
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--label", "labels", multiple=True, help="A class, by number or name; repeatable.")
 @click.option("--num", type=click.IntRange(1, 1_000_000), help="Images in all, the labels in turn.")
-@click.option("--steps", default=50, show_default=True, help="Denoiser calls for an image.")
-@click.option(
-    "--sampler",
-    default="auto",
-    show_default=True,
-    help="ddim, ddpm or dpmpp_2m; for flow models euler or heun. The first is what auto takes.",
-)
-@click.option("--cfg-scale", default=4.0, show_default=True, help="Guidance scale; 1 is none.")
-@click.option("--eta", default=0.0, show_default=True, help="DDIM's share of fresh noise, 0 to 1.")
+@sampling_options()
 @click.option(
     "--seed", default=0, show_default=True, help="Of the first image; then one more each."
 )
-@precision_option
-@backend_option
-@provider_option
-@threads_option
+@click.option("--precision", help="fp32, fp16, ...; by default the most exact in the bundle.")
+@click.option("--backend", default="auto", show_default=True, help="What runs the denoiser.")
+@session_options
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Folder for the images."
 )
@@ -38,15 +36,11 @@ def generate(
     bundle: Path,
     labels: tuple[str, ...],
     num: int | None,
-    steps: int,
-    sampler: str,
-    cfg_scale: float,
-    eta: float,
+    settings: Settings,
     seed: int,
     precision: str | None,
     backend: str,
-    provider: str | None,
-    threads: int | None,
+    options: SessionOptions,
     out: Path,
     json_path: Path | None,
 ) -> None:
@@ -57,15 +51,10 @@ def generate(
 
     Example: pitstop generate fashion.bundle --label sneaker --num 8 --out pictures
     """
-    from ..runtime.backend import SessionOptions
     from ..runtime.jobs import draw_images, plan_images
     from ..runtime.pipeline import Pipeline
-    from ..runtime.sampling.settings import Settings
 
-    options = SessionOptions(provider, threads)
     pipeline = Pipeline.from_bundle(bundle, backend=backend, precision=precision, options=options)
-    chosen = pipeline.chosen
-    settings = Settings(steps, sampler, cfg_scale, eta)
     plan = plan_images(pipeline.manifest, labels, num, seed)
     with step_progress() as progress:
         task = progress.add_task("drawing", total=None)
@@ -78,12 +67,16 @@ def generate(
             on_step=lambda: progress.advance(task),
         )
     write_json(json_path, done.figures())
+    _print(done, out, pipeline.chosen)
+
+
+def _print(done: RunReport, out: Path, chosen: Choice | None) -> None:
     console.print(
         pairs([
             ("images", f"{done.drawn} drawn, {done.kept} kept from before"),
             ("folder", str(out)),
             ("grid", str(done.grid) if done.grid else done.why_no_grid),
-            ("backend", f"{done.device}, {pipeline.precision}"),
+            ("backend", f"{done.device}, {done.precision}"),
             *([("auto", f"took {chosen.name}: {chosen.why}")] if chosen and chosen.why else []),
             *([("latents", f"through the host: {done.why_on_host}")] if done.why_on_host else []),
             ("time", f"{done.seconds:.1f} s, {done.ms_per_step or 0:.0f} ms a step"),

@@ -9,31 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import amm_option, classes_option, format_option, heads_option
+from .options import hint_options
 from .passes_table import moves_lines, passes_table, skipped_lines
 from .printing import console, json_option, megabytes, pairs, table, write_json
 
 if TYPE_CHECKING:
     from ..evaluation.inspection import CheckpointReport
+    from ..models.format import Hints
     from ..runtime.bundle.folder import Bundle
     from ..runtime.bundle.manifest import ModelSpec
 
 
 @click.command()
 @click.argument("target", metavar="BUNDLE|CHECKPOINT|PRESET")
-@format_option
-@heads_option
-@classes_option
-@amm_option
+@hint_options
 @json_option
-def inspect(
-    target: str,
-    format_name: str | None,
-    heads: int | None,
-    classes: int | None,
-    amm: str | None,
-    json_path: Path | None,
-) -> None:
+def inspect(target: str, hints: Hints | None, json_path: Path | None) -> None:
     """Say what a bundle holds, or what a checkpoint is; a bundle's hashes are checked.
 
     Example: pitstop inspect fashion.bundle
@@ -46,9 +37,8 @@ def inspect(
         _print_bundle(bundle)
     else:
         from ..evaluation.inspection import inspect_checkpoint
-        from ..models.format import Hints
 
-        report = inspect_checkpoint(target, Hints(format_name, heads, classes, amm))
+        report = inspect_checkpoint(target, hints)
         write_json(json_path, checkpoint_figures(report))
         _print_checkpoint(report)
 

@@ -1,33 +1,132 @@
-"""The options that several commands share."""
+"""The options that several commands share: what belongs together is handed on as one value."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
 import click
 
-backend_option = click.option(
-    "--backend", default="auto", show_default=True, help="What runs the denoiser."
+if TYPE_CHECKING:
+    from ..models.format import Hints
+    from ..runtime.backend import SessionOptions
+    from ..runtime.sampling.settings import Settings
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+SAMPLING: dict[str, tuple[Any, str]] = {  # defaults, and what they are
+    "steps": (50, "Denoiser calls for an image."),
+    "sampler": (
+        "auto",
+        "ddim, ddpm or dpmpp_2m; for flow models euler or heun. The first is what auto takes.",
+    ),
+    "cfg_scale": (4.0, "Guidance scale; 1 is none."),
+    "eta": (0.0, "DDIM's share of fresh noise, 0 to 1."),
+}
+
+
+def as_value(name: str, *options: Decorator) -> Callable[[Callable[..., object]], Decorator]:
+    """Turn a function that makes one value of options into a decorator that adds them to a command.
+
+    The command gets the value under ``name`` in their place. Values are made from the command's
+    first option on; the libraries that they are from are imported where they are made.
+    """
+    names = [option.name for option in click.command()(_with(options, lambda: None)).params]
+
+    def decorator_of(make: Callable[..., object]) -> Decorator:
+        def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+            @functools.wraps(command)
+            def call(**given: Any) -> Any:
+                value = make(**{option: given.pop(option) for option in names})
+                return command(**given, **{name: value})
+
+            return _with(options, call)
+
+        return decorate
+
+    return decorator_of
+
+
+def _with(options: Sequence[Decorator], command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def split_names(
+    ctx: click.Context, option: click.Parameter, given: str | Sequence[str] | None
+) -> tuple[str, ...]:
+    """The names in a list with commas, or in several lists, each once."""
+    lists = [given] if isinstance(given, str) else given or ()
+    names = (name.strip() for one in lists for name in one.split(","))
+    return tuple(dict.fromkeys(names))
+
+
+@as_value(
+    "options",
+    click.option("--provider", metavar="NAME", help="ONNX Runtime's execution provider."),
+    click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads inside an operator."),
 )
-precision_option = click.option(
-    "--precision", help="fp32, fp16, ...; by default the most exact in the bundle."
+def session_options(**fields: Any) -> SessionOptions:
+    """How graphs are opened."""
+    from ..runtime.backend import SessionOptions
+
+    return SessionOptions(**fields)
+
+
+def sampling_options(*names: str, text: str | None = None) -> Decorator:
+    """How images are sampled, as ``settings``.
+
+    Args:
+        names: Those of `SAMPLING` that a command has; all by default.
+        text: What its help says of each, where that is something else.
+    """
+    options = (
+        click.option(
+            f"--{name.replace('_', '-')}",
+            default=SAMPLING[name][0],
+            show_default=True,
+            help=text or SAMPLING[name][1],
+        )
+        for name in names or SAMPLING
+    )
+    return as_value("settings", *options)(_settings)
+
+
+def _settings(**fields: Any) -> Settings:
+    from ..runtime.sampling.settings import Settings
+
+    return Settings(**fields)
+
+
+@as_value(
+    "hints",
+    click.option("--format", metavar="NAME", help="Of a checkpoint that its keys cannot tell."),
+    click.option(
+        "--heads",
+        "num_heads",
+        type=click.IntRange(min=1),
+        help="Attention heads, where the shapes cannot tell.",
+    ),
+    click.option(
+        "--classes",
+        "num_classes",
+        type=click.IntRange(min=1),
+        help="Classes, where the shapes cannot tell.",
+    ),
+    click.option(
+        "--amm",
+        metavar="auto|weak|off|BLOCKS",
+        help="EDT's attention modulation: the authors' blocks for guidance of 2 and above, theirs "
+        "for guidance up to 1.5, none, or blocks such as 8,10; for an EDT auto, else off by "
+        "default.",
+    ),
 )
-provider_option = click.option(
-    "--provider", metavar="NAME", help="ONNX Runtime's execution provider."
-)
-format_option = click.option(
-    "--format", "format_name", metavar="NAME", help="Of a checkpoint that its keys cannot tell."
-)
-heads_option = click.option(
-    "--heads", type=click.IntRange(min=1), help="Attention heads, where the shapes cannot tell."
-)
-classes_option = click.option(
-    "--classes", type=click.IntRange(min=1), help="Classes, where the shapes cannot tell."
-)
-amm_option = click.option(
-    "--amm",
-    metavar="auto|weak|off|BLOCKS",
-    help="EDT's attention modulation: the authors' blocks for guidance of 2 and above, theirs for "
-    "guidance up to 1.5, none, or blocks such as 8,10; for an EDT auto, else off by default.",
-)
-threads_option = click.option(
-    "--threads", type=click.IntRange(1, 1024), help="CPU threads inside an operator."
-)
+def hint_options(**fields: Any) -> Hints | None:
+    """What is said of a checkpoint; None where nothing is, so that a bundle needs no PyTorch."""
+    if all(value is None for value in fields.values()):
+        return None
+    from ..models.format import Hints
+
+    return Hints(**fields)

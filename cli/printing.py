@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
 import os
 from collections.abc import Iterable, Sequence
@@ -164,28 +162,17 @@ def write_json(path: Path | None, figures: Any) -> None:
     """
     if path is None:
         return
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    from ..runtime.figures import as_json
+    from ..runtime.whole_file import whole_file
+
     try:
-        beside.write_text(json.dumps(_finite(figures), indent=2, allow_nan=False) + "\n")
-        beside.replace(path)
+        with whole_file(path) as beside:
+            beside.write_text(as_json(figures, indent=2))
     except OSError as error:
         raise OptionError(
             f"{path} cannot be written ({error.strerror or error})",
             "Choose another file with `--json`",
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            beside.unlink()
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def megabytes(count: int) -> str:

@@ -6,10 +6,11 @@ import math
 from dataclasses import dataclass
 
 from ..runtime.bundle.goldens import Goldens
+from ..runtime.bundle.precision import FP32
 from ..runtime.distance import relative_l2
 from ..runtime.pipeline import Pipeline
 
-FP32_TOLERANCE = 1e-5
+FP32_TOLERANCE = FP32.tolerance
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,12 @@ from ..runtime.backend import SessionOptions
 from ..runtime.bundle.folder import Bundle, new_bundle, write_manifest
 from ..runtime.bundle.goldens import Goldens, write_goldens
 from ..runtime.bundle.manifest import STEP, Manifest, PassReport
+from ..runtime.bundle.precision import Precision
 from ..runtime.distance import relative_l2
 from ..runtime.opened import open_denoiser
 from ..runtime.pipeline import Pipeline
 from .goldens import draw_goldens, golden_settings
-from .lowering.lower import LOW, Precision, choose_precisions, lower
+from .lowering.lower import LOW, choose_precisions, lower
 from .optimize import DENOISER, Folded, choose_steps, denoiser_calls, example_feeds, fold
 from .parity import FP32_TOLERANCE, Parity, check_parity
 from .step_graph import step_graph
@@ -89,7 +90,7 @@ def export_bundle(
         target: What the graphs are made for, a name in `export.target.TARGETS`.
         left_out: Names of passes, or ``split``, that are not to run.
         put_in: Names of passes that run although they are off for the target.
-        precisions: Of the denoiser's graphs, names in `export.lowering.lower.PRECISIONS`; fp32 is
+        precisions: Of the denoiser's graphs, names in `runtime.bundle.precision.FLOATING`; fp32 is
             always among them.
         hints: What a checkpoint of other people's cannot tell by itself.
         vae: A folder of diffusers with the VAE whose decoder goes into the bundle, or None.

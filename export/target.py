@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .. import OptionError, one_of
-from .lowering.lower import PRECISIONS
+from ..runtime.bundle.precision import FLOATING
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Target:
 
     opset: int = 19  # the first in which Q/DQ takes fp16 scales; TensorRT 10.3 reads it
     off: tuple[str, ...] = ()
-    precisions: tuple[str, ...] = PRECISIONS
+    precisions: tuple[str, ...] = FLOATING
 
 
 # TensorRT-RTX has no fp32 kernel for opset 23's Attention with a position bias.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,7 @@ from .formats import recognise
 from .pit import Pit, PitConfig
 from .weight_checks import check_dtypes, check_labels, check_values, fields_of, odd_keys
 from .weight_file import read_stored
+from .whole_file import whole_file
 
 FORMAT_VERSION = 1
 NO_HINTS = Hints()
@@ -289,12 +289,8 @@ def _write(model: nn.Module, path: Path, metadata: dict[str, str], dtype: torch.
         name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous()
         for name, tensor in model.state_dict().items()
     }
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with whole_file(path) as beside:
         save_file(tensors, beside, metadata)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _decode(stored: Stored) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from .. import OptionError
 from .sampling.sampler import Latent
+from .whole_file import whole_file
 
 METADATA_KEY = "pitstop"
 MODES = {1: "L", 3: "RGB"}
@@ -61,19 +61,15 @@ def written_whole(path: Path, option: str = "--out") -> Iterator[Path]:
     Raises:
         OptionError: ``path`` cannot be written.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield beside
-        beside.replace(path)
+        with whole_file(path) as beside:
+            yield beside
     except OSError as error:
         raise OptionError(
             f"{path} cannot be written ({error.strerror or error})",
             f"Free some space there, or choose another folder with `{option}`",
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
 
 
 def read_parameters(path: Path) -> dict[str, Any] | None:

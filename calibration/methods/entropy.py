@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from ...runtime.bundle.precision import Precision
 from ..histogram import Histogram
 
 QUANTIZED_BINS = 128
 SEARCHED_BINS = 2048  # of both signs: the search takes the square of it
 
 
-def entropy(histogram: Histogram) -> float:
+def entropy(histogram: Histogram, precision: Precision) -> float:
     from onnxruntime.quantization.calibrate import HistogramCollector
 
     if not histogram.samples or histogram.amax == 0.0:

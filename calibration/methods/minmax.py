@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from ...runtime.bundle.precision import Precision
 from ..histogram import Histogram
 
 
-def minmax(histogram: Histogram) -> float:
+def minmax(histogram: Histogram, precision: Precision) -> float:
     return histogram.amax

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 
+from ...runtime.bundle.precision import Precision
 from ..histogram import Histogram
 
 CANDIDATES = np.linspace(0.1, 1.0, 181)  # of the largest absolute value
-LEVELS = 127
 
 
-def mse(histogram: Histogram) -> float:
+def mse(histogram: Histogram, precision: Precision) -> float:
     used = histogram.counts.nonzero()[0]
     values, counts = histogram.centres[used], histogram.counts[used]
-    errors = [_error(values, counts, share * histogram.amax) for share in CANDIDATES]
+    errors = [_error(values, counts, share * histogram.amax, precision) for share in CANDIDATES]
     return histogram.amax * float(CANDIDATES[np.argmin(errors)])
 
 
-def _error(values: np.ndarray, counts: np.ndarray, threshold: float) -> float:
-    scale = threshold / LEVELS
+def _error(values: np.ndarray, counts: np.ndarray, threshold: float, precision: Precision) -> float:
+    scale = threshold / precision.largest
     if scale == 0.0:
         return 0.0
-    rounded = np.minimum(np.round(values / scale), LEVELS) * scale
+    rounded = precision.nearest(values / scale) * scale
     return float(counts @ (values - rounded) ** 2)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from ...runtime.bundle.precision import Precision
 from ..histogram import Histogram
 
 SHARE = 0.9999
 
 
-def percentile(histogram: Histogram) -> float:
+def percentile(histogram: Histogram, precision: Precision) -> float:
     if not histogram.samples:
         return histogram.amax
     reached = np.cumsum(histogram.counts) >= SHARE * histogram.samples

@@ -19,12 +19,10 @@ from ...graphs.graph_file import write_graph
 from ...runtime.backend import Backend, SessionOptions
 from ...runtime.bundle.folder import Bundle, GraphFile
 from ...runtime.bundle.manifest import CONDITIONER, TensorSpec
+from ...runtime.bundle.precision import PRECISIONS
 from ...runtime.distance import relative_l2
 from ...runtime.session import Array
 from .block_outputs import Flow, find_streams, make_modulations
-
-# What rounding explains of a block's error, by precision. Measured on the demo and PiT-S/2.
-LIMITS = {"fp32": 1e-5, "fp16": 1e-3, "bf16": 1e-2, "int8": 1e-1}
 
 
 @dataclass(frozen=True)
@@ -117,7 +115,7 @@ def measure_blocks(
         for name, expected in flow.leaving.items():
             error = relative_l2(expected, answer[apart.left[name]])
             errors[name] = max(error, errors.get(name, 0.0))
-    return BlockErrors(reference, errors, LIMITS[precision])
+    return BlockErrors(reference, errors, PRECISIONS[precision].block_limit)
 
 
 def _run(

@@ -13,16 +13,12 @@ import numpy as np
 from ... import NonFiniteError, OptionError
 from ...export.parity import check_parity
 from ...runtime.bundle.goldens import Goldens
+from ...runtime.bundle.precision import PRECISIONS
 from ...runtime.distance import latent_peak, psnr, relative_l2
 from ...runtime.pipeline import OnStep, Pipeline
 from ...runtime.sampling.condition import unstack
 from ...runtime.sampling.sampler import Latent
 from .ssim import measure_ssim
-
-# What the median image must reach in dB, by precision, where the user sets no gate.
-MIN_PSNR = {"fp32": 60.0, "fp16": 60.0, "bf16": 48.0, "int8": 40.0}
-# What a single fp32 call must reach; other precisions are judged by their images.
-MAX_RELATIVE_L2 = {"fp32": 1e-5}
 
 
 @dataclass(frozen=True)
@@ -106,8 +102,7 @@ def compare(
         OptionError: A gate is not a number.
     """
     check_gates(min_psnr_db, max_relative_l2)
-    if max_relative_l2 is None:
-        max_relative_l2 = MAX_RELATIVE_L2.get(candidate.precision)
+    gates = PRECISIONS[candidate.precision]
     parity = check_parity(candidate, goldens, np.inf)
     walked, failure = _walk(candidate, goldens, on_step)
     steps = [
@@ -124,8 +119,8 @@ def compare(
         step_psnr_db=tuple(float(np.median(images)) for images in steps),
         psnr_db=tuple(steps[-1]),
         ssim=measure_ssim(goldens.trajectory[-1], walked[-1], candidate.manifest.latent_space),
-        min_psnr_db=MIN_PSNR[candidate.precision] if min_psnr_db is None else min_psnr_db,
-        max_relative_l2=max_relative_l2,
+        min_psnr_db=gates.min_psnr_db if min_psnr_db is None else min_psnr_db,
+        max_relative_l2=gates.max_relative_l2 if max_relative_l2 is None else max_relative_l2,
         latents=walked[-1],
         failure=failure,
     )

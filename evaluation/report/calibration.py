@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from ...calibration.budget import Point, Search
 from ...runtime.bundle.folder import Bundle
 
 COVERAGE = "calibration/coverage.json"
@@ -51,19 +54,17 @@ def read_calibration(bundle: Bundle) -> Calibration | None:
         drift={site: tuple(parts) for site, parts in coverage["drift"].items()},
         saturation_max=max(clipped, default=0.0),
         second_seed=(min(ratios, default=1.0), max(ratios, default=1.0)),
-        points=_best(budget["points"]) if budget else (),
+        points=_best(budget) if budget else (),
         sites=len(coverage["drift"]),
         budget_db=budget["budget_db"] if budget else None,
     )
 
 
-def _best(points: list[dict[str, object]]) -> tuple[tuple[int, float], ...]:
-    """The points that no other beats with as few kept sites; the fewest come first."""
-    best: list[tuple[int, float]] = []
-    for point in points:
-        kept, psnr = point["kept"], point["psnr_db"]
-        assert isinstance(kept, list)
-        assert isinstance(psnr, float)
-        if not best or psnr > best[-1][1]:
-            best.append((len(kept), psnr))
-    return tuple(best)
+def _best(budget: Mapping[str, Any]) -> tuple[tuple[int, float], ...]:
+    """The points of a search that no other beats: how many sites were kept, and dB."""
+    points = (
+        Point(tuple(point["kept"]), -math.inf if point["psnr_db"] is None else point["psnr_db"])
+        for point in budget["points"]
+    )
+    best = Search(budget["budget_db"], budget["errors"], tuple(points)).pareto
+    return tuple((len(point.kept), point.psnr_db) for point in best)

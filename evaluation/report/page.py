@@ -18,6 +18,7 @@ from PIL import Image
 
 from ... import __version__
 from ...runtime.bundle.manifest import CONDITIONER
+from ...runtime.bundle.precision import QUANTIZED
 from ...runtime.distance import latent_peak
 from ...runtime.image import written_whole
 from ...runtime.machine.system import this_machine
@@ -72,9 +73,9 @@ def render(accuracy: Accuracy) -> str:
 
 
 def _calibrations(accuracy: Accuracy) -> Iterator[tuple[Row, Calibration, Markup]]:
-    """Each int8 denoiser whose bundle says how it was calibrated, and the plot of its drift."""
+    """Each quantized denoiser whose bundle tells of its calibration, and the plot of its drift."""
     for row in accuracy.rows:
-        if row.bundle is not None and row.comparison.precision == "int8":
+        if row.bundle is not None and row.comparison.precision in QUANTIZED:
             calibration = read_calibration(row.bundle)
             if calibration is not None:
                 yield row, calibration, Markup(plot_drift(calibration.drift))

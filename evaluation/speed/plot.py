@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure
 
 from ... import OptionError
+from ...runtime.whole_file import whole_file
 from ..report.plots import COLOURS, FLOOR_COLOUR, STYLE
 from .bench import Bench, Row
 
@@ -38,17 +38,14 @@ def plot_bench(bench: Bench, path: Path) -> None:
     """
     with matplotlib.rc_context(STYLE):
         figure = _draw(bench)
-    beside = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
-        figure.savefig(beside, dpi=120)
-        beside.replace(path)
+        with whole_file(path) as beside:
+            figure.savefig(beside, dpi=120, format=path.suffix.removeprefix("."))
     except OSError as error:
         raise OptionError(
             f"{path} cannot be written ({error.strerror or error})",
             "Choose another file with `--plot`",
         ) from error
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _draw(bench: Bench) -> Figure:

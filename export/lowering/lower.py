@@ -1,7 +1,7 @@
 """The denoiser in fp16 or bf16: the precision is written in the graph.
 
 Inputs and outputs stay float32, so one session can stand in for another; the casts are inside.
-`islands.RULES` says which nodes stay in fp32 and why. A block in which fp16 would overflow stays
+`kept_fp32.RULES` says which nodes stay in fp32 and why. A block in which fp16 would overflow stays
 in fp32 too, and the report names it. The conditioner is not touched: it runs before the loop.
 """
 
@@ -19,39 +19,15 @@ from ...graphs.graph_file import run_calls
 from ...graphs.retype import retype
 from ...graphs.rounding import rounded
 from ...runtime.bundle.manifest import PassReport
+from ...runtime.bundle.precision import FLOATING, FP32, PRECISIONS, Precision
 from ...runtime.distance import relative_l2
 from ...runtime.session import Array
 from ..graph_pass import Feeds, report_change
 from .kept_fp32 import RULES, Rule, find_islands
 from .overflow import largest_magnitudes, overflowing_blocks, overflowing_weights
 
-PRECISIONS = ("fp32", "fp16", "bf16")
-CALIBRATED = "int8"  # needs ranges: `calibration` writes it, not the export
-
-
-@dataclass(frozen=True)
-class Precision:
-    """A floating-point type that a denoiser's graph can compute in.
-
-    Attributes:
-        name: ``fp16`` or ``bf16``.
-        dtype: In ONNX.
-        largest: The largest number that it holds; infinite where that is fp32's own range.
-        tolerance: The relative L2 of a single call that the graph promises to stay within.
-        runs_here: Whether ONNX Runtime's CPU provider has the kernels.
-    """
-
-    name: str
-    dtype: ir.DataType
-    largest: float
-    tolerance: float
-    runs_here: bool
-
-
-LOW = {
-    "fp16": Precision("fp16", ir.DataType.FLOAT16, 65504.0, 1e-2, runs_here=True),
-    "bf16": Precision("bf16", ir.DataType.BFLOAT16, math.inf, 8e-2, runs_here=False),
-}
+# What is written below fp32.
+LOW = {name: PRECISIONS[name] for name in FLOATING if name != FP32.name}
 
 
 @dataclass(frozen=True)
@@ -76,9 +52,9 @@ def choose_precisions(names: Sequence[str]) -> list[str]:
         OptionError: There is no such precision; the message says which there are.
     """
     for name in names:
-        if name not in PRECISIONS:
-            raise one_of("precision", name, (*PRECISIONS, CALIBRATED))
-    return [name for name in PRECISIONS if name == "fp32" or name in names]
+        if name not in FLOATING:
+            raise one_of("precision", name, PRECISIONS)
+    return [name for name in FLOATING if name == FP32.name or name in names]
 
 
 def lower(
@@ -98,7 +74,7 @@ def lower(
         rules: What stays in fp32; the denoiser's by default.
         name_blocks: What stays in fp32 together, where a value of it would overflow.
     """
-    low = model.clone()
+    low, dtype = model.clone(), ir.DataType[precision.dtype]
     graph = low.graph
     kept = find_islands(graph, precision.name, rules)
     if math.isfinite(precision.largest):
@@ -107,11 +83,11 @@ def lower(
     nodes = {node for node in graph if node not in kept}
     rewritten = [str(node.outputs[0].name) for node in graph if node in nodes]
     skipped = {str(node.outputs[0].name): why for node, why in kept.items()}
-    retype(graph, nodes, precision.dtype)
+    retype(graph, nodes, dtype)
 
     [expected, found] = (
         [next(iter(answer.values())) for answer in run_calls(made, calls)]
-        for made in (model, rounded(low, precision.dtype))
+        for made in (model, rounded(low, dtype))
     )
     change = max(map(relative_l2, expected, found))
     report = report_change(precision.name, model, low, rewritten, skipped, change)

@@ -14,6 +14,7 @@ from ... import CheckpointError
 from ..config import config_to_dict
 from ..denoiser import initialize_for_training
 from ..pit import Pit, PitConfig
+from ..whole_file import whole_file
 from .diffusion import alpha_bar, epsilon_loss
 from .fashion_mnist import LabelledImages
 
@@ -55,7 +56,7 @@ class Training:
     step: int = 0
 
     def save(self, path: Path) -> None:
-        """Write the state beside ``path``, then rename: a killed run leaves the last one whole."""
+        """Write the state, whole or not at all: a killed run leaves the last one."""
         state = {
             "config": config_to_dict(self.model.config),
             "model": self.model.state_dict(),
@@ -63,9 +64,8 @@ class Training:
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
         }
-        beside = path.with_suffix(".partial")
-        torch.save(state, beside)
-        beside.replace(path)
+        with whole_file(path) as beside:
+            torch.save(state, beside)
 
     def restore(self, path: Path) -> None:
         """Go on from what `save` wrote.

@@ -21,6 +21,7 @@ from ... import EngineError, __version__
 from ..machine.system import platform_name
 from .engine_key import EngineKey
 from .folder import ENGINES, Bundle, sha256
+from .precision import QUANTIZED
 
 PLAN = "engine.plan"
 METADATA = "metadata.json"
@@ -74,7 +75,7 @@ def key_for(
         graph_sha256=manifest.files[path],
         weights_sha256=manifest.files.get(f"{path}.data", ""),
         precision=precision or "fp32",
-        calibration_sha256=manifest.files.get(RANGES, "") if precision == "int8" else "",
+        calibration_sha256=manifest.files.get(RANGES, "") if precision in QUANTIZED else "",
         builder=builder,
         builder_version=builder_version,
         platform=platform_name(),

@@ -17,6 +17,7 @@ from ... import BundleError, OptionError
 from ..sampling.condition import Condition, merge
 from ..sampling.schedule import LinearBetas, LinearFlow
 from .label import LabelSpec
+from .precision import PRECISIONS
 
 SCHEMA_VERSION = 3
 # 2 adds flows, the latent's scale and shift, and the weights' licence; 3 names the conditions.
@@ -27,7 +28,6 @@ CONDITIONERS = (CONDITIONER,)  # asked before the loop, for what the denoiser is
 LATENT, TIMESTEP, PREDICTION = "latent", "timestep", "prediction"  # of a denoiser's graph
 STEP = "step"
 DECODERS = ("decoder.fp32", "decoder.fp16")
-PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 LATENT_SPACES = ("pixel", "vae")
 PREDICTION_TYPES = ("epsilon", "velocity")
 LATENT_SCALES = {"pixel": 1.0, "vae": 0.18215}  # of the model's latent; Stable Diffusion's VAE

@@ -70,6 +70,7 @@ def test_sites_are_ranked_by_calls_and_kept_until_trajectories_are_close(
         lambda chosen: spoilt(fp32, 1.0 + sum(cost[site.name] for site in chosen)),
         SITES,
         held_out(),
+        precision="int8",
         budget_db=60.0,
         log=open_log(tmp_path / "log.jsonl", "a"),
         options=ONE_THREAD,
@@ -90,14 +91,15 @@ def test_sites_are_ranked_by_calls_and_kept_until_trajectories_are_close(
 
 def test_a_search_goes_by_all_that_its_measurements_depend_on() -> None:
     keys = [
-        search_key(RANGES, "cd", SITES, held_out()),
-        search_key(dataclasses.replace(RANGES, method="minmax"), "cd", SITES, held_out()),
-        search_key(RANGES, "ef", SITES, held_out()),
-        search_key(RANGES, "cd", SITES[:2], held_out()),
-        search_key(RANGES, "cd", SITES, held_out(seed=2)),
-        search_key(RANGES, "cd", SITES, held_out(settings=Settings(4))),
-        search_key(RANGES, "cd", SITES, held_out().first(2)),
+        search_key(RANGES, "int8", "cd", SITES, held_out()),
+        search_key(dataclasses.replace(RANGES, method="minmax"), "int8", "cd", SITES, held_out()),
+        search_key(RANGES, "fp8", "cd", SITES, held_out()),
+        search_key(RANGES, "int8", "ef", SITES, held_out()),
+        search_key(RANGES, "int8", "cd", SITES[:2], held_out()),
+        search_key(RANGES, "int8", "cd", SITES, held_out(seed=2)),
+        search_key(RANGES, "int8", "cd", SITES, held_out(settings=Settings(4))),
+        search_key(RANGES, "int8", "cd", SITES, held_out().first(2)),
     ]
 
     assert len(set(keys)) == len(keys)
-    assert search_key(RANGES, "cd", SITES, held_out()) == keys[0]
+    assert search_key(RANGES, "int8", "cd", SITES, held_out()) == keys[0]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from bundle_helpers import one_line
@@ -8,7 +10,11 @@ from hypothesis import strategies as st
 
 from pitstop import OptionError
 from pitstop.calibration.histogram import BINS, Histogram
-from pitstop.calibration.methods import METHODS, find_threshold
+from pitstop.calibration.methods import METHODS
+from pitstop.calibration.methods import find_threshold as find_threshold_of
+from pitstop.runtime.bundle.precision import INT8
+
+find_threshold = partial(find_threshold_of, precision=INT8)
 
 NAMES = sorted(METHODS)
 WITHOUT_ENTROPY = sorted({*METHODS} - {"entropy"})  # whose search takes a third of a second

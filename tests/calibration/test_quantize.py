@@ -15,9 +15,10 @@ from pass_helpers import Array, as_text, check_shapes, graph, noise, ops, weight
 from pitstop import CalibrationError
 from pitstop.calibration.graph_file import with_outputs
 from pitstop.calibration.placement import Site
-from pitstop.calibration.quantize import SMALLEST_SCALE, quantize, quantize_weight
+from pitstop.calibration.quantize import quantize, quantize_weight
 from pitstop.export.lowering.lower import LOW, lower
 from pitstop.graphs.graph_file import run_graph
+from pitstop.runtime.bundle.precision import INT8, PRECISIONS
 from pitstop.runtime.distance import relative_l2
 
 TWO = tiny_pit(depth=2)
@@ -41,7 +42,7 @@ def quantized(
         if value.const_value is not None
     }
     chosen = {site.tensor: threshold for site in sites} | thresholds
-    return quantize(base or model, constants, sites, chosen)
+    return quantize(base or model, constants, sites, chosen, INT8)
 
 
 def thresholds_of(model: ir.Model, sites: list[Site], feeds: dict[str, Array]) -> dict[str, float]:
@@ -180,7 +181,7 @@ def test_no_weight_is_further_from_its_int8_than_half_a_step(
 ) -> None:
     weight = noise(5, 7, seed=seed)
 
-    values, scale = quantize_weight(weight, axis, dtype)
+    values, scale = quantize_weight(weight, axis, dtype, INT8)
 
     step = np.expand_dims(scale.astype(np.float32), 1 - axis)
     slack = 127 * 2.0**-11 if dtype == FP16 else 1e-4  # of the largest, where a scale is rounded
@@ -194,9 +195,9 @@ def test_a_channel_of_zeros_stays_one_and_a_faint_channel_keeps_its_levels() -> 
     weight[:, 3] = 0.0
     weight[:, 4] *= 1e-6
 
-    values, scale = quantize_weight(weight, 1, FP32)
+    values, scale = quantize_weight(weight, 1, FP32, INT8)
 
-    assert scale[3] == SMALLEST_SCALE["float32"]
+    assert scale[3] == PRECISIONS["fp32"].smallest_scale
     assert not values[:, 3].any()
     assert np.abs(values[:, 4].astype(int)).max() == 127
     low = quantized(two_linears(**{"first.weight": weight}), [sites_of(two_linears())[0]])

@@ -16,6 +16,7 @@ from pitstop.calibration.smoothing import apply_smoothing, choose_factors, smoot
 from pitstop.export.lowering.lower import LOW, lower
 from pitstop.models.denoiser import DenoiserConfig
 from pitstop.models.pit import PccaConfig, PswaConfig
+from pitstop.runtime.bundle.precision import INT8
 
 ADDED = tiny_pit(depth=2, pcca=PccaConfig("const", (1.0,)), pswa=PswaConfig(4, merge="add_proj"))
 
@@ -52,7 +53,7 @@ def test_a_smoothed_int8_denoiser_parses_and_builds(
     sites = sites_of(exact, attention=attention)
     thresholds = {site.tensor: 3.0 for site in sites}
 
-    low = quantize(apply_smoothing(model, smoothed), weights, sites, thresholds)
+    low = quantize(apply_smoothing(model, smoothed), weights, sites, thresholds, INT8)
 
     complaints, plan = complaints_and_plan(trt, low)
     assert complaints == []

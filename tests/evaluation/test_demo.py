@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -13,12 +14,20 @@ from pitstop.cli import main
 from pitstop.evaluation import demo
 from pitstop.evaluation.accuracy.quality import Judgement
 from pitstop.evaluation.report.picture import GAP, TITLE_SIZE
+from pitstop.runtime.bundle.precision import PRECISIONS
 from pitstop.runtime.sampling.sampler import Latent
 from pitstop.runtime.sampling.settings import Settings
 
 
 def see_the_first_class(pixels: Latent) -> Judgement:
     return Judgement(np.zeros(len(pixels), dtype=np.int64), np.zeros((len(pixels), 2)))
+
+
+def hold_to(monkeypatch: pytest.MonkeyPatch, **gates: float) -> None:
+    """Ask of the median image in each precision so many dB."""
+    for name, gate in gates.items():
+        held = dataclasses.replace(PRECISIONS[name], min_psnr_db=gate)
+        monkeypatch.setitem(PRECISIONS, name, held)
 
 
 @pytest.fixture(autouse=True)
@@ -30,8 +39,8 @@ def small(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(demo, "IMAGES", 6)
     monkeypatch.setattr(demo, "COLUMNS", 3)
     monkeypatch.setattr(demo, "TRAJECTORIES", 2)
-    gates = {"fp32": 60.0, "fp16": 40.0, "int8": 0.0}  # random weights amplify what rounding does
-    monkeypatch.setattr("pitstop.evaluation.accuracy.compare.MIN_PSNR", gates)
+    # Random weights amplify what rounding does.
+    hold_to(monkeypatch, fp32=60.0, fp16=40.0, int8=0.0)
     monkeypatch.setattr(demo, "SETTINGS", Settings(steps=4, cfg_scale=2.0))
     monkeypatch.setattr(demo, "judge", see_the_first_class)
 
@@ -62,9 +71,7 @@ def test_the_demo_writes_its_figures_and_a_picture(tmp_path: Path) -> None:
 def test_a_gate_that_is_not_met_ends_with_1(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "pitstop.evaluation.accuracy.compare.MIN_PSNR", {"fp32": 1e3, "fp16": 0.0, "int8": 0.0}
-    )
+    hold_to(monkeypatch, fp32=1e3, fp16=0.0, int8=0.0)
 
     done = CliRunner().invoke(main, ["demo", "--out", str(tmp_path / "out")])
 

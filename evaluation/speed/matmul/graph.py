@@ -9,18 +9,19 @@ import numpy as np
 import onnx
 
 from ....runtime.bundle.manifest import GraphSpec, TensorSpec
+from ....runtime.bundle.precision import FP32, INT8
 from .chain import LINKS, Chain
 
 OPSET = 19
 CAST = {"bf16": (ml_dtypes.bfloat16, onnx.TensorProto.BFLOAT16),
         "fp16": (np.float16, onnx.TensorProto.FLOAT16)}  # fmt: skip
-PRECISIONS = ("fp32", *CAST, "int8")
+PRECISIONS = (FP32.name, *CAST, INT8.name)
 INT8_SCALE = 0.03  # of values of about 1: 127 of it are four standard deviations
 
 
 def write_chain(chain: Chain, precision: str, path: Path) -> GraphSpec:
     """Write the chain's graph, float32 x [row, width] to y of the same shape, to ``path``."""
-    body = _int8_body() if precision == "int8" else _body(CAST.get(precision))
+    body = _int8_body() if precision == INT8.name else _body(CAST.get(precision))
     sides = (f"(float[{chain.rows}, {chain.width}] {name})" for name in "xy")
     header = f'<ir_version: 10, opset_import: ["": {OPSET}]>'
     model = onnx.parser.parse_model(f"{header} chain {' => '.join(sides)} {{ {body} }}")
@@ -61,10 +62,10 @@ def _int8_body() -> str:
 def _initializers(
     name: str, weight: np.ndarray[tuple[int, ...], np.dtype[np.float32]], precision: str
 ) -> list[onnx.TensorProto]:
-    if precision != "int8":
+    if precision != INT8.name:
         dtype = CAST[precision][0] if precision in CAST else np.float32
         return [onnx.numpy_helper.from_array(weight.astype(dtype), name)]
-    scale = np.float32(np.abs(weight).max() / 127)
+    scale = np.float32(np.abs(weight).max() / INT8.largest)
     named = {f"{name}_q": np.round(weight / scale).astype(np.int8), f"{name}_scale": scale}
     if name == "up":
         named |= {"scale": np.float32(INT8_SCALE), "zero": np.int8(0)}

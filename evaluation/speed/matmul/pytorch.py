@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch.nn.functional import linear
 
+from ....runtime.bundle.precision import INT8
 from .chain import LINKS, Chain
 
 
@@ -25,7 +26,7 @@ def torch_chains(chain: Chain, threads: int | None) -> dict[str, Callable[[], No
         for name, dtype in dtypes.items()
     }
     if device.type == "cpu" or _fits_cuda(chain):
-        chains["int8"] = _int8_chain(chain, device)
+        chains[INT8.name] = _int8_chain(chain, device)
     return chains
 
 

@@ -7,9 +7,10 @@ import pytest
 from bundle_helpers import FakeSession, one_line, toy_manifest
 
 from pitstop import OptionError
-from pitstop.evaluation.accuracy.compare import MIN_PSNR, compare
+from pitstop.evaluation.accuracy.compare import compare
 from pitstop.export.goldens import draw_goldens
 from pitstop.runtime.bundle.goldens import Goldens
+from pitstop.runtime.bundle.precision import PRECISIONS
 from pitstop.runtime.distance import psnr
 from pitstop.runtime.pipeline import Pipeline
 from pitstop.runtime.sampling.settings import Settings
@@ -79,7 +80,8 @@ def test_a_call_above_its_gate_fails_however_good_the_images_are(goldens: Golden
 
 
 def test_every_precision_has_a_gate() -> None:
-    assert MIN_PSNR == {"fp32": 60.0, "fp16": 60.0, "bf16": 48.0, "int8": 40.0}
+    gates = {name: precision.min_psnr_db for name, precision in PRECISIONS.items()}
+    assert gates == {"fp32": 60.0, "fp16": 60.0, "bf16": 48.0, "int8": 40.0}
 
 
 def test_the_gate_of_a_call_is_the_users_where_one_is_given(goldens: Goldens) -> None:

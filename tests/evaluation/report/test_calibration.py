@@ -11,7 +11,7 @@ from pitstop.calibration.recipe import Recipe
 from pitstop.evaluation.accuracy.measure import Asked, measure
 from pitstop.evaluation.report.calibration import read_calibration
 from pitstop.evaluation.report.page import render
-from pitstop.runtime.bundle.folder import open_bundle
+from pitstop.runtime.bundle.folder import open_bundle, write_manifest
 
 
 @pytest.fixture(scope="module")
@@ -49,3 +49,27 @@ def test_the_report_shows_drift_clipping_and_the_budgets_points(calibrated: Path
     assert all(site in page for site in calibration.drift)
     assert "The budget of 200.0 dB" in page
     assert f"of {calibration.sites}</th>" in page
+
+
+def test_a_graph_whose_numbers_overflowed_is_not_among_the_budgets_points(
+    calibrated: Path, tmp_path: Path
+) -> None:
+    """JSON has null in the place of its PSNR."""
+    bundle = Path(shutil.copytree(calibrated, tmp_path / "bundle"))
+    path = bundle / "calibration" / "budget.json"
+    budget = json.loads(path.read_text())
+    budget["points"] = [
+        {"kept": [], "psnr_db": None},
+        {"kept": ["a"], "psnr_db": 30.0},
+        {"kept": ["a", "b"], "psnr_db": 30.0},
+        {"kept": ["a", "b", "c"], "psnr_db": 41.5},
+    ]
+    path.write_text(json.dumps(budget))
+    manifest = open_bundle(calibrated).manifest
+    (bundle / "manifest.json").unlink()
+    write_manifest(bundle, manifest)
+
+    calibration = read_calibration(open_bundle(bundle))
+
+    assert calibration is not None
+    assert calibration.points == ((1, 30.0), (3, 41.5))

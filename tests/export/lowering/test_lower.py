@@ -22,7 +22,7 @@ from pitstop.export import pipeline
 from pitstop.export.graph_pass import interface
 from pitstop.export.lowering import overflow
 from pitstop.export.lowering.kept_fp32 import RULES, find_islands
-from pitstop.export.lowering.lower import LOW, PRECISIONS, Lowered, choose_precisions, lower
+from pitstop.export.lowering.lower import LOW, Lowered, choose_precisions, lower
 from pitstop.export.optimize import SPLIT, STEP_NAMES
 from pitstop.export.pipeline import ExportReport, export_bundle
 from pitstop.graphs.graph_file import run_calls
@@ -31,10 +31,12 @@ from pitstop.graphs.weights import constant
 from pitstop.models.denoiser import DenoiserConfig
 from pitstop.models.pit import BridgeConfig, PccaConfig, PswaConfig
 from pitstop.runtime.bundle.folder import open_bundle
+from pitstop.runtime.bundle.precision import FLOATING
 from pitstop.runtime.distance import relative_l2
 from pitstop.runtime.pipeline import Pipeline
 
 BOTH = pytest.mark.parametrize("name", LOW)
+DTYPES = {name: ir.DataType[precision.dtype] for name, precision in LOW.items()}
 TINY = tiny_pit(depth=2)
 CONFIGS = {
     "all of the bridge": tiny_pit(
@@ -107,14 +109,14 @@ def test_the_linears_and_the_attention_are_lowered_and_nothing_that_a_rule_names
     islands = find_islands(denoiser(TINY).graph, name, RULES)
     assert {node.outputs[0].name: why for node, why in islands.items()} == made.report.skipped
     assert {found[output] for output in made.report.skipped} == {FLOAT}
-    assert {found[output] for output in made.report.rewritten} == {LOW[name].dtype}
+    assert {found[output] for output in made.report.rewritten} == {DTYPES[name]}
     matmuls = [node for node in made.model.graph if node.op_type == "MatMul"]
     kinds = Counter(node.outputs[0].dtype for node in matmuls)
-    assert kinds == {LOW[name].dtype: 6 * TINY.depth, FLOAT: 1}
+    assert kinds == {DTYPES[name]: 6 * TINY.depth, FLOAT: 1}
     bridges = [
         found[node.outputs[0].name or ""] for node in made.model.graph if node.op_type == "Conv"
     ]
-    assert bridges == [FLOAT, *[FLOAT if name == "bf16" else LOW[name].dtype] * TINY.depth]
+    assert bridges == [FLOAT, *[FLOAT if name == "bf16" else DTYPES[name]] * TINY.depth]
 
 
 def test_every_rule_finds_its_nodes() -> None:
@@ -209,7 +211,7 @@ def test_a_block_that_would_overflow_stays_in_fp32_and_is_named() -> None:
     assert "blocks.1.mlp would overflow: " in min(named)
     assert "beyond half of fp16's range" in min(named)
     matmuls = [node for node in made.model.graph if node.op_type == "MatMul"]
-    low = [node.outputs[0].dtype == LOW["fp16"].dtype for node in matmuls]
+    low = [node.outputs[0].dtype == DTYPES["fp16"] for node in matmuls]
     assert low == [True] * 10 + [False] * 3
     assert made.report.relative_l2 <= LOW["fp16"].tolerance
 
@@ -287,7 +289,7 @@ def test_an_unknown_precision_is_refused_before_anything_is_written(
 
     line = one_line(caught.value)
     assert f"There is no precision called {name!r}" in line
-    assert ", ".join(PRECISIONS) in line
+    assert ", ".join(FLOATING) in line
     assert list(tmp_path.iterdir()) == []
 
 
@@ -306,9 +308,9 @@ def test_a_bundle_holds_every_precision_and_its_report(exported: ExportReport) -
     manifest = open_bundle(exported.bundle).manifest
 
     assert exported.passed
-    denoisers = {f"denoiser.{name}" for name in PRECISIONS}
+    denoisers = {f"denoiser.{name}" for name in FLOATING}
     assert set(manifest.graphs) == {"conditioner", "step", *denoisers}
-    assert sorted(manifest.precisions) == sorted(PRECISIONS)
+    assert sorted(manifest.precisions) == sorted(FLOATING)
     assert [done.name for done in manifest.passes][-3:] == [SPLIT, "fp16", "bf16"]
     assert manifest.passes == exported.passes
     whole = manifest.denoiser("fp32")
@@ -319,7 +321,7 @@ def test_a_bundle_holds_every_precision_and_its_report(exported: ExportReport) -
 
 
 def test_every_precision_is_held_against_pytorch(exported: ExportReport) -> None:
-    assert list(exported.parities) == list(PRECISIONS)
+    assert list(exported.parities) == list(FLOATING)
     assert exported.parity is exported.parities["fp32"]
     assert [len(parity.relative_l2) for parity in exported.parities.values()] == [5, 10, 5]
     for name, precision in LOW.items():

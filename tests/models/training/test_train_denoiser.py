@@ -112,6 +112,7 @@ def test_a_save_that_fails_leaves_the_last_state_whole(
         training.save(tmp_path / "state.pt")
 
     assert (tmp_path / "state.pt").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
 
 
 def test_the_rate_rises_then_stays_then_falls_to_zero() -> None:

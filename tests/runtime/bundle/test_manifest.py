@@ -86,9 +86,9 @@ def test_without_names_an_unknown_label_is_told_with_the_numbers_alone() -> None
 
 def test_precisions_are_told_from_the_most_exact_on() -> None:
     [spec] = toy_manifest().graphs.values()
-    graphs = {f"denoiser.{precision}": spec for precision in ("int8", "fp16", "fp32")}
+    graphs = {f"denoiser.{precision}": spec for precision in ("int8", "bf16", "fp16", "fp32")}
     manifest = dataclasses.replace(toy_manifest(split=True), graphs=graphs)
-    assert manifest.precisions == ["fp32", "fp16", "int8"]
+    assert manifest.precisions == ["fp32", "fp16", "bf16", "int8"]
 
 
 def test_an_unknown_precision_is_told_with_the_known_ones() -> None:
