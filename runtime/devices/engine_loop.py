@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,12 +36,12 @@ class EngineLoop:
         noise = size_of(self._tensors[NOISE])
         self._pinned = [cuda.pin(noise) for _ in range(UNDER_WAY + 1)]
         self._tables: _Tables | None = None
-        self._graph: Any = None
+        self._next: Callable[[], None] | None = None
 
     def sample(self, run: Run, on_step: Callable[[], None]) -> Latent:
         tables = self._tables_for(run)
-        if self._graph is None:
-            self._graph = self._capture(run)
+        if self._next is None:
+            self._next = self._capture(run)
         self._start(run)
         marks: deque[Any] = deque()
         for step in range(run.program.steps):
@@ -52,7 +53,7 @@ class EngineLoop:
                 pinned = self._pinned[step % len(self._pinned)]
                 noise = as_fed(run.noise(step), "float32")
                 self._cuda.upload_pinned(self._step.places[NOISE], pinned, noise)
-            self._cuda.launch(self._graph)
+            self._next()
             marks.append(self._cuda.mark())
         for mark in marks:
             self._cuda.wait_for(mark)
@@ -62,12 +63,17 @@ class EngineLoop:
         self._cuda.wait()
         return latent
 
-    def _capture(self, run: Run) -> Any:
-        """One step as a CUDA graph, after one call: the first makes what a capture must not."""
+    def _capture(self, run: Run) -> Callable[[], None]:
+        """One step as a CUDA graph, after one call: the first makes what a capture must not.
+
+        Where it cannot be captured, a step is told to the stream call by call.
+        """
         self._start(run)
         self._one_step()
         self._cuda.wait()
-        return self._cuda.capture(self._one_step)
+        may_be = self._denoiser.is_capturable() and self._step.is_capturable()
+        graph = self._cuda.capture(self._one_step) if may_be else None
+        return self._one_step if graph is None else partial(self._cuda.launch, graph)
 
     def _one_step(self) -> None:
         self._denoiser.enqueue()

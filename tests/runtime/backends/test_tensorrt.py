@@ -244,29 +244,46 @@ def some_run(session: EngineSession) -> Run:
     return plan_run(denoise, make_sampler("ddim", MANIFEST.schedule, 4), [0])
 
 
-@pytest.mark.parametrize("refused_call", [1, 2])  # before the capture, and in it
-def test_an_enqueue_that_is_refused_around_the_capture_is_an_error(
-    step: GraphSpec, refused_call: int
-) -> None:
+def test_an_enqueue_that_is_refused_before_the_capture_is_an_error(step: GraphSpec) -> None:
     cudart = MadeUpCudart()
-    loop, _, session = loop_for(cudart, step, refuses=lambda call: call == refused_call)
+    loop, _, session = loop_for(cudart, step, refuses=lambda call: call == 1)
 
     with pytest.raises(BackendUnavailable, match="refused to run the engine"):
         loop.sample(some_run(session), lambda: None)
 
-    assert cudart.recording is None  # the capture was ended
-    assert "cudaGraphLaunch" not in cudart.calls
+    assert "cudaStreamBeginCapture" not in cudart.calls
 
 
-def test_a_capture_that_failed_is_made_again_by_the_next_run(step: GraphSpec) -> None:
+def test_an_enqueue_that_is_refused_in_the_capture_leaves_plain_calls(step: GraphSpec) -> None:
     cudart = MadeUpCudart()
     loop, engine, session = loop_for(cudart, step, refuses=lambda call: call == 2)
-    with pytest.raises(BackendUnavailable):
-        loop.sample(some_run(session), lambda: None)
 
     loop.sample(some_run(session), lambda: None)
 
-    assert engine.calls == 4  # warm-up and capture, twice; a replay calls no engine
+    assert cudart.recording is None  # the capture was ended
+    assert "cudaGraphLaunch" not in cudart.calls
+    assert engine.calls == 6  # warm-up, capture, four steps
+
+
+def test_an_engine_that_says_so_is_not_captured(step: GraphSpec) -> None:
+    cudart = MadeUpCudart()
+    loop, engine, session = loop_for(cudart, step, capturable=False)
+
+    loop.sample(some_run(session), lambda: None)
+
+    assert "cudaStreamBeginCapture" not in cudart.calls
+    assert engine.calls == 5  # warm-up, four steps
+
+
+def test_an_engine_that_was_captured_is_called_no_more(step: GraphSpec) -> None:
+    cudart = MadeUpCudart()
+    loop, engine, session = loop_for(cudart, step, capturable=True)
+
+    loop.sample(some_run(session), lambda: None)
+    loop.sample(some_run(session), lambda: None)
+
+    assert engine.calls == 2  # warm-up and capture
+    assert cudart.calls.count("cudaGraphLaunch") == 8
 
 
 def test_the_host_waits_for_no_step_but_those_that_are_two_behind(step: GraphSpec) -> None:
@@ -291,7 +308,7 @@ def test_closing_gives_all_memory_back_and_twice_does_no_harm(step: GraphSpec) -
     session.close()
     session.close()
 
-    assert cudart.memory == {}
+    assert cudart.is_empty()
 
 
 def engines_in(
