@@ -11,7 +11,7 @@ from .printing import build_progress, console, json_option, megabytes, table, wr
 
 if TYPE_CHECKING:
     from ..export.engines.build import Built
-    from ..export.engines.builder import OnPhase
+    from ..runtime.builder import OnPhase
 
 
 def _split(ctx: click.Context, option: click.Parameter, names: str | None) -> tuple[str, ...]:

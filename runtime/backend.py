@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 from typing import Protocol
 
@@ -26,6 +27,16 @@ class SessionOptions:
 
     provider: str | None = None
     threads: int | None = None
+
+
+Rank = tuple[int, str]
+"""A place among what ``auto`` takes, and why it stands there; the smallest goes first."""
+
+
+class Place(IntEnum):
+    """The places there are."""
+
+    ASKED, ENGINE, GPU, FASTER_CPU, CPU, LAST = range(6)
 
 
 class Session(Protocol):
@@ -56,6 +67,14 @@ class Backend(Protocol):
 
     def why_not(self) -> str | None:
         """Say why this backend cannot run on this machine, or None where it can."""
+
+    def rank(self, options: SessionOptions, engines: Collection[str]) -> Rank | None:
+        """Its place here, or None where ``auto`` is not to take it.
+
+        Args:
+            options: Of the sessions to come.
+            engines: The backends that an engine for this GPU is at hand for.
+        """
 
     def open_graph(self, path: Path, spec: GraphSpec, options: SessionOptions) -> Session:
         """Load one ONNX file or engine."""

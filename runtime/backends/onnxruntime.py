@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ... import BackendUnavailable, BundleError
-from ..backend import Array, Session, SessionOptions
+from ..backend import Array, Place, Rank, Session, SessionOptions
 from ..bundle.manifest import GraphSpec
 from ..devices.onnx_device import DeviceOnnxSession, OpenStep
 from ..machine.driver import why_no_gpu
@@ -50,6 +50,14 @@ def why_not() -> str | None:
             "NVIDIA)"
         )
     return None
+
+
+def rank(options: SessionOptions, engines: Collection[str]) -> Rank | None:
+    if options.provider is not None:
+        return Place.ASKED, f"{options.provider} is one of its execution providers"
+    if runs_on_gpu():
+        return Place.GPU, "it has CUDA here, and a GPU goes before a CPU"
+    return Place.CPU, "nothing that goes before it runs here"
 
 
 def runs_on_gpu() -> bool:

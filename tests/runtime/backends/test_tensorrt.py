@@ -20,6 +20,7 @@ from pitstop.graphs.graph_file import write_graph
 from pitstop.runtime.backend import SessionOptions
 from pitstop.runtime.backends import import_backend, load_backend
 from pitstop.runtime.backends import tensorrt as tensorrt_backend
+from pitstop.runtime.backends import tensorrt_rtx as tensorrt_rtx_backend
 from pitstop.runtime.bundle.engines import PLAN, key_for, new_engine, write_metadata
 from pitstop.runtime.bundle.folder import open_bundle
 from pitstop.runtime.bundle.manifest import STEP, GraphSpec
@@ -312,31 +313,34 @@ def test_closing_gives_all_memory_back_and_twice_does_no_harm(step: GraphSpec) -
 
 
 def engines_in(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, complaint: str, *, capability: str
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    complaint: str,
+    *,
+    capability: str,
+    split: bool = True,
 ) -> BackendUnavailable | EngineError:
     """What opening a bundle's engine says, on a machine with a made-up GPU 8.7."""
-    bundle = open_bundle(write_bundle(folder, toy_manifest(split=True)))
+    bundle = open_bundle(write_bundle(folder, toy_manifest(split=split)))
     key = key_for(
         bundle,
         "denoiser.fp32",
         builder="tensorrt",
         builder_version="10.3.0",
+        cuda_major=tensorrt_backend.cuda_major(),
+        recipe=tensorrt_backend.RECIPE,
         compute_capability=capability,
+        gpu="Orin",
     )
     with new_engine(bundle.folder, key) as place:
         (place / PLAN).write_bytes(b"plan")
         write_metadata(place, key, 1.0)
     gpu = Gpu("Orin", "8.7", 8 << 30, integrated=True)
     monkeypatch.setattr(engine_backend, "read_driver", lambda: Driver("12.6", (gpu,), None))
+    monkeypatch.setattr(tensorrt_backend, "import_library", lambda: made_up_tensorrt(complaint))
     spec = bundle.manifest.denoiser("fp32")
     with pytest.raises((BackendUnavailable, EngineError)) as told:
-        engine_backend.open_engine(
-            made_up_tensorrt(complaint),
-            "tensorrt",
-            bundle.path(spec.path),
-            spec,
-            SessionOptions(),
-        )
+        tensorrt_backend.open_graph(bundle.path(spec.path), spec, SessionOptions())
     one_line(told.value)
     return told.value
 
@@ -356,11 +360,72 @@ def test_an_engine_that_fits_is_loaded(tmp_path: Path, monkeypatch: pytest.Monke
     assert "The GPU's memory is not enough: loading" in error.problem
 
 
+def test_an_open_that_fails_leaves_nothing_on_the_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cudart = MadeUpCudart(room=5000)  # too little for the engine's scratch memory
+    engine = MadeUpEngine(MANIFEST.denoiser("fp32"), cudart)
+    engine.device_memory_size_v2 = 10_000
+    monkeypatch.setattr(engine_backend, "load_engine", lambda *arguments, **options: engine)
+    monkeypatch.setattr(engine_backend, "import_cudart", lambda: cudart)
+
+    error = engines_in(tmp_path / "toy", monkeypatch, "", capability="8.7", split=False)
+
+    assert "The GPU's memory is not enough" in error.problem
+    assert cudart.is_empty()
+
+
+@pytest.mark.parametrize(
+    ("driver", "library", "why"),
+    [
+        ("12.4", "13", "is of CUDA 13, and the driver runs CUDA up to 12.4 (pip install "),
+        ("13.0", "12", None),
+        ("12.4", "", None),
+        (None, "13", None),
+    ],
+)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_driver_that_is_too_old_for_the_library_is_told_with_the_package_that_fits(
+    monkeypatch: pytest.MonkeyPatch, name: str, driver: str | None, library: str, why: str | None
+) -> None:
+    backend = import_backend(name)
+    monkeypatch.setattr(backend, "cuda_major", lambda: library)
+    monkeypatch.setattr(engine_backend, "read_driver", lambda: Driver(driver, (), None))
+
+    told = str(backend.why_not())
+
+    assert ("is of CUDA" in told) == (why is not None)
+    assert why is None or f"{why}{name}-cu12)" in told
+
+
+def test_nvidias_own_package_of_tensorrt_rtx_goes_before_the_bindings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_tensorrt_rtx.py").write_text("__version__ = '1.9.0'\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(tensorrt_rtx_backend, "PACKAGE", "own_tensorrt_rtx")
+
+    assert tensorrt_rtx_backend.import_library().__version__ == "1.9.0"
+    assert tensorrt_rtx_backend.why_no_library() is None
+
+
+def test_a_tensorrt_rtx_without_the_flag_for_captures_is_too_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "old_tensorrt_rtx.py").write_text("__version__ = '1.1.1.26'\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(tensorrt_rtx_backend, "PACKAGE", "old_tensorrt_rtx")
+
+    why = str(tensorrt_rtx_backend.why_no_library())
+
+    assert why.startswith("TensorRT-RTX 1.1.1.26 is older than 1.2 (pip install")
+
+
 def test_an_execution_provider_is_not_for_engines() -> None:
     options = SessionOptions(provider="CUDAExecutionProvider")
 
     with pytest.raises(BackendUnavailable, match="Leave out `--provider`"):
-        engine_backend.open_engine(made_up_tensorrt(""), "tensorrt", Path("x"), SPEC, options)
+        tensorrt_backend.open_graph(Path("x"), SPEC, options)
 
 
 def test_the_real_cuda_runtime_has_every_function_that_is_called() -> None:
