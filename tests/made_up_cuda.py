@@ -46,6 +46,7 @@ class MadeUpCudart:
         self.flags: dict[str, set[int]] = {"stream": set(), "event": set()}
         self.waiting: list[Callable[[], None] | int] = []  # calls, and events between them
         self.recording: list[Callable[[], None]] | None = None
+        self.invalid = False
         self.calls: list[str] = []
         self.numbers = itertools.count(1)
 
@@ -80,6 +81,9 @@ class MadeUpCudart:
         return self.make("stream")
 
     def cudaStreamSynchronize(self, stream: int) -> tuple[int]:
+        if self.recording is not None:
+            self.invalid = True
+            return (900,)  # cudaErrorStreamCaptureUnsupported
         self.catch_up(len(self.waiting))
         return (OK,)
 
@@ -132,11 +136,13 @@ class MadeUpCudart:
         return self.give_back("event", event)
 
     def cudaStreamBeginCapture(self, stream: int, mode: int) -> tuple[int]:
-        self.recording = []
+        self.recording, self.invalid = [], False
         return (OK,)
 
     def cudaStreamEndCapture(self, stream: int) -> tuple[int, int | None]:
         graph, self.recording = self.recording, None
+        if self.invalid:
+            return 901, None  # cudaErrorStreamCaptureInvalidated
         return self.make("graph", graph)
 
     def cudaGraphInstantiate(self, graph: Any, flags: int) -> tuple[int, int]:

@@ -136,6 +136,14 @@ def test_what_cannot_be_captured_is_no_graph_and_the_stream_goes_on(
     assert cudart.is_empty()
 
 
+def test_a_wait_in_a_capture_spoils_it_and_no_more() -> None:
+    cuda = Cuda(MadeUpCudart())
+
+    assert cuda.capture(cuda.wait) is None
+
+    assert cuda.capture(lambda: None) is not None
+
+
 def test_ctrl_c_in_a_capture_ends_it() -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
