@@ -42,6 +42,7 @@ class MadeUpCudart:
         self.room = room
         self.failing = failing or {}
         self.memory: dict[int, Any] = {}
+        self.pinned: set[int] = set()
         self.held: dict[str, list[Any]] = {"stream": [], "event": [], "graph": [], "ready": []}
         self.flags: dict[str, set[int]] = {"stream": set(), "event": set()}
         self.waiting: list[Callable[[], None] | int] = []  # calls, and events between them
@@ -99,14 +100,19 @@ class MadeUpCudart:
         self.memory[address] = buffer
         return OK, address
 
-    cudaMallocHost = cudaMalloc
+    def cudaMallocHost(self, count: int) -> tuple[int, int]:
+        code, address = self.cudaMalloc(count)
+        self.pinned.add(address)
+        return code, address
 
     def cudaFree(self, address: int) -> tuple[int]:
         assert not self.waiting, "memory is freed before the stream has done what it was told"
         self.room += len(self.memory.pop(address))
         return (OK,)
 
-    cudaFreeHost = cudaFree
+    def cudaFreeHost(self, address: int) -> tuple[int]:
+        self.pinned.remove(address)
+        return self.cudaFree(address)
 
     def cudaMemsetAsync(self, address: int, value: int, count: int, stream: int) -> tuple[int]:
         self.do(lambda: ctypes.memset(address, value, count) and None)
@@ -115,8 +121,16 @@ class MadeUpCudart:
     def cudaMemcpyAsync(
         self, target: int, source: int, count: int, kind: int, stream: int
     ) -> tuple[int]:
+        places = (self.is_on_device(source), self.is_on_device(target))
+        assert places == {1: (False, True), 2: (True, False), 3: (True, True)}[kind]
         self.do(lambda: ctypes.memmove(target, source, count) and None)
         return (OK,)
+
+    def is_on_device(self, address: int) -> bool:
+        return any(
+            start <= address < start + len(buffer) and start not in self.pinned
+            for start, buffer in self.memory.items()
+        )
 
     def cudaEventCreateWithFlags(self, flags: int) -> tuple[int, int]:
         self.flags["event"].add(flags)
