@@ -2,7 +2,8 @@
 #
 #   make demo        the shipped model, exported and run in every precision: out/demo
 #   make test        the fast tests
-#   make test-slow   all tests
+#   make test-slow   all tests but those for GPUs
+#   make test-gpu    the tests for machines with CUDA; they need no network
 #   make check       format, lint and types
 #   make bench       every benchmark but that of GPUs, one after the other
 #
@@ -13,17 +14,21 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 EXTRAS := cpu,openvino,export,report,tensorrt-rtx,dev
 
-.PHONY: demo test test-slow check bench
+.PHONY: demo test test-slow test-gpu check bench
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
 	$(BIN)/pitstop demo --out out/demo
 
 test: $(INSTALLED)
-	$(BIN)/pytest -n auto -m "not slow"
+	$(BIN)/pytest -n auto -m "not slow and not gpu"
 
 test-slow: $(INSTALLED)
-	$(BIN)/pytest -n auto
+	$(BIN)/pytest -n auto -m "not gpu"
+
+test-gpu: $(INSTALLED)
+	$(BIN)/python -c "import sys; from pitstop.runtime.machine.driver import why_no_gpu; sys.exit(why_no_gpu())"
+	$(BIN)/pytest -m gpu tests/gpu
 
 check: $(INSTALLED)
 	mkdir -p .types && ln -sfn .. .types/pitstop

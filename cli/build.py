@@ -12,7 +12,7 @@ from .printing import build_progress, console, json_option, megabytes, table, wr
 
 if TYPE_CHECKING:
     from ..export.engines.build import Built
-    from ..export.engines.builder import OnPhase
+    from ..runtime.builder import OnPhase
 
 
 @click.command()

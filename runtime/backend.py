@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Protocol
 
 from .bundle.folder import GraphFile
@@ -22,6 +24,16 @@ class SessionOptions:
     threads: int | None = None
 
 
+Rank = tuple[int, str]
+"""A place among what ``auto`` takes, and why it stands there; the smallest goes first."""
+
+
+class Place(IntEnum):
+    """The places there are."""
+
+    ASKED, ENGINE, GPU, FASTER_CPU, CPU, LAST = range(6)
+
+
 class Backend(Protocol):
     """What a file of ``runtime/backends/`` defines.
 
@@ -36,6 +48,14 @@ class Backend(Protocol):
 
     def why_not(self) -> str | None:
         """Say why this backend cannot run on this machine, or None where it can."""
+
+    def rank(self, options: SessionOptions, engines: Collection[str]) -> Rank | None:
+        """Its place here, or None where ``auto`` is not to take it.
+
+        Args:
+            options: Of the sessions to come.
+            engines: The backends that an engine for this GPU is at hand for.
+        """
 
     def open_graph(self, graph: GraphFile, options: SessionOptions) -> Session:
         """Load a bundle's ONNX file, or the engine that was built from it."""

@@ -8,7 +8,7 @@ from types import TracebackType
 
 from .. import PitstopError
 from .backend import Backend, SessionOptions
-from .backends import AUTO, Choice, candidates, choose_backend, load_backend, nothing_runs
+from .backends import AUTO, Choice, candidates, choose_backend, load_backend
 from .bundle.folder import Bundle
 from .bundle.manifest import CONDITIONER, STEP
 from .decoder import TiledDecoder
@@ -128,7 +128,7 @@ def open_denoiser(
     bundle.manifest.denoiser(precision)  # refuses one that is not there, whatever the backend
     if backend != AUTO:
         return open_chosen(bundle, precision, choose_backend(backend, options), options)
-    failed = ""
+    failed, refusals = "", []
     for choice in candidates(options, engines_here(bundle, precision)):
         try:
             said = dataclasses.replace(choice, why=f"{failed}{choice.why}")
@@ -136,8 +136,9 @@ def open_denoiser(
         except PitstopError as error:
             if not choice.backend.NEEDS_ENGINE:
                 raise
+            refusals.append(error)
             failed += f"the engine of {choice.name} does not load ({error.problem}); "
-    raise nothing_runs(options)
+    raise refusals[-1]
 
 
 def open_chosen(

@@ -11,20 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ... import BackendUnavailable, EngineError, OptionError, one_of
-from ...runtime.backends import import_backend
-from ...runtime.bundle.engine_key import (
-    BUILDERS,
-    HARDWARE_COMPATIBLE,
-    VERSION_COMPATIBLE,
-    EngineKey,
-)
+from ... import BackendUnavailable, EngineError, OptionError
+from ...runtime.backends import builder_names, import_builder
+from ...runtime.builder import BuildRequest, OnPhase
+from ...runtime.bundle.engine_key import HARDWARE_COMPATIBLE, VERSION_COMPATIBLE, EngineKey
 from ...runtime.bundle.engines import (
     PLAN,
     TIMING_CACHE,
     Engine,
     check_plan,
-    key_for,
     list_engines,
     new_engine,
     read_engine,
@@ -32,9 +27,9 @@ from ...runtime.bundle.engines import (
 )
 from ...runtime.bundle.folder import Bundle, open_bundle
 from ...runtime.bundle.manifest import STEP
+from ...runtime.devices.engine_backend import key_here
 from ...runtime.machine.driver import read_driver
 from ...runtime.machine.system import this_machine
-from .builder import OnPhase, Request
 from .process import build_apart
 
 MOST_WORKSPACE = 1 << 20  # MiB, far beyond any GPU's memory
@@ -42,7 +37,7 @@ LEVELS = range(6)
 MEBIBYTE = 1 << 20
 CAPABILITY = re.compile(r"\d{1,2}\.\d")
 # What the timings of kernels depend on.
-TIMED = ("builder", "builder_version", "platform", "compute_capability")
+TIMED = ("builder", "builder_version", "cuda_major", "platform", "compute_capability", "gpu")
 
 OnEngine = Callable[[str], OnPhase]
 """Told of each graph whose engine is built; returns what is told of its progress."""
@@ -53,14 +48,14 @@ class BuildOptions:
     """How engines are built.
 
     Attributes:
-        builder: ``tensorrt`` or ``tensorrt-rtx``.
+        builder: A backend that runs engines, such as ``tensorrt``.
         precision: Of the denoiser; None is the most exact in the bundle.
         compute_capabilities: Of the GPUs that they are for; empty for the one here.
         optimization_level: 0 (quick to build) to 5 (slow), or None for the builder's own.
         workspace_mib: Device memory for a kernel beside its inputs, in MiB; None is half of what
             the GPU has.
-        hardware_compatible: Run on every GPU from Ampere on; TensorRT only.
-        version_compatible: Run on later versions of the same major one; TensorRT only.
+        hardware_compatible: Run on every GPU from Ampere on, where the builder can.
+        version_compatible: Run on later versions of the same major one, where the builder can.
         force: Build even where the engine is there.
     """
 
@@ -74,8 +69,6 @@ class BuildOptions:
     force: bool = False
 
     def __post_init__(self) -> None:
-        if self.builder not in BUILDERS:
-            raise one_of("builder of engines", self.builder, BUILDERS)
         if self.optimization_level is not None and self.optimization_level not in LEVELS:
             raise OptionError(
                 f"The optimization level is {self.optimization_level}", "Choose 0 to 5"
@@ -90,27 +83,44 @@ class BuildOptions:
                 raise OptionError(
                     f"There is no compute capability {capability!r}", "Write it as 8.9 or 12.0"
                 )
-        if self.builder == "tensorrt" and self.compute_capabilities:
+        self._check_with_builder()
+
+    def _check_with_builder(self) -> None:
+        builder = import_builder(self.builder)
+        if builder.MEASURES and self.compute_capabilities:
+            others = [name for name in builder_names() if not import_builder(name).MEASURES]
             raise OptionError(
-                "TensorRT builds for the GPU of this machine only",
-                "Leave out `--compute-capability`, or choose `--backend tensorrt-rtx`",
+                f"The {self.builder} backend builds for the GPU of this machine only",
+                "Leave out `--compute-capability`, or choose "
+                + " or ".join(f"`--backend {name}`" for name in others),
             )
-        if self.builder == "tensorrt-rtx" and (self.hardware_compatible or self.version_compatible):
+        missing = [flag for flag in self.compatibility if flag not in builder.compatibility()]
+        if missing:
             raise OptionError(
-                "TensorRT-RTX has no flags for compatibility",
-                "Name the GPUs with `--compute-capability 8.6,8.9,12.0`",
+                f"The {self.builder} backend has no flags for compatibility of that kind here: "
+                + ", ".join(f"`--{flag}`" for flag in missing),
+                "Leave them out and build on each machine"
+                if builder.MEASURES
+                else "Name the GPUs with `--compute-capability 8.6,8.9,12.0`",
             )
+
+    @property
+    def compatibility(self) -> tuple[str, ...]:
+        """The flags for it that are asked for."""
+        asked = {
+            HARDWARE_COMPATIBLE: self.hardware_compatible,
+            VERSION_COMPATIBLE: self.version_compatible,
+        }
+        return tuple(flag for flag, is_asked in asked.items() if is_asked)
 
     @property
     def flags(self) -> tuple[str, ...]:
         """What is asked of the builder, as the engine's key has it."""
         asked = {
-            HARDWARE_COMPATIBLE: self.hardware_compatible,
-            VERSION_COMPATIBLE: self.version_compatible,
             f"optimization-level={self.optimization_level}": self.optimization_level is not None,
             f"workspace={self.workspace_mib}MiB": self.workspace_mib is not None,
         }
-        return tuple(flag for flag, is_asked in asked.items() if is_asked)
+        return (*self.compatibility, *(flag for flag, is_asked in asked.items() if is_asked))
 
 
 @dataclass(frozen=True)
@@ -130,8 +140,7 @@ def build_engines(
         BackendUnavailable: The builder's library is not here, or a GPU that it needs.
         EngineError: The graph is refused, the build was killed, or another one is under way.
     """
-    backend = import_backend(options.builder)
-    why = backend.why_no_library()  # type: ignore[attr-defined]  # builders have it
+    why = import_builder(options.builder).why_no_library()
     if why is not None:
         raise BackendUnavailable(
             f"The {options.builder} backend cannot build here: {why}",
@@ -140,35 +149,34 @@ def build_engines(
     bundle = open_bundle(folder)
     denoiser = f"denoiser.{options.precision or bundle.manifest.precisions[0]}"
     bundle.manifest.denoiser(denoiser.partition(".")[2])  # refuses a precision that is not there
-    capability = _capability(options)
-    version = str(backend.import_library().__version__)  # type: ignore[attr-defined]
+    capability, gpu = _target(options)
     built = []
     for graph in [denoiser, *([STEP] if STEP in bundle.manifest.graphs else [])]:
-        key = key_for(
+        key = key_here(
             bundle,
             graph,
-            builder=options.builder,
-            builder_version=version,
+            options.builder,
             compute_capability=capability,
+            gpu=gpu,
             flags=options.flags,
         )
         built.append(_build(bundle, key, options, on_engine))
     return built
 
 
-def _capability(options: BuildOptions) -> str:
-    """The GPUs that engines are for, as their key has them."""
+def _target(options: BuildOptions) -> tuple[str, str]:
+    """The GPUs that engines are for, as their key has them: compute capabilities, and the model."""
     if options.compute_capabilities:
-        return ",".join(sorted(set(options.compute_capabilities), key=float))
+        return ",".join(sorted(set(options.compute_capabilities), key=float)), ""
     driver = read_driver()
     if driver.problem is not None:
         raise BackendUnavailable(
             f"There is no GPU to build for: {driver.problem}",
-            "Name it with `--compute-capability 8.9`"
-            if options.builder == "tensorrt-rtx"
-            else "Build on the machine that is to run it",
+            "Build on the machine that is to run it"
+            if import_builder(options.builder).MEASURES
+            else "Name it with `--compute-capability 8.9`",
         )
-    return driver.gpus[0].compute_capability
+    return driver.gpus[0].compute_capability, driver.gpus[0].name
 
 
 def _build(bundle: Bundle, key: EngineKey, options: BuildOptions, on_engine: OnEngine) -> Built:
@@ -177,7 +185,7 @@ def _build(bundle: Bundle, key: EngineKey, options: BuildOptions, on_engine: OnE
         return Built(there, is_new=False)
     with new_engine(bundle.folder, key) as partial:
         started = time.perf_counter()
-        request = Request(
+        request = BuildRequest(
             builder=key.builder,
             graph=str(bundle.path(bundle.manifest.graphs[key.graph].path)),
             plan=str(partial / PLAN),
@@ -222,7 +230,7 @@ def _workspace(options: BuildOptions) -> int | None:
 
 
 def _known_timings(folder: Path, key: EngineKey) -> tuple[str, ...]:
-    """The timing caches of engines of the same builder, version, platform and GPU."""
+    """The timing caches of engines of the same builder, version, CUDA, platform and GPU."""
     known = []
     for path in list_engines(folder):
         try:

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import IO
 
 from ... import EngineError, PitstopError
+from ...runtime.backends import import_builder
+from ...runtime.builder import BuildRequest, OnPhase
 from ...runtime.machine.system import this_machine
-from .builder import OnPhase, Request, build_plan
 
 PR_SET_PDEATHSIG = 1  # of prctl
 LINES = 3  # of what a child that broke had to say
@@ -29,7 +30,7 @@ NEEDS_LESS = (
 )
 
 
-def build_apart(request: Request, on_phase: OnPhase) -> None:
+def build_apart(request: BuildRequest, on_phase: OnPhase) -> None:
     """Build an engine in a child process.
 
     Raises:
@@ -47,7 +48,7 @@ def build_apart(request: Request, on_phase: OnPhase) -> None:
 
 
 def _watch_child(
-    request: Request, on_phase: OnPhase, said: IO[str]
+    request: BuildRequest, on_phase: OnPhase, said: IO[str]
 ) -> tuple[int, EngineError | None]:
     """Run the child to its end: its exit code, and why it refused, if it said so."""
     reading, writing = os.pipe()
@@ -75,7 +76,7 @@ def _watch_child(
         child.wait()
 
 
-def broken(request: Request, code: int, said: str, free: int | None) -> EngineError:
+def broken(request: BuildRequest, code: int, said: str, free: int | None) -> EngineError:
     """What became of a child that ended without a word."""
     memory = f"{free / 1e9:.1f} GB of memory were free when it began" if free else "of this machine"
     if code == -signal.SIGKILL:
@@ -96,7 +97,7 @@ def main(pipe: int, facts: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both; the parent ends this one
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     Path("/proc/self/oom_score_adj").write_text("1000")
-    request = Request.from_json(facts)
+    request = BuildRequest.from_json(facts)
     with os.fdopen(pipe, "w", encoding="utf-8") as lines:
 
         def tell(**event: object) -> None:
@@ -108,7 +109,7 @@ def main(pipe: int, facts: str) -> None:
             return True
 
         try:
-            build_plan(request, on_phase)
+            import_builder(request.builder).build(request, on_phase)
         except PitstopError as error:
             tell(problem=error.problem, remedy=error.remedy)
         except OSError as error:

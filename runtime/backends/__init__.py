@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-import platform
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import cast
 
 from ... import BackendUnavailable, one_of
 from ..backend import Backend, SessionOptions
+from ..builder import Builder
 
 AUTO = "auto"
-ENGINES = ("tensorrt", "tensorrt-rtx")  # what runs nothing but an engine of its own
-X86 = ("x86_64", "AMD64")  # as platform.machine has it
 
 
 @dataclass(frozen=True)
@@ -47,6 +45,18 @@ def import_backend(name: str) -> Backend:
     return cast(Backend, importlib.import_module(f"{__name__}.{name.replace('-', '_')}"))
 
 
+def builder_names() -> list[str]:
+    """The backends that run engines of their own."""
+    return [name for name in backend_names() if import_backend(name).NEEDS_ENGINE]
+
+
+def import_builder(name: str) -> Builder:
+    """Import the builder of engines called ``name``, whether it can build here or not."""
+    if name not in builder_names():
+        raise one_of("builder of engines", name, builder_names())
+    return cast(Builder, import_backend(name))
+
+
 def load_backend(name: str, options: SessionOptions | None = None) -> Backend:
     """Import the backend called ``name`` and check that it can run on this machine.
 
@@ -73,55 +83,41 @@ def choose_backend(
         OptionError: There is no backend of that name.
         BackendUnavailable: It cannot run here, or none can; the message says why.
     """
-    options = options or SessionOptions()
     if name == AUTO:
-        for choice in candidates(options, engines):
-            return choice
-        raise nothing_runs(options, engines)
+        return candidates(options or SessionOptions(), engines)[0]
     backend = import_backend(name)
-    if (why := backend.why_not()) is not None:
-        raise _cannot_run({name: why})
+    reason = backend.why_not()
+    if reason is not None:
+        raise _unavailable({name: reason})
     return Choice(name, backend)
 
 
-def candidates(options: SessionOptions, engines: Collection[str] = ()) -> Iterator[Choice]:
-    """The backends that ``auto`` may take here, the fastest first; `choose_backend` explains."""
-    for name, why in _fastest_first(options, engines):
+def candidates(options: SessionOptions, engines: Collection[str] = ()) -> list[Choice]:
+    """The backends that can run here, in the order in which ``auto`` takes them.
+
+    Args:
+        options: Of the sessions to come; an execution provider settles it.
+        engines: The backends that an engine for this GPU is at hand for.
+
+    Raises:
+        BackendUnavailable: There is none; the message says why of each.
+    """
+    ranked = []
+    for name in backend_names():
         backend = import_backend(name)
-        if backend.why_not() is None:
-            yield Choice(name, backend, why)
+        if rank := backend.rank(options, engines):
+            place, why = rank
+            ranked.append((place, Choice(name, backend, why)))
+    ranked.sort(key=lambda found: (found[0], found[1].name))
+    reasons = {choice.name: choice.backend.why_not() for _, choice in ranked}
+    able = [choice for _, choice in ranked if reasons[choice.name] is None]
+    if not able:
+        raise _unavailable(reasons)
+    return able
 
 
-def nothing_runs(options: SessionOptions, engines: Collection[str] = ()) -> BackendUnavailable:
-    """The error where ``auto`` has nothing to take, with what each backend lacks."""
-    names = dict(_fastest_first(options, engines))
-    return _cannot_run({name: str(import_backend(name).why_not()) for name in names})
-
-
-def _cannot_run(reasons: Mapping[str, str]) -> BackendUnavailable:
+def _unavailable(reasons: Mapping[str, str | None]) -> BackendUnavailable:
     return BackendUnavailable(
         "; ".join(f"The {name} backend cannot run here: {why}" for name, why in reasons.items()),
         "Run `pitstop doctor` to see which can, and what to install",
     )
-
-
-def _fastest_first(options: SessionOptions, engines: Collection[str]) -> Iterator[tuple[str, str]]:
-    """Names of backends, each with why it stands where it does."""
-    from .onnxruntime import runs_on_gpu
-
-    names = backend_names()
-    if options.provider is not None:
-        yield "onnxruntime", f"{options.provider} is one of its execution providers"
-        return
-    for name in ENGINES:
-        if name in names and name in engines:
-            yield name, "the bundle has its engine for this GPU"
-    if "onnxruntime" in names and runs_on_gpu():
-        yield "onnxruntime", "it has CUDA here, and a GPU goes before a CPU"
-    if "openvino" in names and platform.machine() in X86:
-        yield "openvino", "it goes before onnxruntime on x86 CPUs"
-    if "onnxruntime" in names:
-        yield "onnxruntime", "nothing that goes before it runs here"
-    for name in names:
-        if name not in {*ENGINES, "onnxruntime"}:
-            yield name, "nothing else runs here"

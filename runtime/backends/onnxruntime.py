@@ -6,17 +6,21 @@ the provider can, and the latents stay there through the loop.
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import importlib
 import importlib.util
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import io
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from ... import BackendUnavailable, BundleError
-from ..backend import SessionOptions
+from ..backend import Place, Rank, SessionOptions
 from ..bundle.folder import GraphFile
 from ..bundle.manifest import GraphSpec
 from ..devices.onnx_device import DeviceOnnxSession, OpenStep
@@ -33,6 +37,9 @@ PLUGIN_MODULE = "onnxruntime_ep_nv_tensorrt_rtx"
 PLUGIN_INSTALL = "pip install onnxruntime-ep-nv-tensorrt-rtx-cu13"
 # Both packages hold the module onnxruntime: the one that is there must go first.
 GPU_INSTALL = "pip uninstall onnxruntime && pip install 'pitstop[gpu]'"
+LIBRARIES_INSTALL = (
+    "pip install 'onnxruntime-gpu[cuda,cudnn]'; TensorRT's libraries come with TensorRT"
+)
 # The option that replays a call as a CUDA graph, by provider.
 GRAPH_OPTION = {
     CUDA: "enable_cuda_graph",
@@ -43,6 +50,12 @@ GRAPH_OPTION = {
 OPTIONS = {CUDA: {"use_tf32": "0"}}
 # What ONNX Runtime says where a part of the graph runs elsewhere, so no call can be captured.
 NOT_CAPTURED = "graph capture"
+# An ONNX file of one node, y = Add(x, x), on float32 [1].
+PROBE = (
+    b'\x08\x08:7\n\x10\n\x01x\n\x01x\x12\x01y"\x03Add:\x00\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12'
+    b"\x04\n\x02\x08\x01b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\r"
+)
+FATAL, WARNING = 4, 2  # severities of what ONNX Runtime prints; the second is its default
 
 
 def why_not() -> str | None:
@@ -52,6 +65,14 @@ def why_not() -> str | None:
             "NVIDIA)"
         )
     return None
+
+
+def rank(options: SessionOptions, engines: Collection[str]) -> Rank | None:
+    if options.provider is not None:
+        return Place.ASKED, f"{options.provider} is one of its execution providers"
+    if runs_on_gpu():
+        return Place.GPU, "it has CUDA here, and a GPU goes before a CPU"
+    return Place.CPU, "nothing that goes before it runs here"
 
 
 def runs_on_gpu() -> bool:
@@ -66,6 +87,11 @@ def providers_here() -> dict[str, str | None]:
 
 def why_not_provider(name: str) -> str | None:
     """Say why a provider for NVIDIA's GPUs cannot run here, or None where it can."""
+    return why_not_offered(name) or why_no_gpu() or why_not_started(name)
+
+
+def why_not_offered(name: str) -> str | None:
+    """Say that this ONNX Runtime was built without a provider, or None where it has it."""
     import onnxruntime
 
     available = name in onnxruntime.get_available_providers()
@@ -73,24 +99,70 @@ def why_not_provider(name: str) -> str | None:
         return f"its package is not installed ({PLUGIN_INSTALL})"
     if not available and name != PLUGIN:
         return f"this ONNX Runtime {onnxruntime.__version__} has none ({GPU_INSTALL})"
-    return why_no_gpu()
+    return None
+
+
+@functools.cache
+def why_not_started(name: str) -> str | None:
+    """Run a graph of one node on a provider, once in a process, and say why it does not run.
+
+    A provider that was built in need not start: without CUDA's libraries ONNX Runtime takes its CPU
+    and says so on stderr alone.
+    """
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(FATAL)
+    try:
+        session = _open(PROBE, name, SessionOptions(), OPTIONS.get(name, {}))
+        with _told("a graph of one node", name):
+            session.run(None, {"x": np.ones(1, np.float32)})
+    except (BackendUnavailable, BundleError) as error:
+        return f"it does not start: {_missing_library(name) or error.problem}"
+    finally:
+        onnxruntime.set_default_logger_severity(WARNING)
+    if (got := session.get_providers()[0]) == name:
+        return None
+    return f"it does not start: {_missing_library(name) or f'ONNX Runtime took {got} instead'}"
+
+
+def _missing_library(name: str) -> str | None:
+    """What the loader says of a provider's library, after ONNX Runtime could not load it.
+
+    Not before: a library that ONNX Runtime did not load first knows nothing of it.
+    """
+    import onnxruntime
+
+    file = f"libonnxruntime_providers_{name.removesuffix('ExecutionProvider').lower()}.so"
+    path = Path(onnxruntime.__file__).parent / "capi" / file
+    try:
+        if path.exists():
+            ctypes.CDLL(str(path))
+    except OSError as error:
+        return f"{error} ({LIBRARIES_INSTALL})"
+    return None
 
 
 def open_graph(graph: GraphFile, options: SessionOptions) -> Session:
     import onnxruntime
 
-    chosen = _provider(options.provider, onnxruntime.get_available_providers())
+    available = onnxruntime.get_available_providers()
+    chosen = _provider(options.provider, available)
     if chosen in GRAPH_OPTION:
-        session = _open_on_gpu(graph.path, chosen, options)
+        # Else this is the CPU's package with a plugin: it has no memory of its own on a GPU.
+        on_device = CUDA in available
+        open_there = _open_on_gpu if on_device else _open
+        session = open_there(graph.path, chosen, options)
         if (got := session.get_providers()[0]) != chosen and options.provider is not None:
             raise BackendUnavailable(
                 f"ONNX Runtime could not start {chosen}, and took {got}",
                 "Run `pitstop doctor`; the CUDA and cuDNN of this onnxruntime may be missing",
             )
-        if got == chosen:
+        if got == chosen and on_device:
             return DeviceOnnxSession(session, graph.spec, "cuda", _open_step(chosen, options))
+        if got == chosen:
+            return OnnxRuntimeSession(session, graph.spec)
         chosen = CPU  # CUDA that nobody asked for does not start
-    return OnnxRuntimeSession(_open(graph.path, chosen, options, {}), graph.spec)
+    return OnnxRuntimeSession(_open(graph.path, chosen, options), graph.spec)
 
 
 def _open_step(chosen: str, options: SessionOptions) -> OpenStep:
@@ -110,16 +182,35 @@ def _open_on_gpu(path: Path, chosen: str, options: SessionOptions) -> Any:
     return _open(path, chosen, options, settings)
 
 
-def _open(path: Path, chosen: str, options: SessionOptions, settings: Mapping[str, str]) -> Any:
+def _open(
+    model: Path | bytes,
+    chosen: str,
+    options: SessionOptions,
+    settings: Mapping[str, str] = MappingProxyType({}),
+) -> Any:
     import onnxruntime
 
     chosen_settings = _session_options(options)
-    with _told(path, chosen):
+    if chosen in GRAPH_OPTION:
+        _find_cuda()
+    with _told(model if isinstance(model, Path) else "a graph of one node", chosen):
         if chosen == PLUGIN and chosen not in onnxruntime.get_available_providers():
             chosen_settings.add_provider_for_devices(_plugin_devices(), dict(settings))
-            return onnxruntime.InferenceSession(path, chosen_settings)
+            return onnxruntime.InferenceSession(model, chosen_settings)
         providers = [(chosen, dict(settings)), (CPU, {})] if chosen != CPU else [CPU]
-        return onnxruntime.InferenceSession(path, chosen_settings, providers=providers)
+        return onnxruntime.InferenceSession(
+            model, chosen_settings, providers=providers, enable_fallback=0
+        )
+
+
+@functools.cache
+def _find_cuda() -> None:
+    """Load CUDA's libraries from their wheels, where the loader does not look."""
+    import onnxruntime
+
+    if hasattr(onnxruntime, "preload_dlls"):  # from 1.21 on; it prints what it does not find
+        with redirect_stdout(io.StringIO()):
+            onnxruntime.preload_dlls()
 
 
 def _session_options(options: SessionOptions) -> Any:
@@ -136,7 +227,7 @@ def _session_options(options: SessionOptions) -> Any:
 
 
 @contextmanager
-def _told(path: Path, chosen: str) -> Iterator[None]:
+def _told(path: Path | str, chosen: str) -> Iterator[None]:
     """What ONNX Runtime finds wrong with a graph, in one line."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
@@ -160,6 +251,11 @@ def _told(path: Path, chosen: str) -> Iterator[None]:
             f"ONNX Runtime cannot open {path}: {str(error).splitlines()[0]}",
             "Export the bundle again, or install the onnxruntime that `pitstop inspect` names",
         ) from error
+    except RuntimeError as error:  # of a provider whose libraries are not there
+        raise BackendUnavailable(
+            f"ONNX Runtime could not start {chosen}: {str(error).strip().splitlines()[-1]}",
+            "Run `pitstop doctor` to see what is missing",
+        ) from error
 
 
 def _provider(asked: str | None, available: list[str]) -> str:
@@ -169,13 +265,13 @@ def _provider(asked: str | None, available: list[str]) -> str:
     asked for.
     """
     if asked is None:
-        return CUDA if CUDA in available and why_no_gpu() is None else CPU
+        return CUDA if runs_on_gpu() else CPU
     if asked not in available and asked != PLUGIN:
         raise BackendUnavailable(
             f"This ONNX Runtime has no {asked}",
             f"Choose one of: {', '.join(available)}; NVIDIA's need pip install 'pitstop[gpu]'",
         )
-    if asked in GRAPH_OPTION and (why := why_not_provider(asked)):
+    if asked in GRAPH_OPTION and (why := why_not_offered(asked) or why_no_gpu()):
         raise BackendUnavailable(
             f"ONNX Runtime's {asked} cannot run here: {why}",
             "Leave out `--provider`, or run `pitstop doctor` to see what can run",

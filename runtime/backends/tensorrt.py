@@ -7,14 +7,29 @@ environment must be made with ``--system-site-packages``.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Collection
 from typing import Any
 
-from ..backend import SessionOptions
+from ..backend import Rank, SessionOptions
+from ..builder import BuildRequest, OnPhase
+from ..bundle.engine_key import HARDWARE_COMPATIBLE, VERSION_COMPATIBLE
 from ..bundle.folder import GraphFile
-from ..devices.engine_backend import all_that_is_missing, is_installed, open_engine, why_no_device
+from ..devices import engine_build
+from ..devices.engine_backend import (
+    all_that_is_missing,
+    is_installed,
+    is_older,
+    open_engine,
+    rank_engines,
+    why_no_device,
+    why_too_new,
+)
+from ..machine.nvidia import cuda_major_of, is_jetson
 from ..session import Session
 
 NEEDS_ENGINE = True
+MEASURES = True
+RECIPE = engine_build.RECIPE
 
 MODULE = "tensorrt"
 OLDEST = (10, 3)  # the first that runs Q/DQ with fp16 scales
@@ -25,7 +40,16 @@ INSTALL = (
 
 
 def why_not() -> str | None:
-    return all_that_is_missing([why_no_library(), why_no_device()])
+    too_new = why_too_new("TensorRT", MODULE, cuda_major())
+    return all_that_is_missing([why_no_library(), too_new, why_no_device()])
+
+
+def rank(options: SessionOptions, engines: Collection[str]) -> Rank | None:
+    return rank_engines("tensorrt", options, engines)
+
+
+def open_graph(graph: GraphFile, options: SessionOptions) -> Session:
+    return open_engine("tensorrt", graph, options)
 
 
 def import_library() -> Any:
@@ -33,7 +57,6 @@ def import_library() -> Any:
 
 
 def why_no_library() -> str | None:
-    """Say why engines cannot be built, with a GPU or without, or None where they can."""
     if not is_installed(MODULE):
         return f"TensorRT is not installed ({INSTALL})"
     try:
@@ -45,7 +68,7 @@ def why_no_library() -> str | None:
 
 def too_old(version: str) -> str | None:
     """Say that a version is too old, or None where it is not."""
-    if tuple(int(part) for part in version.split(".")[:2]) >= OLDEST:
+    if not is_older(version, OLDEST):
         return None
     oldest = ".".join(map(str, OLDEST))
     return (
@@ -53,5 +76,14 @@ def too_old(version: str) -> str | None:
     )
 
 
-def open_graph(graph: GraphFile, options: SessionOptions) -> Session:
-    return open_engine(import_library(), "tensorrt", graph, options)
+def cuda_major() -> str:
+    return cuda_major_of("tensorrt")
+
+
+def compatibility() -> tuple[str, ...]:
+    """NVIDIA's guide leaves hardware compatibility out on JetPack."""
+    return (VERSION_COMPATIBLE,) if is_jetson() else (HARDWARE_COMPATIBLE, VERSION_COMPATIBLE)
+
+
+def build(request: BuildRequest, on_phase: OnPhase) -> None:
+    engine_build.build_plan(import_library(), request, on_phase, keeps_timings=True)

@@ -1,8 +1,8 @@
 """What an engine depends on: its content address, and how two of them differ.
 
-An engine is right for one graph with its weights, one builder of one version, and the GPUs that it
-was built for. All of it is in the key, in clear text, so that an engine which does not fit is told
-from one that does, and why.
+An engine is right for one graph with its weights, one builder of one version that was set up in one
+way, and the GPUs that it was built for. All of it is in the key, in clear text, so that an engine
+which does not fit is told from one that does, and why.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ... import EngineError
+from ..machine.system import JETSON
 
 HARDWARE_COMPATIBLE = "hardware-compatible"
 VERSION_COMPATIBLE = "version-compatible"
 AMPERE = (8, 0)  # the first that hardware-compatible engines run on
-BUILDERS = ("tensorrt", "tensorrt-rtx")
 DIGITS = 16  # of the sha256 that names an engine's folder
 SHOWN = 12  # of the sha256s in messages
 TITLES = {
@@ -28,10 +28,14 @@ TITLES = {
     "calibration_sha256": "calibration",
     "builder": "builder",
     "builder_version": "builder's version",
+    "cuda_major": "CUDA",
+    "recipe": "build recipe",
     "platform": "platform",
     "compute_capability": "compute capability",
+    "gpu": "GPU",
     "flags": "flags",
 }
+NEWER = {"cuda_major", "recipe", "gpu"}  # fields that keys have not had from the beginning
 
 
 @dataclass(frozen=True)
@@ -44,11 +48,15 @@ class EngineKey:
         weights_sha256: Of the weights beside it, or empty where they are in the file.
         precision: Of the graph.
         calibration_sha256: Of the ranges that an int8 graph was made with, or empty.
-        builder: ``tensorrt`` or ``tensorrt-rtx``.
+        builder: The backend that runs it, such as ``tensorrt``.
         builder_version: All of it, such as ``10.3.0``.
-        platform: Operating system and processor, such as ``Linux aarch64``: a plan holds code of
-            both.
+        cuda_major: Of the CUDA that the builder is of, such as ``13``, or empty.
+        recipe: Version of how pitstop sets the builder up.
+        platform: Operating system and processor, such as ``Linux aarch64 Jetson``: a plan holds
+            code of both.
         compute_capability: Of the GPUs that it is for, such as ``8.7`` or ``8.6,8.9,12.0``.
+        gpu: The model that its kernels were timed on; empty where none were, and it is for every
+            model of its compute capabilities.
         flags: What was asked of the builder, sorted.
     """
 
@@ -59,8 +67,11 @@ class EngineKey:
     calibration_sha256: str
     builder: str
     builder_version: str
+    cuda_major: str
+    recipe: int
     platform: str
     compute_capability: str
+    gpu: str
     flags: tuple[str, ...] = ()
 
     @property
@@ -76,9 +87,9 @@ class EngineKey:
     def misfits(self, here: EngineKey) -> list[str]:
         """As `differences`, but for what keeps the engine from running.
 
-        A compute capability that is one of several fits, and so does what the flags for
-        compatibility allow. Flags change how an engine was built, not what it computes: they matter
-        where some are asked for.
+        A compute capability that is one of several fits, and so do all models of a GPU where none
+        was timed, and what the flags for compatibility allow. Flags change how an engine was built,
+        not what it computes: they matter where some are asked for.
         """
         return [_say(self, here, name) for name in TITLES if not _fits(self, here, name)]
 
@@ -92,16 +103,19 @@ class EngineKey:
         names = {field.name for field in dataclasses.fields(cls)}
         if not isinstance(content, dict) or set(content) != names:
             raise EngineError("The engine's key is not whole", "Build the engine again")
+        types = {"recipe": int, "flags": list}
         flags = content["flags"]
-        texts = [value for name, value in content.items() if name != "flags"]
-        if not isinstance(flags, list) or not all(isinstance(text, str) for text in texts + flags):
-            raise EngineError("The engine's key is not of texts", "Build the engine again")
-        if content["builder"] not in BUILDERS:
-            raise EngineError(
-                f"There is no builder of engines called {content['builder']!r}",
-                "Build the engine again",
-            )
+        if any(type(content[name]) is not types.get(name, str) for name in names) or not all(
+            isinstance(flag, str) for flag in flags
+        ):
+            raise EngineError("The engine's key is of other types", "Build the engine again")
         return cls(**{**content, "flags": tuple(flags)})
+
+
+def is_outdated(content: Any) -> bool:
+    """Whether this is a key as an older pitstop wrote it, which says too little."""
+    names = {field.name for field in dataclasses.fields(EngineKey)}
+    return isinstance(content, dict) and set(content) == names - NEWER
 
 
 def _same(engine: EngineKey, wanted: EngineKey, name: str) -> bool:
@@ -110,18 +124,25 @@ def _same(engine: EngineKey, wanted: EngineKey, name: str) -> bool:
 
 def _fits(engine: EngineKey, here: EngineKey, name: str) -> bool:
     if name == "compute_capability":
-        return _fits_gpu(engine, here)
+        return _fits_capability(engine, here)
+    if name == "gpu":
+        return not engine.gpu or _same(engine, here, name) or _is_for_all_gpus(engine, here)
     if name == "builder_version":
         return _fits_version(engine, here)
     return _same(engine, here, name) or (name == "flags" and not here.flags)
 
 
-def _fits_gpu(engine: EngineKey, here: EngineKey) -> bool:
+def _fits_capability(engine: EngineKey, here: EngineKey) -> bool:
     wanted = set(here.compute_capability.split(","))
-    if wanted <= set(engine.compute_capability.split(",")):
-        return True
-    return HARDWARE_COMPATIBLE in engine.flags and all(
-        as_numbers(capability) >= AMPERE for capability in wanted
+    return wanted <= set(engine.compute_capability.split(",")) or _is_for_all_gpus(engine, here)
+
+
+def _is_for_all_gpus(engine: EngineKey, here: EngineKey) -> bool:
+    """Whether the flag for it is of use here: NVIDIA's guide leaves JetPack out."""
+    return (
+        HARDWARE_COMPATIBLE in engine.flags
+        and JETSON not in here.platform
+        and all(as_numbers(wanted) >= AMPERE for wanted in here.compute_capability.split(","))
     )
 
 
@@ -148,9 +169,9 @@ def _say(engine: EngineKey, wanted: EngineKey, name: str) -> str:
     return f"its {TITLES[name]} is {found}, here it is {here}"
 
 
-def _show(value: str | tuple[str, ...], name: str) -> str:
+def _show(value: str | int | tuple[str, ...], name: str) -> str:
     if isinstance(value, tuple):
         return " ".join(value) or "none"
     if name.endswith("sha256") and value:
-        return f"{value[:SHOWN]}…"
-    return value or "none"
+        return f"{str(value)[:SHOWN]}…"
+    return str(value) or "none"

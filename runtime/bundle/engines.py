@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import fcntl
 import json
 import os
@@ -19,7 +20,7 @@ from typing import Any
 
 from ... import EngineError, __version__
 from ..machine.system import platform_name
-from .engine_key import EngineKey
+from .engine_key import EngineKey, is_outdated
 from .folder import ENGINES, Bundle, sha256
 from .precision import QUANTIZED
 
@@ -41,6 +42,7 @@ class Engine:
         plan_sha256: Of the plan.
         plan_bytes: Its size.
         seconds: What building it took.
+        built: When it was built, in seconds since 1970.
     """
 
     folder: Path
@@ -48,6 +50,7 @@ class Engine:
     plan_sha256: str
     plan_bytes: int
     seconds: float
+    built: float
 
     @property
     def plan(self) -> Path:
@@ -64,7 +67,10 @@ def key_for(
     *,
     builder: str,
     builder_version: str,
+    cuda_major: str,
+    recipe: int,
     compute_capability: str,
+    gpu: str,
     flags: tuple[str, ...] = (),
 ) -> EngineKey:
     """The key of the engine of one of a bundle's graphs."""
@@ -78,8 +84,11 @@ def key_for(
         calibration_sha256=manifest.files.get(RANGES, "") if precision in QUANTIZED else "",
         builder=builder,
         builder_version=builder_version,
+        cuda_major=cuda_major,
+        recipe=recipe,
         platform=platform_name(),
         compute_capability=compute_capability,
+        gpu=gpu,
         flags=tuple(sorted(flags)),
     )
 
@@ -101,22 +110,47 @@ def read_engine(folder: Path) -> Engine:
     remedy = f"Build it again with `pitstop build`, or remove {folder}"
     try:
         content = json.loads((folder / METADATA).read_text(encoding="utf-8"))
-        key = EngineKey.from_json(content["key"])
-        engine = Engine(
-            folder,
-            key,
-            plan_sha256=str(content["plan_sha256"]),
-            plan_bytes=int(content["bytes"]),
-            seconds=float(content["seconds"]),
-        )
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, EngineError) as error:
+        if is_outdated(content["key"]):
+            raise _outdated(folder, content["key"])
+        engine = _engine(folder, content)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise EngineError(f"{folder / METADATA} cannot be read ({error})", remedy) from error
+    key = engine.key
     if key.digest != folder.name:
         raise EngineError(
             f"{folder / METADATA} has changed: its key is {key.digest}, the folder's {folder.name}",
             remedy,
         )
     return engine
+
+
+def _engine(folder: Path, content: Any) -> Engine:
+    try:
+        key = EngineKey.from_json(content["key"])
+    except EngineError as error:
+        raise ValueError(str(error)) from error
+    built = content.get("built")  # engines from before it was written down have their folder's time
+    return Engine(
+        folder,
+        key,
+        plan_sha256=str(content["plan_sha256"]),
+        plan_bytes=int(content["bytes"]),
+        seconds=float(content["seconds"]),
+        built=datetime.datetime.fromisoformat(built).timestamp() if built else _time_of(folder),
+    )
+
+
+def _time_of(folder: Path) -> float:
+    return folder.stat().st_mtime
+
+
+def _outdated(folder: Path, key: Any) -> EngineError:
+    command = build_command(folder.parent.parent, key["graph"], key["builder"], key["precision"])
+    return EngineError(
+        f"The engine {folder.name} of {key['graph']} was built by an older pitstop, which did not "
+        "write down its CUDA, build recipe and GPU",
+        f"Build it again: {command}, or remove {folder}",
+    )
 
 
 def check_plan(engine: Engine) -> None:
@@ -141,8 +175,8 @@ def find_engine(bundle: Bundle, here: EngineKey) -> Engine:
 
     Args:
         bundle: Where it is.
-        here: The graph, the builder and its version, the GPU's compute capability, and the flags;
-            without any, those of the engine do not matter.
+        here: The graph, the builder as it is here, the GPU, and the flags; without any, those of
+            the engine do not matter.
 
     Returns:
         The newest of those that fit.
@@ -150,11 +184,12 @@ def find_engine(bundle: Bundle, here: EngineKey) -> Engine:
     Raises:
         EngineError: There is none; the message names what differs in the one that is nearest.
     """
-    remedy = "Build one: " + build_command(bundle.folder, here)
+    command = build_command(bundle.folder, here.graph, here.builder, here.precision)
+    remedy = f"Build one: {command}"
     kin, broken = _read_kin(bundle.folder, here)
     if not kin and not broken:
         raise EngineError(f"{bundle.folder} has no engine of {here.graph}", remedy)
-    for engine in sorted(kin, key=lambda engine: engine.folder.stat().st_mtime, reverse=True):
+    for engine in sorted(kin, key=lambda engine: engine.built, reverse=True):
         if engine.key.misfits(here):
             continue
         try:
@@ -187,9 +222,9 @@ def _read_kin(bundle: Path, here: EngineKey) -> tuple[list[Engine], EngineError 
     return kin, broken
 
 
-def build_command(folder: Path, key: EngineKey) -> str:
-    precision = f" --precision {key.precision}" if "." in key.graph else ""
-    return f"`pitstop build {folder} --backend {key.builder}{precision}`"
+def build_command(folder: Path, graph: str, builder: str, precision: str) -> str:
+    of = f" --precision {precision}" if "." in graph else ""
+    return f"`pitstop build {folder} --backend {builder}{of}`"
 
 
 @contextlib.contextmanager
@@ -230,6 +265,7 @@ def write_metadata(folder: Path, key: EngineKey, seconds: float) -> None:
         "plan_sha256": sha256(plan),
         "bytes": plan.stat().st_size,
         "seconds": seconds,
+        "built": datetime.datetime.now(datetime.timezone.utc).isoformat(),
         "pitstop": __version__,
     }
     (folder / METADATA).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")

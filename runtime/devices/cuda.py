@@ -8,24 +8,43 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from ... import BackendUnavailable
+from ..machine.driver import cuda_version, read_driver
 from ..session import Array
 
 OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
+STAGE = 4 << 20  # bytes, of each half of the pinned memory that uploads go through
 
 
 def why_no_cudart() -> str | None:
     """Say why CUDA's runtime cannot be called from Python, or None where it can."""
+    driver = read_driver().cuda_version
+    fitting = f"'cuda-bindings=={driver.partition('.')[0]}.*'" if driver else "cuda-bindings"
     try:
-        import_cudart()
+        cudart = import_cudart()
     except ImportError:
-        return "the package cuda-bindings is not installed (pip install cuda-bindings)"
+        return f"the package cuda-bindings is not installed (pip install {fitting})"
+    _, number = cudart.cudaRuntimeGetVersion()
+    if driver is not None and is_too_old(driver, cuda_version(number)):
+        return (
+            f"cuda-bindings is of CUDA {cuda_version(number)}, and the driver runs CUDA up to "
+            f"{driver} (pip install {fitting})"
+        )
     return None
+
+
+def is_too_old(driver: str, runtime: str) -> bool:
+    """Whether a driver answers a CUDA with 35, cudaErrorInsufficientDriver.
+
+    It runs every minor version of its own major one ("CUDA Compatibility", minor versions).
+    """
+    return int(driver.partition(".")[0]) < int(runtime.partition(".")[0])
 
 
 def import_cudart() -> Any:
@@ -38,16 +57,17 @@ def import_cudart() -> Any:
 
 
 class Cuda:
-    """One stream of the first GPU, and the memory that was taken for it.
+    """One stream of the first GPU, and what was taken for it.
 
     The stream is its own: the default one would wait for everybody else's, and cannot be captured.
     """
 
     def __init__(self, cudart: Any) -> None:
         self._cudart = cudart
-        self._memory: list[int] = []
-        self._pinned: list[int] = []
-        self._graphs: list[Any] = []
+        self._taken: list[tuple[str, Any]] = []  # the call that gives it back, and what it is
+        self._before_close: list[Callable[[], None]] = []
+        self._idle_events: list[Any] = []
+        self._stage: _Stage | None = None
         self.stream = self.call("cudaStreamCreateWithFlags", cudart.cudaStreamNonBlocking)
 
     def call(self, name: str, *arguments: object) -> Any:
@@ -64,31 +84,40 @@ class Cuda:
     def allocate(self, count: int) -> int:
         """Take device memory, in bytes, filled with zeros: its address."""
         address = int(self.call("cudaMalloc", max(count, 1)))
-        self._memory.append(address)
-        self.call("cudaMemsetAsync", address, 0, count, self.stream)
+        self._taken.append(("cudaFree", address))
+        self.clear(address, count)
         return address
 
     def free(self, address: int) -> None:
-        """Give device memory back, after what the stream does with it."""
-        self._memory.remove(address)
+        """Give device memory back when the stream has done what it was told."""
+        self.wait()
+        self._taken.remove(("cudaFree", address))
         self.call("cudaFree", address)
 
     def pin(self, count: int) -> int:
         """Take host memory that the device copies from while the host goes on: its address."""
         address = int(self.call("cudaMallocHost", max(count, 1)))
-        self._pinned.append(address)
+        self._taken.append(("cudaFreeHost", address))
         return address
 
     def upload(self, address: int, array: Array) -> None:
-        """Copy an array to the device, in the stream's order; the array may change after it."""
-        kind = self._cudart.cudaMemcpyKind.cudaMemcpyHostToDevice
-        self._copy(address, array.ctypes.data, array.nbytes, kind)
+        """Copy an array to the device, in the stream's order; the array may change after it.
+
+        It goes through pinned memory. Of pageable memory, CUDA only says that the call might have
+        read all of it when it returns ("API synchronization behavior").
+        """
+        if self._stage is None:
+            self._stage = _Stage(self)
+        for start in range(0, array.nbytes, STAGE):
+            count = min(STAGE, array.nbytes - start)
+            pinned = self._stage.room(count)
+            ctypes.memmove(pinned, array.ctypes.data + start, count)
+            self._copy_in(address + start, pinned, count)
 
     def upload_pinned(self, address: int, pinned: int, array: Array) -> None:
-        """Copy an array to the device through pinned memory, and do not wait for it."""
+        """Copy an array to the device through pinned memory of the caller's."""
         ctypes.memmove(pinned, array.ctypes.data, array.nbytes)
-        kind = self._cudart.cudaMemcpyKind.cudaMemcpyHostToDevice
-        self._copy(address, pinned, array.nbytes, kind)
+        self._copy_in(address, pinned, array.nbytes)
 
     def download(self, array: Array, address: int) -> None:
         """Copy from the device into an array; it is there after `wait`."""
@@ -107,56 +136,89 @@ class Cuda:
         self.call("cudaStreamSynchronize", self.stream)
 
     def mark(self) -> Any:
-        """An event that has happened when the stream comes to it."""
-        flags = self._cudart.cudaEventDisableTiming
-        event = self.call("cudaEventCreateWithFlags", flags)
+        """An event that has happened when the stream comes to it; `wait_for` takes it back."""
+        event = self._idle_events.pop() if self._idle_events else self._new_event()
         self.call("cudaEventRecord", event, self.stream)
         return event
 
     def wait_for(self, event: Any) -> None:
         self.call("cudaEventSynchronize", event)
-        self.call("cudaEventDestroy", event)
+        self._idle_events.append(event)
 
-    def capture(self, work: Callable[[], None]) -> Any:
+    def capture(self, work: Callable[[], None]) -> Any | None:
         """Record what ``work`` tells the stream, as one graph; nothing of it runs.
+
+        Python's collector is kept out: what it frees of other engines must not be freed in a
+        capture.
+
+        Returns:
+            The graph for `launch`, or None where ``work`` cannot be captured. Then the stream is as
+            it was, and can be told to do the work itself.
+        """
+        gc.collect()
+        try:
+            with _without_collector():
+                graph = self._record(work)
+            return self._make_ready(graph)
+        except BackendUnavailable:
+            self._cudart.cudaGetLastError()  # it would be taken for the next call's
+            return None
+
+    def launch(self, graph: Any) -> None:
+        self.call("cudaGraphLaunch", graph, self.stream)
+
+    def before_close(self, last: Callable[[], None]) -> None:
+        """Have something done when the stream is done and its memory is still there."""
+        self._before_close.append(last)
+
+    def close(self) -> None:
+        """Give everything back when the stream is done; a second time does nothing.
+
+        All of it is tried, whatever fails; the last failure is raised.
+        """
+        if self.stream is None:
+            return
+        with contextlib.ExitStack() as closing:  # the last that is put on it goes first
+            closing.callback(self.call, "cudaStreamDestroy", self.stream)
+            for give_back, what in self._taken:
+                closing.callback(self.call, give_back, what)
+            for last in self._before_close:
+                closing.callback(last)
+            closing.callback(self.call, "cudaStreamSynchronize", self.stream)
+            self._taken, self._before_close, self._idle_events = [], [], []
+            self.stream = self._stage = None
+
+    def _new_event(self) -> Any:
+        event = self.call("cudaEventCreateWithFlags", self._cudart.cudaEventDisableTiming)
+        self._taken.append(("cudaEventDestroy", event))
+        return event
+
+    def _record(self, work: Callable[[], None]) -> Any:
+        """What ``work`` tells the stream; however it ends, the stream captures nothing after it.
 
         The mode is thread-local: a global one would break what other threads do with CUDA.
         """
         modes = self._cudart.cudaStreamCaptureMode
         self.call("cudaStreamBeginCapture", self.stream, modes.cudaStreamCaptureModeThreadLocal)
-        with self._abandoned_on_error():
+        try:
             work()
-        graph = self.call("cudaStreamEndCapture", self.stream)
-        ready = self.call("cudaGraphInstantiate", graph, 0)
-        self.call("cudaGraphDestroy", graph)
-        self._graphs.append(ready)
+        except BaseException:
+            error, half = self._cudart.cudaStreamEndCapture(self.stream)
+            if not int(error):
+                self._cudart.cudaGraphDestroy(half)
+            raise
+        return self.call("cudaStreamEndCapture", self.stream)
+
+    def _make_ready(self, graph: Any) -> Any:
+        try:
+            ready = self.call("cudaGraphInstantiate", graph, 0)
+        finally:
+            self.call("cudaGraphDestroy", graph)
+        self._taken.append(("cudaGraphExecDestroy", ready))
         return ready
 
-    @contextlib.contextmanager
-    def _abandoned_on_error(self) -> Iterator[None]:
-        """End a capture that failed halfway, so that the stream can be used again."""
-        try:
-            yield
-        except BaseException:
-            self._cudart.cudaStreamEndCapture(self.stream)
-            raise
-
-    def launch(self, graph: Any) -> None:
-        self.call("cudaGraphLaunch", graph, self.stream)
-
-    def close(self) -> None:
-        """Give everything back; a second time does nothing."""
-        if self.stream is None:
-            return
-        self.wait()
-        for graph in self._graphs:
-            self.call("cudaGraphExecDestroy", graph)
-        for address in self._memory:
-            self.call("cudaFree", address)
-        for address in self._pinned:
-            self.call("cudaFreeHost", address)
-        self.call("cudaStreamDestroy", self.stream)
-        self._memory, self._pinned, self._graphs, self.stream = [], [], [], None
+    def _copy_in(self, address: int, pinned: int, count: int) -> None:
+        self._copy(address, pinned, count, self._cudart.cudaMemcpyKind.cudaMemcpyHostToDevice)
 
     def _copy(self, target: int, source: int, count: int, kind: Any) -> None:
         self.call("cudaMemcpyAsync", target, source, count, kind, self.stream)
@@ -170,6 +232,42 @@ class Cuda:
             f"CUDA's {name} failed: {words}",
             "Run `pitstop doctor`; `--backend onnxruntime` runs without the engines",
         )
+
+
+class _Stage:
+    """Pinned memory in two halves: the host fills one while the device reads the other."""
+
+    def __init__(self, cuda: Cuda) -> None:
+        self._cuda = cuda
+        self._halves = [cuda.pin(STAGE), cuda.pin(STAGE)]
+        self._filled = 0  # bytes of the first
+        self._read: Any = None  # happens when the second has been read
+
+    def room(self, count: int) -> int:
+        """The address of ``count`` bytes that no copy under way reads."""
+        if self._filled + count > STAGE:
+            self._turn()
+        place = self._halves[0] + self._filled
+        self._filled += count
+        return place
+
+    def _turn(self) -> None:
+        read, self._read = self._read, self._cuda.mark()
+        if read is not None:
+            self._cuda.wait_for(read)
+        self._halves.reverse()
+        self._filled = 0
+
+
+@contextlib.contextmanager
+def _without_collector() -> Iterator[None]:
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def no_memory(what: str) -> BackendUnavailable:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 
 from ... import EngineError
-from ..backends import import_backend
+from ..backends import builder_names, import_builder
+from ..bundle.engine_key import EngineKey
 from ..bundle.engines import Engine, check_plan, key_for, list_engines, read_engine
 from ..bundle.folder import Bundle
 from ..machine.driver import read_driver
-from .engine_backend import all_that_is_missing
+from .engine_backend import all_that_is_missing, key_here
 
 
 def why_not_here(bundle: Bundle, engine: Engine) -> str | None:
@@ -21,23 +22,40 @@ def why_not_here(bundle: Bundle, engine: Engine) -> str | None:
     key = engine.key
     if key.graph not in bundle.manifest.graphs:
         return f"the bundle has no graph {key.graph}"
-    backend = import_backend(key.builder)
-    missing = backend.why_not()
-    library = None if missing else backend.import_library()  # type: ignore[attr-defined]
-    here = key_for(
-        bundle,
-        key.graph,
-        builder=key.builder,
-        builder_version=str(library.__version__) if library else key.builder_version,
-        compute_capability=read_driver().gpus[0].compute_capability
-        if library
-        else key.compute_capability,
-    )
+    if key.builder not in builder_names():
+        return f"this pitstop has no backend {key.builder}"
+    missing = import_builder(key.builder).why_not()
+    here = _key_without_library(bundle, key) if missing else _key_with_gpu(bundle, key)
     try:
         check_plan(engine)
     except EngineError as error:
         return error.problem
     return all_that_is_missing([*key.misfits(here), missing])
+
+
+def _key_with_gpu(bundle: Bundle, key: EngineKey) -> EngineKey:
+    gpu = read_driver().gpus[0]
+    return key_here(
+        bundle,
+        key.graph,
+        key.builder,
+        compute_capability=gpu.compute_capability,
+        gpu=gpu.name,
+    )
+
+
+def _key_without_library(bundle: Bundle, key: EngineKey) -> EngineKey:
+    """What is known of this machine, and what is not as the engine has it."""
+    return key_for(
+        bundle,
+        key.graph,
+        builder=key.builder,
+        builder_version=key.builder_version,
+        cuda_major=key.cuda_major,
+        recipe=import_builder(key.builder).RECIPE,
+        compute_capability=key.compute_capability,
+        gpu=key.gpu,
+    )
 
 
 def engines_here(bundle: Bundle, precision: str) -> set[str]:

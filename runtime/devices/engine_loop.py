@@ -8,7 +8,8 @@ that lie on the device too. Fresh noise comes from the host, through pinned memo
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,7 @@ class EngineLoop:
         noise = size_of(self._tensors[NOISE])
         self._pinned = [cuda.pin(noise) for _ in range(UNDER_WAY + 1)]
         self._tables: _Tables | None = None
-        self._graphs: dict[bool, Any] = {}  # by whether the denoiser is asked
+        self._next: dict[bool, Callable[[], None]] = {}  # by whether the denoiser is asked
 
     def why_not(self, requests: Sequence[Request]) -> str | None:
         return why_not_on_device(requests, self._manifest, self._step.spec)
@@ -58,8 +59,8 @@ class EngineLoop:
     ) -> list[Latent]:
         run = DeviceRun(requests, self._manifest, self._step.spec, self._conditioner)
         tables = self._tables_for(run)
-        for asks in {run.asks(step) for step in range(run.steps)} - self._graphs.keys():
-            self._graphs[asks] = self._capture(run, asks)
+        for asks in {run.asks(step) for step in range(run.steps)} - self._next.keys():
+            self._next[asks] = self._capture(run, asks)
         self._start(run)
         marks: deque[Any] = deque()
         for step in range(run.steps):
@@ -71,7 +72,7 @@ class EngineLoop:
                 pinned = self._pinned[step % len(self._pinned)]
                 noise = as_fed(run.noise(step), "float32")
                 self._cuda.upload_pinned(self._step.places[NOISE], pinned, noise)
-            self._cuda.launch(self._graphs[run.asks(step)])
+            self._next[run.asks(step)]()
             if look:
                 on_step(run.take_apart(self._latent()))
             else:
@@ -88,12 +89,18 @@ class EngineLoop:
         self._cuda.wait()
         return latent
 
-    def _capture(self, run: DeviceRun, asks: bool) -> Any:
-        """One step as a CUDA graph, after one call: the first makes what a capture must not."""
+    def _capture(self, run: DeviceRun, asks: bool) -> Callable[[], None]:
+        """One step as a CUDA graph, after one call: the first makes what a capture must not.
+
+        Where it cannot be captured, a step is told to the stream call by call.
+        """
         self._start(run)
         self._one_step(asks)
         self._cuda.wait()
-        return self._cuda.capture(lambda: self._one_step(asks))
+        one_step = partial(self._one_step, asks)
+        may_be = self._denoiser.is_capturable() and self._step.is_capturable()
+        graph = self._cuda.capture(one_step) if may_be else None
+        return one_step if graph is None else partial(self._cuda.launch, graph)
 
     def _one_step(self, asks: bool) -> None:
         if asks:

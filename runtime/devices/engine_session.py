@@ -7,6 +7,7 @@ answer is looked at: one that was refused leaves the outputs of the call before.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 OpenStep = Callable[["EngineSession", Manifest, GraphFile, Conditioner | None], Loop | None]
 """Opens the loop of a denoiser, or None where the step has no engine."""
 
+DTYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}  # the others are alike
 FULL = ("out of memory", "outofmemory", "cudamalloc")
 REBUILD = "Build it again on this machine with `pitstop build`"
 
@@ -100,9 +102,8 @@ class EngineSession:
         check_tensors(engine, spec)
         self._cuda, self._device, self._open_step = cuda, device, open_step
         self.spec = spec
-        self._context: trt.IExecutionContext | None = engine.create_execution_context()
-        if self._context is None:
-            raise no_memory(f"{spec.path} has no room for its activations")
+        self._context: trt.IExecutionContext | None = open_context(engine, spec, cuda)
+        cuda.before_close(self._drop_context)
         self.places: dict[str, int] = {}
         for tensor in (*spec.inputs, *spec.outputs):
             self.place(tensor.name, cuda.allocate(size_of(tensor)))
@@ -143,6 +144,14 @@ class EngineSession:
                 f"{REBUILD}, or choose `--backend onnxruntime`",
             )
 
+    def is_capturable(self) -> bool:
+        """Whether `enqueue` may be captured, asked before a capture begins.
+
+        TensorRT-RTX tells. TensorRT has nothing to ask: its capture is tried.
+        """
+        ask = getattr(self._context, "is_stream_capturable", None)
+        return ask is None or bool(ask(int(self._cuda.stream)))
+
     def open_loop(
         self, manifest: Manifest, step: GraphFile, conditioner: Conditioner | None
     ) -> Loop | None:
@@ -151,19 +160,53 @@ class EngineSession:
         return self._open_step(self, manifest, step, conditioner)
 
     def close(self) -> None:
-        self._context = None
+        """Close the stream, and with it all sessions that share it."""
         self._cuda.close()
+
+    def _drop_context(self) -> None:
+        self._context = None
+
+
+def open_context(engine: trt.ICudaEngine, spec: GraphSpec, cuda: Cuda) -> trt.IExecutionContext:
+    """An execution context whose scratch memory is ours.
+
+    TensorRT-RTX makes no other for an engine that was built for stream capture
+    (`BuilderFlag.REQUIRE_USER_ALLOCATION`); on TensorRT it is the same call.
+
+    Raises:
+        BackendUnavailable: The memory is full.
+    """
+    strategies = sys.modules[type(engine).__module__].ExecutionContextAllocationStrategy
+    context: trt.IExecutionContext | None = engine.create_execution_context(strategies.USER_MANAGED)
+    if context is None:
+        raise no_memory(f"{spec.path} has no room for its activations")
+    size = engine.device_memory_size_v2
+    context.set_device_memory(cuda.allocate(size), size)
+    return context
 
 
 def check_tensors(engine: trt.ICudaEngine, spec: GraphSpec) -> None:
-    """Check that an engine has the tensors of its graph, by name and shape."""
+    """Check that an engine has the tensors of its graph: name, direction, type, shape, place."""
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-    found = {name: as_shape(engine.get_tensor_shape(name)) for name in names}
-    wanted = {tensor.name: tensor.shape for tensor in (*spec.inputs, *spec.outputs)}
+    found = {name: _describe(engine, name) for name in names}
+    wanted = {
+        tensor.name: f"{mode} {tensor.dtype} {tensor.shape} on the device"
+        for mode, tensors in (("input", spec.inputs), ("output", spec.outputs))
+        for tensor in tensors
+    }
     if found != wanted:
         raise BackendUnavailable(
             f"The engine of {spec.path} has the tensors {found}, its graph {wanted}", REBUILD
         )
+
+
+def _describe(engine: trt.ICudaEngine, name: str) -> str:
+    """A tensor as ``input float32 (2, 4, 32, 32) on the device``."""
+    mode = engine.get_tensor_mode(name).name.lower()
+    dtype = engine.get_tensor_dtype(name).name
+    location = engine.get_tensor_location(name).name.lower()
+    shape = as_shape(engine.get_tensor_shape(name))
+    return f"{mode} {DTYPES.get(dtype, dtype.lower())} {shape} on the {location}"
 
 
 def as_shape(dims: trt.Dims) -> tuple[int, ...]:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import sys
 from dataclasses import dataclass
 
-LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+LIBRARY = "libcuda.so.1"
 NO_GPU = "no NVIDIA GPU found"
 
 # Of cuda.h.

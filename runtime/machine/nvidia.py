@@ -6,6 +6,7 @@ Jetson `nvidia-smi` says little: the GPU has the machine's own memory.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import shutil
@@ -70,6 +71,25 @@ def read_nvidia() -> Nvidia:
         tensorrt_rtx=_first_installed(TENSORRT_RTXS),
         jetpack=read_jetpack(),
     )
+
+
+def is_jetson() -> bool:
+    return parse_tegra(_read(JETSON_FILE)) is not None
+
+
+@functools.cache
+def cuda_major_of(package: str) -> str:
+    """The major version of CUDA that a package is of, such as ``13``; empty where nothing tells.
+
+    Wheels have it in their names: ``tensorrt-cu13-libs``. What came without one, as on a Jetson, is
+    of the toolkit beside it.
+    """
+    wheel = re.compile(rf"{package}-cu(\d+)(-\w+)?")
+    for installed in metadata.distributions():
+        name = re.sub(r"[-_.]+", "-", installed.name).lower()
+        if found := wheel.fullmatch(name):
+            return found[1]
+    return (parse_toolkit(_read(TOOLKIT_FILE)) or "").partition(".")[0]
 
 
 def read_jetpack() -> str | None:

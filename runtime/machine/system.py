@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from .nvidia import read_jetpack
+from .nvidia import is_jetson, read_jetpack
+
+JETSON = "Jetson"
 
 PACKAGES = (
     "numpy",
@@ -55,8 +57,9 @@ class Machine:
 
 
 def platform_name() -> str:
-    """Operating system and processor, such as ``Linux aarch64``."""
-    return f"{platform.system()} {platform.machine()}"
+    """Operating system and processor, such as ``Linux x86_64`` or ``Linux aarch64 Jetson``."""
+    names = [platform.system(), platform.machine(), *([JETSON] if is_jetson() else [])]
+    return " ".join(names)
 
 
 def this_machine() -> Machine:

@@ -15,8 +15,9 @@ from tensorrt_helpers import import_trt
 
 from pitstop import BackendUnavailable, EngineError, OptionError
 from pitstop.export.engines.build import BuildOptions, build_engines
-from pitstop.export.engines.builder import Request
 from pitstop.export.engines.process import build_apart
+from pitstop.runtime.backends import tensorrt, tensorrt_rtx
+from pitstop.runtime.builder import BuildRequest
 
 RTX = "tensorrt-rtx"
 ADA = ("8.9",)
@@ -41,8 +42,8 @@ def unheard(name: str, done: int, steps: int) -> bool:
     return True
 
 
-def request(graph: Path, folder: Path, **facts: object) -> Request:
-    return Request(
+def request(graph: Path, folder: Path, **facts: object) -> BuildRequest:
+    return BuildRequest(
         builder=RTX,
         graph=str(graph),
         plan=str(folder / "engine.plan"),
@@ -111,7 +112,7 @@ def test_a_capability_that_the_library_does_not_have_lists_those_it_has(
 
 def children() -> list[int]:
     pids = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-    return [pid for pid in map(int, pids) if b"engine_process" in _command(pid)]
+    return [pid for pid in map(int, pids) if b"pitstop.export.engines.process" in _command(pid)]
 
 
 def _command(pid: int) -> bytes:
@@ -148,7 +149,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_plan(graph: Path, tmp_path: Path)
 import signal
 from pathlib import Path
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-from pitstop.export.engine import BuildOptions, build_engines
+from pitstop.export.engines.build import BuildOptions, build_engines
 from pitstop import EngineError
 try:
     build_engines(Path({str(tmp_path / "bundle")!r}), BuildOptions({RTX!r}, "fp32", {ADA!r}))
@@ -167,6 +168,27 @@ except EngineError as error:
 
     assert "cannot be written" in done.stdout, done.stderr
     assert list((tmp_path / "bundle" / "engines").iterdir()) == []
+
+
+def test_engines_of_tensorrt_rtx_may_be_captured(
+    graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing tells which flags a plan was built with, but one that goes with no other does."""
+    flags = (*tensorrt_rtx.FLAGS, "WEIGHT_STREAMING")
+    monkeypatch.setattr(tensorrt_rtx, "FLAGS", flags)
+
+    with pytest.raises(EngineError, match="kREQUIRE_USER_ALLOCATION is not compatible with"):
+        tensorrt_rtx.build(request(graph, tmp_path), unheard)
+
+
+def test_hardware_compatibility_is_refused_on_a_jetson(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorrt, "is_jetson", lambda: True)
+
+    with pytest.raises(OptionError, match="no flags for compatibility") as told:
+        BuildOptions("tensorrt", hardware_compatible=True, version_compatible=True)
+
+    assert "`--hardware-compatible`" in told.value.problem
+    assert "`--version-compatible`" not in told.value.problem
 
 
 @pytest.mark.parametrize(

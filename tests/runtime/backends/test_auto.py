@@ -13,6 +13,7 @@ from pitstop.runtime import backends
 from pitstop.runtime.backend import SessionOptions
 from pitstop.runtime.backends import (
     backend_names,
+    candidates,
     choose_backend,
     import_backend,
     load_backend,
@@ -25,8 +26,9 @@ ALL = ["onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]
 class Installed:
     """A backend that can run here, or not: no machine has all of them, with and without a GPU."""
 
-    def __init__(self, reason: str | None) -> None:
+    def __init__(self, name: str, reason: str | None) -> None:
         self.reason = reason
+        self.rank = import_backend(name).rank
 
     def why_not(self) -> str | None:
         return self.reason
@@ -36,7 +38,7 @@ def machine(
     patch: pytest.MonkeyPatch, able: Iterable[str], *, processor: str = "x86_64", gpu: bool = False
 ) -> None:
     """Make this a machine where the backends in ``able`` can run."""
-    found = {name: Installed(None if name in able else "it is not installed") for name in ALL}
+    found = {name: Installed(name, None if name in able else "not installed") for name in ALL}
     patch.setattr(backends, "backend_names", lambda: ALL)
     patch.setattr(backends, "import_backend", lambda name: found[name])
     patch.setattr(onnxruntime, "runs_on_gpu", lambda: gpu)
@@ -99,7 +101,38 @@ def test_where_none_can_run_each_says_why_once(monkeypatch: pytest.MonkeyPatch) 
         assert one_line(told.value).count(f"The {name} backend cannot run here") == 1
 
 
-def test_every_backend_has_a_place_in_the_order() -> None:
-    placed = {*backends.ENGINES, "onnxruntime", "openvino"}
+@pytest.mark.parametrize("name", backend_names())
+def test_every_backend_says_where_it_stands_and_why(name: str) -> None:
+    rank = import_backend(name).rank(SessionOptions(), [name])
 
-    assert set(backend_names()) <= placed
+    assert rank is not None
+    place, why = rank
+    assert isinstance(place, int)
+    assert why
+    assert "\n" not in why
+
+
+def test_the_others_follow_in_order_so_that_one_can_go_on_to_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine(monkeypatch, ALL, gpu=True)
+
+    choices = candidates(SessionOptions(), engines=["tensorrt-rtx", "tensorrt"])
+
+    assert [choice.name for choice in choices] == [
+        "tensorrt",
+        "tensorrt-rtx",
+        "onnxruntime",
+        "openvino",
+    ]
+    assert choices[0].why == choices[1].why == "the bundle has its engine for this GPU"
+    assert choices[2].why == "it has CUDA here, and a GPU goes before a CPU"
+    assert choices[3].why == "it goes before onnxruntime on x86 CPUs"
+
+
+def test_an_execution_provider_leaves_no_other_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, ALL, gpu=True)
+
+    [choice] = candidates(SessionOptions("CUDAExecutionProvider"), engines=["tensorrt"])
+
+    assert choice.name == "onnxruntime"

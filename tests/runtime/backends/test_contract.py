@@ -206,6 +206,9 @@ class Unable:
     def why_not(self) -> str:
         return "the fuse has blown"
 
+    def rank(self, options: SessionOptions, engines: object) -> tuple[int, str]:
+        return 0, "it would be the fastest"
+
 
 def test_auto_passes_over_what_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
     able = import_backend("onnxruntime")

@@ -20,6 +20,7 @@ from pitstop.graphs.graph_file import write_graph
 from pitstop.runtime.backend import SessionOptions
 from pitstop.runtime.backends import import_backend, load_backend
 from pitstop.runtime.backends import tensorrt as tensorrt_backend
+from pitstop.runtime.backends import tensorrt_rtx as tensorrt_rtx_backend
 from pitstop.runtime.bundle.engines import PLAN, key_for, new_engine, write_metadata
 from pitstop.runtime.bundle.folder import GraphFile, open_bundle
 from pitstop.runtime.bundle.manifest import STEP, GraphSpec
@@ -246,29 +247,46 @@ def draw(loop: EngineLoop) -> None:
     loop.draw([request], lambda latents: None)
 
 
-@pytest.mark.parametrize("refused_call", [1, 2])  # before the capture, and in it
-def test_an_enqueue_that_is_refused_around_the_capture_is_an_error(
-    step: GraphSpec, refused_call: int
-) -> None:
+def test_an_enqueue_that_is_refused_before_the_capture_is_an_error(step: GraphSpec) -> None:
     cudart = MadeUpCudart()
-    loop, _, _ = loop_for(cudart, step, refuses=lambda call: call == refused_call)
+    loop, _, _ = loop_for(cudart, step, refuses=lambda call: call == 1)
 
     with pytest.raises(BackendUnavailable, match="refused to run the engine"):
         draw(loop)
 
-    assert cudart.recording is None  # the capture was ended
-    assert "cudaGraphLaunch" not in cudart.calls
+    assert "cudaStreamBeginCapture" not in cudart.calls
 
 
-def test_a_capture_that_failed_is_made_again_by_the_next_run(step: GraphSpec) -> None:
+def test_an_enqueue_that_is_refused_in_the_capture_leaves_plain_calls(step: GraphSpec) -> None:
     cudart = MadeUpCudart()
     loop, engine, _ = loop_for(cudart, step, refuses=lambda call: call == 2)
-    with pytest.raises(BackendUnavailable):
-        draw(loop)
 
     draw(loop)
 
-    assert engine.calls == 4  # warm-up and capture, twice; a replay calls no engine
+    assert cudart.recording is None  # the capture was ended
+    assert "cudaGraphLaunch" not in cudart.calls
+    assert engine.calls == 6  # warm-up, capture, four steps
+
+
+def test_an_engine_that_says_so_is_not_captured(step: GraphSpec) -> None:
+    cudart = MadeUpCudart()
+    loop, engine, _ = loop_for(cudart, step, capturable=False)
+
+    draw(loop)
+
+    assert "cudaStreamBeginCapture" not in cudart.calls
+    assert engine.calls == 5  # warm-up, four steps
+
+
+def test_an_engine_that_was_captured_is_called_no_more(step: GraphSpec) -> None:
+    cudart = MadeUpCudart()
+    loop, engine, _ = loop_for(cudart, step, capturable=True)
+
+    draw(loop)
+    draw(loop)
+
+    assert engine.calls == 2  # warm-up and capture
+    assert cudart.calls.count("cudaGraphLaunch") == 8
 
 
 def test_the_host_waits_for_no_step_but_those_that_are_two_behind(step: GraphSpec) -> None:
@@ -293,33 +311,37 @@ def test_closing_gives_all_memory_back_and_twice_does_no_harm(step: GraphSpec) -
     session.close()
     session.close()
 
-    assert cudart.memory == {}
+    assert cudart.is_empty()
 
 
 def engines_in(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, complaint: str, *, capability: str
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    complaint: str,
+    *,
+    capability: str,
+    split: bool = True,
 ) -> BackendUnavailable | EngineError:
     """What opening a bundle's engine says, on a machine with a made-up GPU 8.7."""
-    bundle = open_bundle(write_bundle(folder, toy_manifest(split=True)))
+    bundle = open_bundle(write_bundle(folder, toy_manifest(split=split)))
     key = key_for(
         bundle,
         "denoiser.fp32",
         builder="tensorrt",
         builder_version="10.3.0",
+        cuda_major=tensorrt_backend.cuda_major(),
+        recipe=tensorrt_backend.RECIPE,
         compute_capability=capability,
+        gpu="Orin",
     )
     with new_engine(bundle.folder, key) as place:
         (place / PLAN).write_bytes(b"plan")
         write_metadata(place, key, 1.0)
     gpu = Gpu("Orin", "8.7", 8 << 30, integrated=True)
     monkeypatch.setattr(engine_backend, "read_driver", lambda: Driver("12.6", (gpu,), None))
+    monkeypatch.setattr(tensorrt_backend, "import_library", lambda: made_up_tensorrt(complaint))
     with pytest.raises((BackendUnavailable, EngineError)) as told:
-        engine_backend.open_engine(
-            made_up_tensorrt(complaint),
-            "tensorrt",
-            bundle.graph("denoiser.fp32"),
-            SessionOptions(),
-        )
+        tensorrt_backend.open_graph(bundle.graph("denoiser.fp32"), SessionOptions())
     one_line(told.value)
     return told.value
 
@@ -339,13 +361,72 @@ def test_an_engine_that_fits_is_loaded(tmp_path: Path, monkeypatch: pytest.Monke
     assert "The GPU's memory is not enough: loading" in error.problem
 
 
+def test_an_open_that_fails_leaves_nothing_on_the_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cudart = MadeUpCudart(room=5000)  # too little for the engine's scratch memory
+    engine = MadeUpEngine(MANIFEST.denoiser("fp32"), cudart)
+    engine.device_memory_size_v2 = 10_000
+    monkeypatch.setattr(engine_backend, "load_engine", lambda *arguments, **options: engine)
+    monkeypatch.setattr(engine_backend, "import_cudart", lambda: cudart)
+
+    error = engines_in(tmp_path / "toy", monkeypatch, "", capability="8.7", split=False)
+
+    assert "The GPU's memory is not enough" in error.problem
+    assert cudart.is_empty()
+
+
+@pytest.mark.parametrize(
+    ("driver", "library", "why"),
+    [
+        ("12.4", "13", "is of CUDA 13, and the driver runs CUDA up to 12.4 (pip install "),
+        ("13.0", "12", None),
+        ("12.4", "", None),
+        (None, "13", None),
+    ],
+)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_driver_that_is_too_old_for_the_library_is_told_with_the_package_that_fits(
+    monkeypatch: pytest.MonkeyPatch, name: str, driver: str | None, library: str, why: str | None
+) -> None:
+    backend = import_backend(name)
+    monkeypatch.setattr(backend, "cuda_major", lambda: library)
+    monkeypatch.setattr(engine_backend, "read_driver", lambda: Driver(driver, (), None))
+
+    told = str(backend.why_not())
+
+    assert ("is of CUDA" in told) == (why is not None)
+    assert why is None or f"{why}{name}-cu12)" in told
+
+
+def test_nvidias_own_package_of_tensorrt_rtx_goes_before_the_bindings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_tensorrt_rtx.py").write_text("__version__ = '1.9.0'\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(tensorrt_rtx_backend, "PACKAGE", "own_tensorrt_rtx")
+
+    assert tensorrt_rtx_backend.import_library().__version__ == "1.9.0"
+    assert tensorrt_rtx_backend.why_no_library() is None
+
+
+def test_a_tensorrt_rtx_without_the_flag_for_captures_is_too_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "old_tensorrt_rtx.py").write_text("__version__ = '1.1.1.26'\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(tensorrt_rtx_backend, "PACKAGE", "old_tensorrt_rtx")
+
+    why = str(tensorrt_rtx_backend.why_no_library())
+
+    assert why.startswith("TensorRT-RTX 1.1.1.26 is older than 1.2 (pip install")
+
+
 def test_an_execution_provider_is_not_for_engines() -> None:
     options = SessionOptions(provider="CUDAExecutionProvider")
 
     with pytest.raises(BackendUnavailable, match="Leave out `--provider`"):
-        engine_backend.open_engine(
-            made_up_tensorrt(""), "tensorrt", GraphFile(Path("x"), SPEC), options
-        )
+        tensorrt_backend.open_graph(GraphFile(Path("x"), SPEC), options)
 
 
 def test_the_real_cuda_runtime_has_every_function_that_is_called() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pitstop import EngineError
-from pitstop.runtime.bundle.engine_key import EngineKey
+from pitstop.runtime.bundle.engine_key import EngineKey, is_outdated
 
 KEY = EngineKey(
     graph="denoiser.int8",
@@ -18,8 +18,11 @@ KEY = EngineKey(
     calibration_sha256="c" * 64,
     builder="tensorrt",
     builder_version="10.3.0",
+    cuda_major="12",
+    recipe=2,
     platform="Linux aarch64",
     compute_capability="8.7",
+    gpu="Orin",
     flags=("optimization-level=4",),
 )
 CHANGES = {
@@ -29,8 +32,11 @@ CHANGES = {
     "calibration_sha256": ("e" * 64, "its calibration is cccccccccccc…, here it is eeeeeeeeeeee…"),
     "builder": ("tensorrt-rtx", "its builder is tensorrt, here it is tensorrt-rtx"),
     "builder_version": ("10.13.2", "its builder's version is 10.3.0, here it is 10.13.2"),
+    "cuda_major": ("13", "its CUDA is 12, here it is 13"),
+    "recipe": (3, "its build recipe is 2, here it is 3"),
     "platform": ("Linux x86_64", "its platform is Linux aarch64, here it is Linux x86_64"),
     "compute_capability": ("8.6", "its compute capability is 8.7, here it is 8.6"),
+    "gpu": ("NVIDIA Thor", "its GPU is Orin, here it is NVIDIA Thor"),
     "flags": (
         ("workspace=64MiB",),
         "its flags is optimization-level=4, here it is workspace=64MiB",
@@ -70,11 +76,41 @@ def test_an_engine_for_several_gpus_fits_each_of_them() -> None:
 
 
 @pytest.mark.parametrize(("capability", "fits"), [("8.0", True), ("12.0", True), ("7.5", False)])
-def test_a_hardware_compatible_engine_fits_from_ampere_on(capability: str, fits: bool) -> None:
+def test_a_hardware_compatible_engine_fits_all_models_from_ampere_on(
+    capability: str, fits: bool
+) -> None:
     compatible = dataclasses.replace(KEY, flags=("hardware-compatible",))
-    here = dataclasses.replace(KEY, flags=(), compute_capability=capability)
+    here = dataclasses.replace(KEY, flags=(), compute_capability=capability, gpu="NVIDIA A2")
 
     assert (compatible.misfits(here) == []) == fits
+
+
+def test_hardware_compatibility_is_of_no_use_on_a_jetson() -> None:
+    """NVIDIA's guide leaves JetPack out."""
+    jetson = dataclasses.replace(KEY, platform="Linux aarch64 Jetson")
+    compatible = dataclasses.replace(jetson, flags=("hardware-compatible",), gpu="NVIDIA Thor")
+
+    assert compatible.misfits(dataclasses.replace(jetson, flags=())) == [
+        "its GPU is NVIDIA Thor, here it is Orin"
+    ]
+
+
+def test_an_engine_whose_kernels_were_not_timed_fits_every_model() -> None:
+    """As TensorRT-RTX builds them, without a GPU: its kernels are made where the engine runs."""
+    untimed = dataclasses.replace(KEY, gpu="")
+
+    assert untimed.misfits(KEY) == []
+    assert KEY.misfits(untimed) == ["its GPU is Orin, here it is none"]
+
+
+def test_a_key_of_an_older_pitstop_is_known_as_such() -> None:
+    content = dataclasses.asdict(KEY)
+    older = {name: content[name] for name in content if name not in {"cuda_major", "recipe", "gpu"}}
+
+    assert is_outdated(older)
+    assert not is_outdated(content)
+    assert not is_outdated({})
+    assert not is_outdated([])
 
 
 @pytest.mark.parametrize(
@@ -99,10 +135,12 @@ json_values = st.recursive(
 @given(st.sampled_from([field.name for field in dataclasses.fields(EngineKey)]), json_values)
 def test_a_key_with_anything_in_a_field_is_read_or_refused(field: str, value: object) -> None:
     content = {**dataclasses.asdict(KEY), "flags": [*KEY.flags], field: value}
-    texts = value if field == "flags" and isinstance(value, list) else [value]
-    fits = all(isinstance(text, str) for text in texts) and field != "builder"
+    wanted = {"flags": list, "recipe": int}.get(field, str)
+    fits = type(value) is wanted and (
+        not isinstance(value, list) or all(isinstance(flag, str) for flag in value)
+    )
 
-    if fits and isinstance(value, list) == (field == "flags"):
+    if fits:
         read = EngineKey.from_json(content)
         assert json.loads(json.dumps(dataclasses.asdict(read)))[field] == value
     else:

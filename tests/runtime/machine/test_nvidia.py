@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,7 +16,7 @@ from pitstop.runtime.machine.nvidia import (
     read_jetpack,
     read_nvidia,
 )
-from pitstop.runtime.machine.system import this_machine
+from pitstop.runtime.machine.system import platform_name, this_machine
 
 ORIN = (
     "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64, "
@@ -125,3 +126,41 @@ def test_a_machine_without_any_of_it_answers_too(
     assert found.driver is None
     assert found.jetpack is None
     assert found.free_bytes == ()
+
+
+def wheels(*names: str) -> list[SimpleNamespace]:
+    return [SimpleNamespace(name=name) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("package", "installed", "toolkit", "major"),
+    [
+        ("tensorrt", ["numpy", "tensorrt", "tensorrt_cu12", "tensorrt_cu12_libs"], "13.0", "12"),
+        ("tensorrt", ["tensorrt-rtx-cu13-bindings", "tensorrt-dispatch-cu13"], "12.6.11", "12"),
+        ("tensorrt-rtx", ["tensorrt_cu12", "tensorrt_rtx_cu13_bindings"], None, "13"),
+        ("tensorrt", ["tensorrt"], None, ""),
+    ],
+)
+def test_the_cuda_of_a_package_is_told_by_its_wheels_or_the_toolkit(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    package: str,
+    installed: list[str],
+    toolkit: str | None,
+    major: str,
+) -> None:
+    if toolkit is not None:
+        (tmp_path / "version.json").write_text(f'{{"cuda": {{"version": "{toolkit}"}}}}')
+    monkeypatch.setattr(nvidia, "TOOLKIT_FILE", tmp_path / "version.json")
+    monkeypatch.setattr(nvidia.metadata, "distributions", lambda: wheels(*installed))
+
+    assert nvidia.cuda_major_of.__wrapped__(package) == major
+
+
+def test_a_jetson_is_a_platform_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has the processor of other machines, and a TensorRT of its own."""
+    monkeypatch.setattr(nvidia, "JETSON_FILE", tmp_path / "release")
+    elsewhere = platform_name()
+    (tmp_path / "release").write_text(ORIN)
+
+    assert platform_name() == f"{elsewhere} Jetson"

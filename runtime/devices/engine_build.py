@@ -1,79 +1,46 @@
-"""A graph to a plan, in a process of its own: what TensorRT and TensorRT-RTX have alike.
+"""A graph to a plan, as TensorRT and TensorRT-RTX have it alike.
 
 Both share one API. The network is strongly typed: precision is in the graph, and there is no flag
-for it. `engine_process` runs this file, because a builder that runs out of memory takes its process
-with it.
+for it.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ... import EngineError
-from ...runtime.backends import import_backend
-from ...runtime.devices.engine_session import complaints_of
+from ..builder import BuildRequest, OnPhase
+from .engine_session import complaints_of
 
 if TYPE_CHECKING:
     import tensorrt as trt
 
-OnPhase = Callable[[str, int, int], bool]
-"""Told of the builder's outermost phase, the steps done and all of them; False stops the build."""
+# Of `configure`, and of the flags and timings of the two backends: raise it when they change.
+RECIPE = 1
 
 
-@dataclass(frozen=True)
-class Request:
-    """One engine to build; it crosses to another process as JSON.
-
-    Attributes:
-        builder: ``tensorrt`` or ``tensorrt-rtx``.
-        graph: The ONNX file.
-        plan: Where the engine goes.
-        timing_cache: Where the timings of kernels go.
-        known_timings: Timing caches of earlier builds for the same GPU and version.
-        compute_capabilities: Of the GPUs that it is for, such as ``8.9``; empty for the one here.
-        optimization_level: 0 to 5, or None for the builder's own.
-        workspace_bytes: Device memory that a kernel may use beside its inputs, or None.
-        hardware_compatible: Whether it is to run on every GPU from Ampere on.
-        version_compatible: Whether later versions of the same major one are to run it.
-    """
-
-    builder: str
-    graph: str
-    plan: str
-    timing_cache: str
-    known_timings: tuple[str, ...] = ()
-    compute_capabilities: tuple[str, ...] = ()
-    optimization_level: int | None = None
-    workspace_bytes: int | None = None
-    hardware_compatible: bool = False
-    version_compatible: bool = False
-
-    def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> Request:
-        content: dict[str, Any] = json.loads(text)
-        return cls(**{name: as_field(value) for name, value in content.items()})
-
-
-def as_field(value: Any) -> Any:
-    """A value as JSON gives it back, with tuples for lists."""
-    return tuple(value) if isinstance(value, list) else value
-
-
-def build_plan(request: Request, on_phase: OnPhase) -> None:
+def build_plan(
+    module: Any,
+    request: BuildRequest,
+    on_phase: OnPhase,
+    *,
+    flags: Sequence[str] = (),
+    keeps_timings: bool = False,
+) -> None:
     """Parse a graph and build its engine.
+
+    Args:
+        module: TensorRT's Python.
+        request: What to build.
+        on_phase: Told of the progress.
+        flags: Of the builder, by their names in ``BuilderFlag``.
+        keeps_timings: Whether the builder has timings of kernels to read and to keep.
 
     Raises:
         EngineError: The parser or the builder refuses the graph.
     """
-    module: Any = import_backend(request.builder).import_library()  # type: ignore[attr-defined]
     logger = complaints_of(module)
     builder: trt.Builder = module.Builder(logger)
     strongly_typed = 1 << int(module.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
@@ -83,16 +50,20 @@ def build_plan(request: Request, on_phase: OnPhase) -> None:
         raise refused_by_parser(parser, Path(request.graph))
     config = builder.create_builder_config()
     configure(module, config, request)
+    for flag in flags:
+        config.set_flag(getattr(module.BuilderFlag, flag))
     config.progress_monitor = monitor_of(module, on_phase)
-    read_timings(module, config, request)
+    if keeps_timings:
+        read_timings(config, request)
     plan: trt.IHostMemory | None = builder.build_serialized_network(network, config)
     if plan is None:
         raise refused_by_builder(logger.messages, Path(request.graph))  # type: ignore[attr-defined]
     Path(request.plan).write_bytes(memoryview(plan))
-    keep_timings(module, config, request)
+    if keeps_timings:
+        keep_timings(config, request)
 
 
-def configure(module: Any, config: trt.IBuilderConfig, request: Request) -> None:
+def configure(module: Any, config: trt.IBuilderConfig, request: BuildRequest) -> None:
     """Set what was asked for; and no TF32, for fp32 in the graph is to be fp32."""
     config.clear_flag(module.BuilderFlag.TF32)
     if request.compute_capabilities:
@@ -153,10 +124,8 @@ def monitor_of(module: Any, on_phase: OnPhase) -> Any:
     return Monitor()
 
 
-def read_timings(module: Any, config: trt.IBuilderConfig, request: Request) -> None:
-    """Give TensorRT what earlier builds measured; TensorRT-RTX measures nothing."""
-    if request.builder != "tensorrt":
-        return
+def read_timings(config: trt.IBuilderConfig, request: BuildRequest) -> None:
+    """Give the builder what earlier builds measured."""
     cache: trt.ITimingCache = config.create_timing_cache(b"")
     for known in request.known_timings:
         other: trt.ITimingCache | None = config.create_timing_cache(Path(known).read_bytes())
@@ -165,11 +134,10 @@ def read_timings(module: Any, config: trt.IBuilderConfig, request: Request) -> N
     config.set_timing_cache(cache, ignore_mismatch=False)
 
 
-def keep_timings(module: Any, config: trt.IBuilderConfig, request: Request) -> None:
+def keep_timings(config: trt.IBuilderConfig, request: BuildRequest) -> None:
     """Write down what this build measured."""
-    if request.builder == "tensorrt":
-        timings: Any = config.get_timing_cache().serialize()
-        Path(request.timing_cache).write_bytes(memoryview(timings))
+    timings: Any = config.get_timing_cache().serialize()
+    Path(request.timing_cache).write_bytes(memoryview(timings))
 
 
 def refused_by_parser(parser: trt.OnnxParser, graph: Path) -> EngineError:
