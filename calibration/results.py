@@ -10,10 +10,10 @@ from typing import Any
 
 import onnx_ir as ir
 
+from ..graphs.graph_file import write_graph
 from ..runtime.bundle.folder import Bundle, extended_bundle, write_manifest
 from ..runtime.bundle.manifest import PassReport
 from .calibration_set import CalibrationSet, write_set
-from .graph_file import write_graph
 from .ranges import Ranges
 from .recipe import CalibrationReport
 
@@ -37,7 +37,7 @@ def write_results(
     manifest = bundle.manifest
     stale = [name for name in manifest.files if name.startswith((GRAPH, f"{FOLDER}/"))]
     with extended_bundle(bundle, stale) as folder:
-        spec = write_graph(model, folder, GRAPH)
+        spec = write_graph(model, folder, INT8)
         made = _pass_report(bundle, report, spec.nodes, spec.weight_bytes)
         (folder / FOLDER).mkdir()
         (folder / FOLDER / "ranges.json").write_text(ranges.to_json(), encoding="utf-8")
