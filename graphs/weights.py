@@ -18,14 +18,18 @@ def weight_bytes(model: ir.Model) -> int:
     return sum(value.const_value.nbytes for value in values if value.const_value is not None)
 
 
-def constant(value: ir.Value | None) -> Weight | None:
-    """The array behind a value, or None where it is not known before the graph runs.
+def is_constant(value: ir.Value | None) -> bool:
+    """Whether what a value holds is known before the graph runs.
 
     An initializer that is an input too is only a default: whoever runs the graph may feed it.
     """
-    if value is None or value.const_value is None or value.is_graph_input():
-        return None
-    return value.const_value.numpy()
+    return _tensor(value) is not None
+
+
+def constant(value: ir.Value | None) -> Weight | None:
+    """The array behind a constant, or None where a value is none."""
+    tensor = _tensor(value)
+    return None if tensor is None else tensor.numpy()
 
 
 def sole_user(value: ir.Value) -> ir.Node | None:
@@ -111,6 +115,10 @@ def replace_node(graph: ir.Graph, node: ir.Node, new: ir.Value) -> None:
     if new.is_graph_output():
         new.name, old.name = old.name, None
     graph.remove(node, safe=True)
+
+
+def _tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
+    return None if value is None or value.is_graph_input() else value.const_value
 
 
 def _plain(value: object) -> object:
