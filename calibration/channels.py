@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from ..graphs.interface import MODULATION
 from ..graphs.weights import is_constant
 
-MODULATION = "modulation"
 MOVES = ("Reshape", "Transpose")  # tokens change places, channels stay
 
 

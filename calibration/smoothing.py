@@ -22,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from .channels import MODULATION, Scalable, Span, find_scalable, width_of
+from ..graphs.interface import MODULATION
+from .channels import Scalable, Span, find_scalable, width_of
 
 STRENGTH = 0.5  # how much of a channel's size moves into a linear's weight
 MOST = 64.0  # a factor is between this and its inverse

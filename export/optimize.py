@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from .. import one_of
 from ..graphs.graph_file import run_calls, run_graph
+from ..graphs.interface import LABEL, LATENT, MODULATION, TIMESTEP
 from ..graphs.weights import dims
 from ..runtime.backend import Array
 from ..runtime.bundle.goldens import Goldens
@@ -18,7 +19,7 @@ from ..runtime.distance import relative_l2
 from ..runtime.sampling.noise import START, draw_noise
 from .graph_pass import Feeds, PassBroken, apply_all, report_change
 from .passes import PASSES
-from .split import MODULATION, NoSplit, split
+from .split import NoSplit, split
 from .target import find_target
 
 DENOISER = "denoiser.fp32"
@@ -87,9 +88,9 @@ def example_feeds(manifest: Manifest) -> Feeds:
     if manifest.null_class is not None:
         labels = np.where(rows % 2 == 0, labels, manifest.null_class)
     return {
-        "latent": draw_noise(rows.tolist(), START, manifest.latent_shape),
-        "timestep": manifest.schedule.spread(manifest.batch).astype(np.float32),
-        "label": labels.astype(np.int64),
+        LATENT: draw_noise(rows.tolist(), START, manifest.latent_shape),
+        TIMESTEP: manifest.schedule.spread(manifest.batch).astype(np.float32),
+        LABEL: labels.astype(np.int64),
     }
 
 
@@ -121,7 +122,7 @@ def ask_conditioner(conditioner: ir.Model, feeds: Feeds) -> Array:
 def _check_split(model: ir.Model, conditioner: ir.Model, denoiser: ir.Model, feeds: Feeds) -> float:
     """How far the pair is from the graph that it was."""
     modulation = ask_conditioner(conditioner, feeds)
-    split_feeds = {"latent": feeds["latent"], MODULATION: modulation}
+    split_feeds = {LATENT: feeds[LATENT], MODULATION: modulation}
     [expected], [found] = (
         run_graph(model, feeds).values(),
         run_graph(denoiser, split_feeds).values(),

@@ -21,6 +21,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from ..graphs.interface import LATENT, MODULATION
 from ..graphs.weights import (
     Weight,
     add_constant,
@@ -34,9 +35,7 @@ from ..graphs.weights import (
     sole_user,
 )
 
-MODULATION = "modulation"
 CONDITIONER_ROWS = 32  # of one conditioner call: the rows of many steps, made before the loop
-LATENT = "latent"
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from onnxscript.optimizer import fold_constants
 from torch.utils.flop_counter import FlopCounterMode
 
 from .. import CheckpointError, __version__
+from ..graphs.interface import INPUTS, PREDICTION
 from ..models.checkpoint import (
     Checkpoint,
     build_model,
@@ -43,8 +44,6 @@ from ..runtime.sampling.schedule import LinearBetas, LinearFlow
 OPSET = 19
 FOLDED = 2**23  # numbers: position biases over 32 x 32 tokens too, where the exporter stops early
 SCOPES = "pkg.torch.onnx.name_scopes"  # of a node: the modules around it, and its own name
-INPUTS = ("latent", "timestep", "label")
-OUTPUT = "prediction"
 PACKAGES = ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "numpy")
 VAE_FACTOR = 8  # image pixels along one side of a latent pixel
 PIXEL_CHANNELS = (1, 3)  # a denoiser of grey or RGB works on the image itself
@@ -164,7 +163,7 @@ def trace(model: Denoiser, batch: int, opset: int = OPSET) -> ir.Model:
         An fp32 graph with static shapes everywhere: latent float32 [batch, channel, row, column],
         timestep float32 [batch] and label int64 [batch] in, prediction float32 out.
     """
-    return trace_module(model, _example(model, batch), INPUTS, OUTPUT, opset)
+    return trace_module(model, _example(model, batch), INPUTS, PREDICTION, opset)
 
 
 def trace_module(
@@ -220,7 +219,7 @@ class TorchSession:
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         with torch.inference_mode():
             inputs = [torch.from_numpy(np.ascontiguousarray(feeds[name])) for name in INPUTS]
-            return {OUTPUT: self._model(*inputs).numpy()}
+            return {PREDICTION: self._model(*inputs).numpy()}
 
     def close(self) -> None:
         """Nothing to give back: the model is the caller's."""

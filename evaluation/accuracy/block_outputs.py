@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from ...export.split import LATENT, MODULATION
 from ...graphs.blocks import name_blocks
 from ...graphs.graph_file import run_calls
+from ...graphs.interface import LABEL, LATENT, MODULATION, TIMESTEP
 from ...runtime.backend import Array, Backend, SessionOptions
 from ...runtime.backends import import_backend
 from ...runtime.bundle.folder import Bundle
@@ -49,8 +49,8 @@ def golden_calls(goldens: Goldens, batch: int) -> list[Feeds]:
     return [
         {
             LATENT: np.resize(latent, (batch, *latent.shape[1:])),
-            "timestep": np.full(batch, timestep, dtype=np.float32),
-            "label": np.resize(labels, batch),
+            TIMESTEP: np.full(batch, timestep, dtype=np.float32),
+            LABEL: np.resize(labels, batch),
         }
         for latent, timestep, labels in calls
     ]

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...export.passes.window_major import WINDOW_MAJOR, Layout
-from ...export.split import MODULATION
-from ...export.trace import INPUTS
+from ...graphs.interface import INPUTS, MODULATION
 from ...models.denoiser import Denoiser
 from ...runtime.bundle.manifest import CONDITIONER, Manifest
 from ...runtime.sampling.sampler import Latent
