@@ -16,13 +16,12 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from .. import CalibrationError
+from ..graphs.weights import Weight, insert_before, insert_behind
 from .placement import Site
 
 LEVELS = 127
 # The smallest normal number in fp16; in fp32 the product of two scales must be normal.
 SMALLEST_SCALE = {"float16": 2.0**-14, "float32": 2.0**-60}
-
-Weight = npt.NDArray[Any]
 
 
 def quantize(
@@ -109,7 +108,7 @@ class _Writer:
             ]
             dequantize = ir.node("DequantizeLinear", stored, attributes={"axis": axis})
             self._weights[name] = _describe(dequantize, f"{name}_dequantized", value)
-            self._graph.insert_before(node, dequantize)
+            insert_before(self._graph, node, dequantize)
         node.replace_input_with(1, self._weights[name])
 
     def _through_int8(self, value: ir.Value, threshold: float) -> ir.Value:
@@ -123,11 +122,7 @@ class _Writer:
         low = _describe(quantized, f"{value.name}_int8", value)
         low.type = ir.TensorType(ir.DataType.INT8)
         dequantized = ir.node("DequantizeLinear", [low, *scaled_by])
-        producer = value.producer()
-        if producer is None:
-            self._graph.insert_before(self._graph[0], [quantized, dequantized])
-        else:
-            self._graph.insert_after(producer, [quantized, dequantized])
+        insert_behind(self._graph, value, [quantized, dequantized])
         return _describe(dequantized, f"{value.name}_dequantized", value)
 
     def _constant(self, name: str, array: Weight) -> ir.Value:

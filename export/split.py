@@ -22,6 +22,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from ..graphs.interface import LATENT, MODULATION
+from ..graphs.scopes import complete_modules
 from ..graphs.weights import (
     Weight,
     add_constant,
@@ -129,6 +130,7 @@ def _take_modulation(model: ir.Model, chunks: list[Chunk]) -> None:
     if unused := [v.name for v in graph.inputs if v.name != LATENT and v.uses()]:
         raise NoSplit(f"the trunk reads {', '.join(map(str, unused))} beside the modulations")
     graph.inputs[:] = [*kept, modulation]
+    complete_modules(graph)
 
 
 def _layout(chunks: list[Chunk]) -> tuple[int, int]:

@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .. import CheckpointError, __version__
 from ..graphs.interface import INPUTS, PREDICTION
+from ..graphs.scopes import complete_modules, module_of, put_into
 from ..models.checkpoint import (
     Checkpoint,
     build_model,
@@ -187,24 +188,30 @@ def trace_module(
     assert program is not None
     traced = program.model
     fold_constants(traced, input_size_limit=FOLDED, output_size_limit=FOLDED)
+    _keep_modules(traced.graph)
     _name_weights(traced.graph)
-    for node in traced.graph:  # stack traces, with the paths of this machine
-        node.metadata_props.clear()
     return traced
 
 
-def _name_weights(graph: ir.Graph) -> None:
-    """Call the transposed weight of a linear as its module does: without a bias nothing else would.
+def _keep_modules(graph: ir.Graph) -> None:
+    """Keep each node's module, and no stack traces with the paths of this machine."""
+    for node in graph:
+        modules = ast.literal_eval(node.metadata_props.get(SCOPES, "[]"))[:-1]
+        node.metadata_props.clear()
+        if modules:
+            put_into(node, modules[-1])
+    complete_modules(graph)  # the Splits that constant folding made
 
-    The exporter leaves the path of the module that made a node in the node's metadata.
-    """
+
+def _name_weights(graph: ir.Graph) -> None:
+    """Call the transposed weight of a linear as its module does."""
     for node in graph:
         weight = node.inputs[1] if node.op_type == "MatMul" else None
         if weight is None or not weight.is_initializer() or "." in str(weight.name):
             continue
-        path = ast.literal_eval(node.metadata_props.get(SCOPES, "[]"))[:-1]
-        name = f"{path[-1]}.weight" if path else ""
-        if name and name not in graph.initializers:
+        module = module_of(node)
+        name = f"{module}.weight"
+        if module and name not in graph.initializers:
             weight.name = name
 
 

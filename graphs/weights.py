@@ -1,4 +1,7 @@
-"""Reading and writing the constants of a graph, and the small steps that every pass takes."""
+"""Reading and writing the constants of a graph, and the small steps that every pass takes.
+
+A node that is put into a graph here belongs to the module of the one in whose place it comes.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
+
+from .scopes import module_of, put_into
 
 Weight = npt.NDArray[Any]
 
@@ -89,8 +94,26 @@ def insert(
     output = node.outputs[0]
     output.shape = ir.Shape(shape)
     output.type = inputs[0].type
-    graph.insert_before(before, node)
+    insert_before(graph, before, node)
     return output
+
+
+def insert_before(graph: ir.Graph, place: ir.Node, node: ir.Node) -> None:
+    """Put a new node in front of the one whose place it takes."""
+    put_into(node, module_of(place))
+    graph.insert_before(place, node)
+
+
+def insert_behind(graph: ir.Graph, value: ir.Value, nodes: Sequence[ir.Node]) -> None:
+    """Put new nodes right behind the one that makes a value; first of all for an input."""
+    maker = value.producer()
+    place = graph[0] if maker is None else maker
+    for node in nodes:
+        put_into(node, module_of(place))
+    if maker is None:
+        graph.insert_before(place, nodes)
+    else:
+        graph.insert_after(place, nodes)
 
 
 def reshape(graph: ir.Graph, before: ir.Node, value: ir.Value, shape: Sequence[int]) -> ir.Value:

@@ -22,6 +22,7 @@ from ...graphs.weights import (
     constant,
     dims,
     insert,
+    insert_before,
     is_op,
     made_by,
     replace_node,
@@ -155,7 +156,7 @@ def _put_multi_head_attention(
     )
     node.outputs[0].shape = ir.Shape((batch, tokens, width))
     node.outputs[0].type = found.v.type
-    graph.insert_before(after, node)
+    insert_before(graph, after, node)
     graph.opset_imports[MICROSOFT] = 1
     replace_node(graph, after, reshape(graph, after, node.outputs[0], (batch, tokens, heads, dim)))
 

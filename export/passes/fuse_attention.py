@@ -20,6 +20,7 @@ from ...graphs.weights import (
     add_constant,
     constant,
     dims,
+    insert_before,
     made_by,
     replace_node,
     reshape,
@@ -181,7 +182,7 @@ def _split(graph: ir.Graph, before: ir.Node, source: ir.Value, width: int) -> li
     for output in node.outputs:
         output.shape = ir.Shape((*dims(source)[:2], width))
         output.type = source.type
-    graph.insert_before(before, node)
+    insert_before(graph, before, node)
     return list(node.outputs)
 
 
