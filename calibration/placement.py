@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from .. import CalibrationError
+from ..graphs.blocks import layer_name
 from ..graphs.weights import is_constant
 
 SMALLEST_SIDE = 16  # of a weight that int8 kernels are made for
@@ -98,17 +99,6 @@ def find_sites(graph: ir.Graph, placement: Placement) -> Sites:
             "The denoiser has no layer to quantize", "Use its fp16 graph, or a larger model"
         )
     return sites
-
-
-def layer_name(node: ir.Node) -> str:
-    """What a checkpoint calls a layer, or its output's name where no constant tells."""
-    users = [use for use in node.outputs[0].consumers() if use.op_type == "Add"]
-    operands = [value for reader in [node, *users] for value in reader.inputs]
-    names = [str(value.name) for value in operands if value is not None and is_constant(value)]
-    for name in names:
-        if found := re.match(r"(.+)\.(weight|bias)", name):
-            return found.group(1)
-    return str(node.outputs[0].name)
 
 
 def _look_at_conv(graph: ir.Graph, node: ir.Node, placement: Placement, sites: Sites) -> None:

@@ -27,6 +27,11 @@ def put_into(node: ir.Node, module: str | None) -> None:
         node.metadata_props[MODULE] = module
 
 
+def is_norm(module: str | None) -> bool:
+    """Whether a module is a norm, by its own name at the end of its path."""
+    return module is not None and "norm" in module.rpartition(".")[2]
+
+
 def modules_by_output(graph: ir.Graph) -> dict[str, str]:
     """The modules of all nodes, by the names of their first outputs."""
     found = {str(node.outputs[0].name): module_of(node) for node in graph}

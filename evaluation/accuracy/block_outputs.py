@@ -1,8 +1,8 @@
 """What flows between the blocks of a denoiser in one call.
 
-The residual stream is where a denoiser comes apart: what a block's LayerNormalization reads is all
-that the block before it hands on. Here it is watched in a bundle's fp32 graph; `torch_flow` watches
-the same places in PyTorch.
+The residual stream is where a denoiser comes apart: what the norm at the head of a block reads is
+all that the block before it hands on. Here it is watched in a bundle's fp32 graph;
+`torch_block_outputs` watches the same places in PyTorch.
 """
 
 from __future__ import annotations
