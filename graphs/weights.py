@@ -43,6 +43,13 @@ def sole_user(value: ir.Value) -> ir.Node | None:
     return users[0] if len(users) == 1 and not value.is_graph_output() else None
 
 
+def first_input(node: ir.Node) -> ir.Value:
+    """What a node reads first, which no node that is met here leaves out."""
+    value = node.inputs[0]
+    assert value is not None
+    return value
+
+
 def made_by(value: ir.Value | None, op_type: str, **attributes: object) -> ir.Node | None:
     """The node that makes ``value``, where it is of that type and has those attributes."""
     node = None if value is None else value.producer()
