@@ -18,7 +18,7 @@ import numpy as np
 import onnx_ir as ir
 from rich.progress import track
 
-from pitstop.export.optimize import DENOISER, ask_conditioner, example_feeds, fold
+from pitstop.export.optimize import DENOISER, example_feeds, fold, modulations
 from pitstop.export.trace import load_source, manifest_for, trace
 from pitstop.graphs.graph_file import write_graph
 from pitstop.runtime.backend import SessionOptions
@@ -78,7 +78,7 @@ def _open(
     folder.mkdir()
     fed = dict(feeds)
     if CONDITIONER in graphs:
-        modulation = ask_conditioner(graphs[CONDITIONER], feeds)
+        modulation = modulations(graphs[CONDITIONER], feeds)
         fed = {"latent": feeds["latent"], "modulation": modulation}
     spec = write_graph(graphs[DENOISER], folder, DENOISER)
     session = import_backend(backend).open_graph(

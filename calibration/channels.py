@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-MODULATION = "modulation"
+from ..graphs.interface import MODULATION
+from ..graphs.weights import is_constant
+
 MOVES = ("Reshape", "Transpose")  # tokens change places, channels stay
 
 
@@ -211,7 +213,7 @@ def _depthwise_weight(node: ir.Node, channels: int) -> str | None:
 
 def _is_own(value: ir.Value) -> bool:
     """Whether a value is a constant that no second operand reads, so that it may change."""
-    return value.const_value is not None and len(value.uses()) == 1
+    return is_constant(value) and len(value.uses()) == 1
 
 
 def width_of(value: ir.Value | None) -> int:

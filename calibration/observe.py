@@ -10,10 +10,10 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from .. import NonFiniteError
+from ..graphs.graph_file import opened, with_outputs
 from ..runtime.backend import SessionOptions
 from ..runtime.session import Array
 from .feeds import Batch
-from .graph_file import opened, with_outputs
 from .histogram import Histogram
 
 GROUP_BYTES = 1 << 30  # of tensors that one call hands out

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from .. import CalibrationError
+from ..graphs.blocks import layer_name
+from ..graphs.weights import is_constant
 
 SMALLEST_SIDE = 16  # of a weight that int8 kernels are made for
 QUANTIZED = re.compile(r"Q[A-Z]|.*(Integer|Quantize|NBits)")  # QLinearMatMul, MatMulInteger, ...
@@ -99,17 +101,6 @@ def find_sites(graph: ir.Graph, placement: Placement) -> Sites:
     return sites
 
 
-def layer_name(node: ir.Node) -> str:
-    """What a checkpoint calls a layer, or its output's name where no constant tells."""
-    users = [use for use in node.outputs[0].consumers() if use.op_type == "Add"]
-    operands = [value for reader in [node, *users] for value in reader.inputs]
-    names = [str(value.name) for value in operands if value is not None and _is_constant(value)]
-    for name in names:
-        if found := re.match(r"(.+)\.(weight|bias)", name):
-            return found.group(1)
-    return str(node.outputs[0].name)
-
-
 def _look_at_conv(graph: ir.Graph, node: ir.Node, placement: Placement, sites: Sites) -> None:
     name, weight = layer_name(node), _weight(node)
     if node.inputs[0] in graph.inputs or weight is None:
@@ -153,7 +144,7 @@ def _attention_operands(node: ir.Node) -> Iterator[Site]:
 def _is_softmax(value: ir.Value) -> bool:
     """Whether a value is a softmax, or one that a constant modulates."""
     node = value.producer()
-    if node is not None and node.op_type == "Mul" and _is_constant(node.inputs[1]):
+    if node is not None and node.op_type == "Mul" and is_constant(node.inputs[1]):
         node = node.inputs[0].producer() if node.inputs[0] is not None else None
     return node is not None and node.op_type == "Softmax"
 
@@ -165,7 +156,7 @@ def _residuals(graph: ir.Graph, quantized: set[str]) -> Iterator[Site]:
     bridge that is added rather than concatenated has one.
     """
     for node in graph:
-        if node.op_type != "Add" or any(_is_constant(value) for value in node.inputs):
+        if node.op_type != "Add" or any(is_constant(value) for value in node.inputs):
             continue
         for operand, value in enumerate(node.inputs):
             if _layer_behind(value) in quantized:
@@ -191,7 +182,7 @@ def _told_apart(sites: list[Site]) -> list[Site]:
 def _layer_behind(value: ir.Value | None) -> str | None:
     """The layer that makes a value for one reader alone, through the Add of its bias."""
     node = None if value is None or len(value.uses()) > 1 else value.producer()
-    if node is not None and node.op_type == "Add" and _is_constant(node.inputs[1]):
+    if node is not None and node.op_type == "Add" and is_constant(node.inputs[1]):
         node = node.inputs[0].producer() if node.inputs[0] is not None else None
     return None if node is None or node.op_type not in {"Conv", "MatMul"} else _output(node)
 
@@ -201,11 +192,7 @@ def _weight(node: ir.Node) -> ir.Value | None:
     if node.op_type not in {"MatMul", "Gemm", "Conv"}:
         return None
     value = node.inputs[1]
-    return value if _is_constant(value) else None
-
-
-def _is_constant(value: ir.Value | None) -> bool:
-    return value is not None and value.const_value is not None
+    return value if is_constant(value) else None
 
 
 def _name(node: ir.Node, operand: int) -> str:

@@ -16,10 +16,9 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from .. import CalibrationError
+from ..graphs.weights import Weight, insert_before, insert_behind
 from ..runtime.bundle.precision import PRECISIONS, Precision
 from .placement import Site
-
-Weight = npt.NDArray[Any]
 
 
 def quantize(
@@ -119,7 +118,7 @@ class _Writer:
             ]
             dequantize = ir.node("DequantizeLinear", stored, attributes={"axis": axis})
             self._weights[name] = _describe(dequantize, f"{name}_dequantized", value)
-            self._graph.insert_before(node, dequantize)
+            insert_before(self._graph, node, dequantize)
         node.replace_input_with(1, self._weights[name])
 
     def _through(self, value: ir.Value, threshold: float) -> ir.Value:
@@ -134,11 +133,7 @@ class _Writer:
         low = _describe(quantized, f"{value.name}_{self._precision.name}", value)
         low.type = ir.TensorType(self._dtype)
         dequantized = ir.node("DequantizeLinear", [low, *scaled_by])
-        producer = value.producer()
-        if producer is None:
-            self._graph.insert_before(self._graph[0], [quantized, dequantized])
-        else:
-            self._graph.insert_after(producer, [quantized, dequantized])
+        insert_behind(self._graph, value, [quantized, dequantized])
         return _describe(dequantized, f"{value.name}_dequantized", value)
 
     def _constant(self, name: str, array: Weight) -> ir.Value:

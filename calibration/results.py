@@ -7,11 +7,11 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
+from ..graphs.graph_file import write_graph
 from ..runtime.bundle.folder import Bundle, extended_bundle, write_manifest
 from ..runtime.bundle.manifest import PassReport
 from ..runtime.figures import as_json
 from .calibration_set import CalibrationSet, write_set
-from .graph_file import write_graph
 from .ranges import Ranges
 from .recipe import CalibrationReport
 
@@ -34,7 +34,7 @@ def write_results(
     path = f"graphs/{name}.onnx"
     stale = [file for file in manifest.files if file.startswith((path, f"{FOLDER}/"))]
     with extended_bundle(bundle, stale) as folder:
-        spec = write_graph(model, folder, path)
+        spec = write_graph(model, folder, name)
         made = _pass_report(bundle, report, spec.nodes, spec.weight_bytes)
         (folder / FOLDER).mkdir()
         (folder / FOLDER / "ranges.json").write_text(ranges.to_json(), encoding="utf-8")

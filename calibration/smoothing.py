@@ -22,7 +22,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from .channels import MODULATION, Scalable, Span, find_scalable, width_of
+from ..graphs.interface import MODULATION
+from ..graphs.weights import insert_behind
+from .channels import Scalable, Span, find_scalable, width_of
 
 STRENGTH = 0.5  # how much of a channel's size moves into a linear's weight
 MOST = 64.0  # a factor is between this and its inverse
@@ -171,4 +173,4 @@ def _multiply_modulation(graph: ir.Graph, factors: Array) -> None:
     output.shape, output.type = modulation.shape, modulation.type
     for use in readers:
         use.node.replace_input_with(use.idx, output)
-    graph.insert_before(graph[0], product)
+    insert_behind(graph, modulation, [product])

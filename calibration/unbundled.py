@@ -11,6 +11,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from .. import NonFiniteError
+from ..graphs.graph_file import opened
 from ..runtime.backend import SessionOptions
 from ..runtime.backends import Choice, import_backend
 from ..runtime.bundle.folder import Bundle
@@ -21,7 +22,6 @@ from ..runtime.pipeline import Pipeline
 from ..runtime.sampling.sampler import Latent
 from ..runtime.sampling.settings import Settings
 from .feeds import Batch
-from .graph_file import opened
 
 
 @contextlib.contextmanager

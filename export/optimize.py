@@ -9,17 +9,18 @@ import numpy as np
 import onnx_ir as ir
 
 from .. import one_of
-from ..graphs.graph_file import run_calls, run_graph
-from ..graphs.weights import dims
+from ..graphs.graph_file import CPU, opened, run_graph, spec_of
+from ..graphs.interface import LATENT, MODULATION, TIMESTEP
 from ..runtime.bundle.goldens import Goldens
 from ..runtime.bundle.manifest import CONDITIONER, Manifest, PassReport
 from ..runtime.distance import relative_l2
 from ..runtime.sampling.condition import stack
+from ..runtime.sampling.conditioner import ask_conditioner
 from ..runtime.sampling.noise import START, draw_noise
 from ..runtime.session import Array
 from .graph_pass import Feeds, PassBroken, apply_all, report_change
 from .passes import PASSES
-from .split import MODULATION, NoSplit, split
+from .split import NoSplit, split
 from .target import find_target
 
 DENOISER = "denoiser.fp32"
@@ -84,8 +85,8 @@ def fold(
 def example_feeds(manifest: Manifest) -> Feeds:
     """Inputs for the checks: noise, timesteps from first to last, rows told and untold in turn."""
     return {
-        "latent": draw_noise(range(manifest.batch), START, manifest.latent_shape),
-        "timestep": manifest.schedule.spread(manifest.batch).astype(np.float32),
+        LATENT: draw_noise(range(manifest.batch), START, manifest.latent_shape),
+        TIMESTEP: manifest.schedule.spread(manifest.batch).astype(np.float32),
         **stack(manifest.both_branches(manifest.batch)),
     }
 
@@ -94,32 +95,26 @@ def denoiser_calls(graphs: Mapping[str, ir.Model], goldens: Goldens) -> list[Fee
     """What the denoiser's own graph is fed in each call of the goldens."""
     told = {name: np.concatenate(list(rows)) for name, rows in goldens.conditions.items()}
     timesteps = np.repeat(goldens.timesteps.astype(np.float32), goldens.latents.shape[1])
-    asked: Feeds = {"timestep": timesteps, **told}
+    asked: Feeds = {TIMESTEP: timesteps, **told}
     if CONDITIONER in graphs:
-        asked = {MODULATION: ask_conditioner(graphs[CONDITIONER], asked)}
+        asked = {MODULATION: modulations(graphs[CONDITIONER], asked)}
     parts = {name: np.split(rows, len(goldens.timesteps)) for name, rows in asked.items()}
     return [
-        {"latent": latent, **{name: part[index] for name, part in parts.items()}}
+        {LATENT: latent, **{name: part[index] for name, part in parts.items()}}
         for index, latent in enumerate(goldens.latents)
     ]
 
 
-def ask_conditioner(conditioner: ir.Model, feeds: Feeds) -> Array:
-    """The modulations of all rows of ``feeds``, in as many calls as the conditioner needs."""
-    [rows] = dims(conditioner.graph.inputs[0])
-    count = len(feeds["label"])
-    calls = [
-        {name: np.resize(feeds[name][start : start + rows], rows) for name in ("timestep", "label")}
-        for start in range(0, count, rows)
-    ]
-    answers = run_calls(conditioner, calls)
-    return np.concatenate([answer[MODULATION] for answer in answers])[:count]
+def modulations(conditioner: ir.Model, feeds: Feeds) -> Array:
+    """What a conditioner makes of all rows of ``feeds``, in as many calls as it needs."""
+    with opened(conditioner, CPU) as session:
+        return ask_conditioner(session, spec_of(conditioner), feeds)[MODULATION]
 
 
 def _check_split(model: ir.Model, conditioner: ir.Model, denoiser: ir.Model, feeds: Feeds) -> float:
     """How far the pair is from the graph that it was."""
-    modulation = ask_conditioner(conditioner, feeds)
-    split_feeds = {"latent": feeds["latent"], MODULATION: modulation}
+    modulation = modulations(conditioner, feeds)
+    split_feeds = {LATENT: feeds[LATENT], MODULATION: modulation}
     [expected], [found] = (
         run_graph(model, feeds).values(),
         run_graph(denoiser, split_feeds).values(),

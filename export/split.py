@@ -21,6 +21,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from ..graphs.interface import LATENT, MODULATION
+from ..graphs.scopes import complete_modules
 from ..graphs.weights import (
     Weight,
     add_constant,
@@ -34,9 +36,7 @@ from ..graphs.weights import (
     sole_user,
 )
 
-MODULATION = "modulation"
 CONDITIONER_ROWS = 32  # of one conditioner call: the rows of many steps, made before the loop
-LATENT = "latent"
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,7 @@ def _take_modulation(model: ir.Model, chunks: list[Chunk]) -> None:
     if unused := [v.name for v in graph.inputs if v.name != LATENT and v.uses()]:
         raise NoSplit(f"the trunk reads {', '.join(map(str, unused))} beside the modulations")
     graph.inputs[:] = [*kept, modulation]
+    complete_modules(graph)
 
 
 def _layout(chunks: list[Chunk]) -> tuple[int, int]:

@@ -21,6 +21,8 @@ from onnxscript.optimizer import fold_constants
 from torch.utils.flop_counter import FlopCounterMode
 
 from .. import CheckpointError, __version__
+from ..graphs.interface import INPUTS, PREDICTION
+from ..graphs.scopes import complete_modules, module_of, put_into
 from ..models.checkpoint import (
     Checkpoint,
     build_model,
@@ -44,8 +46,6 @@ from ..runtime.session import Array
 OPSET = 19
 FOLDED = 2**23  # numbers: position biases over 32 x 32 tokens too, where the exporter stops early
 SCOPES = "pkg.torch.onnx.name_scopes"  # of a node: the modules around it, and its own name
-INPUTS = ("latent", "timestep", "label")
-OUTPUT = "prediction"
 PACKAGES = ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "numpy")
 VAE_FACTOR = 8  # image pixels along one side of a latent pixel
 PIXEL_CHANNELS = (1, 3)  # a denoiser of grey or RGB works on the image itself
@@ -169,7 +169,7 @@ def trace(model: Denoiser, batch: int, opset: int = OPSET) -> ir.Model:
         An fp32 graph with static shapes everywhere: latent float32 [batch, channel, row, column],
         timestep float32 [batch] and label int64 [batch] in, prediction float32 out.
     """
-    return trace_module(model, _example(model, batch), INPUTS, OUTPUT, opset)
+    return trace_module(model, _example(model, batch), INPUTS, PREDICTION, opset)
 
 
 def trace_module(
@@ -193,24 +193,30 @@ def trace_module(
     assert program is not None
     traced = program.model
     fold_constants(traced, input_size_limit=FOLDED, output_size_limit=FOLDED)
+    _keep_modules(traced.graph)
     _name_weights(traced.graph)
-    for node in traced.graph:  # stack traces, with the paths of this machine
-        node.metadata_props.clear()
     return traced
 
 
-def _name_weights(graph: ir.Graph) -> None:
-    """Call the transposed weight of a linear as its module does: without a bias nothing else would.
+def _keep_modules(graph: ir.Graph) -> None:
+    """Keep each node's module, and no stack traces with the paths of this machine."""
+    for node in graph:
+        modules = ast.literal_eval(node.metadata_props.get(SCOPES, "[]"))[:-1]
+        node.metadata_props.clear()
+        if modules:
+            put_into(node, modules[-1])
+    complete_modules(graph)  # the Splits that constant folding made
 
-    The exporter leaves the path of the module that made a node in the node's metadata.
-    """
+
+def _name_weights(graph: ir.Graph) -> None:
+    """Call the transposed weight of a linear as its module does."""
     for node in graph:
         weight = node.inputs[1] if node.op_type == "MatMul" else None
         if weight is None or not weight.is_initializer() or "." in str(weight.name):
             continue
-        path = ast.literal_eval(node.metadata_props.get(SCOPES, "[]"))[:-1]
-        name = f"{path[-1]}.weight" if path else ""
-        if name and name not in graph.initializers:
+        module = module_of(node)
+        name = f"{module}.weight"
+        if module and name not in graph.initializers:
             weight.name = name
 
 
@@ -225,7 +231,7 @@ class TorchSession:
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         with torch.inference_mode():
             inputs = [torch.from_numpy(np.ascontiguousarray(feeds[name])) for name in INPUTS]
-            return {OUTPUT: self._model(*inputs).numpy()}
+            return {PREDICTION: self._model(*inputs).numpy()}
 
     def close(self) -> None:
         """Nothing to give back: the model is the caller's."""

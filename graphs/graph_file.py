@@ -1,10 +1,11 @@
-"""A graph on disk: written into a bundle and described, or run once from a temporary file."""
+"""A graph on disk: written into a bundle and described, or run from a temporary file."""
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import onnx_ir as ir
@@ -13,9 +14,10 @@ from ..runtime.backend import SessionOptions
 from ..runtime.backends import import_backend
 from ..runtime.bundle.folder import GraphFile
 from ..runtime.bundle.manifest import GraphSpec, TensorSpec
-from ..runtime.session import Array
+from ..runtime.session import Array, Session
 from .weights import weight_bytes
 
+CPU = SessionOptions(provider="CPUExecutionProvider")
 INLINE_LIMIT = 1 << 30  # bytes of weights; protobuf holds 2 GiB, and copies while it writes
 
 
@@ -23,15 +25,22 @@ def write_graph(model: ir.Model, folder: Path, name: str) -> GraphSpec:
     """Write a graph into ``graphs/`` of a new bundle, big weights beside it, and describe it."""
     path = folder / "graphs" / f"{name}.onnx"
     path.parent.mkdir(exist_ok=True)
-    weights = weight_bytes(model)
-    ir.save(model, path, external_data=f"{name}.onnx.data" if weights > INLINE_LIMIT else None)
+    big = weight_bytes(model) > INLINE_LIMIT
+    if not big:  # else what was read from a file beside a graph would be looked for in this folder
+        ir.external_data.load_to_model(model)
+    ir.save(model, path, external_data=f"{name}.onnx.data" if big else None)
+    return spec_of(model, path.relative_to(folder).as_posix())
+
+
+def spec_of(model: ir.Model, path: str = "") -> GraphSpec:
+    """What flows in and out of a graph that is, or is not yet, in a file."""
     return GraphSpec(
-        path=path.relative_to(folder).as_posix(),
+        path=path,
         inputs=tuple(map(_tensor_spec, model.graph.inputs)),
         outputs=tuple(map(_tensor_spec, model.graph.outputs)),
         opset=model.opset_imports[""],
         nodes=dict(sorted(Counter(node.op_type for node in model.graph).items())),
-        weight_bytes=weights,
+        weight_bytes=weight_bytes(model),
     )
 
 
@@ -43,16 +52,29 @@ def run_graph(model: ir.Model, feeds: Mapping[str, Array]) -> dict[str, Array]:
 
 def run_calls(model: ir.Model, calls: Sequence[Mapping[str, Array]]) -> list[dict[str, Array]]:
     """Run a graph as `run_graph` does, once for each of several feeds."""
+    with opened(model, CPU) as session:
+        return [session.run(feeds) for feeds in calls]
+
+
+@contextlib.contextmanager
+def opened(model: ir.Model, options: SessionOptions) -> Iterator[Session]:
+    """A graph in ONNX Runtime, by way of a temporary file."""
     with tempfile.TemporaryDirectory() as folder:
         spec = write_graph(model, Path(folder), "graph")
-        options = SessionOptions(provider="CPUExecutionProvider")
-        session = import_backend("onnxruntime").open_graph(
-            GraphFile(Path(folder) / spec.path, spec), options
-        )
+        graph = GraphFile(Path(folder) / spec.path, spec)
+        session = import_backend("onnxruntime").open_graph(graph, options)
         try:
-            return [session.run(feeds) for feeds in calls]
+            yield session
         finally:
             session.close()
+
+
+def with_outputs(model: ir.Model, names: Sequence[str]) -> ir.Model:
+    """A copy of a graph whose outputs are the values of these names."""
+    copy = model.clone()
+    values = {value.name: value for node in copy.graph for value in node.outputs}
+    copy.graph.outputs[:] = [values[name] for name in names]
+    return copy
 
 
 def _tensor_spec(value: ir.Value) -> TensorSpec:

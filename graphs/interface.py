@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-LATENT = "latent"
-TIMESTEP = "timestep"
-LABEL = "label"
-MODULATION = "modulation"
-PREDICTION = "prediction"
+from ..runtime.bundle.manifest import LATENT as LATENT  # the noisy image, fed in every step
+from ..runtime.bundle.manifest import PREDICTION as PREDICTION  # the noise or the velocity
+from ..runtime.bundle.manifest import TIMESTEP as TIMESTEP  # what a step is called
+
+LABEL = "label"  # with the timestep, what the conditioner is asked
+MODULATION = "modulation"  # its answer, which a denoiser is fed in their place
+
+INPUTS = (LATENT, TIMESTEP, LABEL)  # of a denoiser as it is traced, in order

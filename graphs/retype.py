@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from .weights import add_constant, constant
+from .weights import add_constant, constant, insert_behind
 
 FLOAT = ir.DataType.FLOAT
 FP32_OPERANDS = {"Resize": (1, 2)}  # the region and the scales: float32 whatever is resized
@@ -75,11 +75,7 @@ class _Casts:
         [made] = node.outputs
         made.name = f"{value.name}_{SUFFIX[dtype]}"
         made.type, made.shape = ir.TensorType(dtype), value.shape
-        maker = value.producer()
-        if maker is None:
-            self.graph.insert_before(self.graph[0], node)
-        else:
-            self.graph.insert_after(maker, node)
+        insert_behind(self.graph, value, [node])
         return made
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from .weights import insert_behind
+
 FLOAT = ir.DataType.FLOAT
 MOVES = {"Concat", "Gather", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
 
@@ -27,17 +29,17 @@ def rounded(model: ir.Model, dtype: ir.DataType) -> ir.Model:
         for output in [output for output in node.outputs if output.dtype == dtype]:
             output.type = ir.TensorType(FLOAT)
             if node.op_type not in MOVES:
-                _round(twin.graph, node, output, dtype)
+                _round(twin.graph, output, dtype)
         if node.op_type == "Cast" and node.outputs[0].dtype == FLOAT:
             node.attributes.add(ir.AttrInt64("to", FLOAT))
     return twin
 
 
-def _round(graph: ir.Graph, node: ir.Node, value: ir.Value, dtype: ir.DataType) -> None:
+def _round(graph: ir.Graph, value: ir.Value, dtype: ir.DataType) -> None:
     low = ir.node("Cast", [value], attributes={"to": dtype})
     back = ir.node("Cast", low.outputs, attributes={"to": FLOAT})
     for cast, kind in ((low, dtype), (back, FLOAT)):
         cast.outputs[0].type, cast.outputs[0].shape = ir.TensorType(kind), value.shape
-    graph.insert_after(node, [low, back])
+    insert_behind(graph, value, [low, back])
     value.replace_all_uses_with(back.outputs[0], replace_graph_outputs=True)
     low.replace_input_with(0, value)

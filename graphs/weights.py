@@ -1,4 +1,7 @@
-"""Reading and writing the constants of a graph, and the small steps that every pass takes."""
+"""Reading and writing the constants of a graph, and the small steps that every pass takes.
+
+A node that is put into a graph here belongs to the module of the one in whose place it comes.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from .scopes import module_of, put_into
+
 Weight = npt.NDArray[Any]
 
 
@@ -18,20 +23,31 @@ def weight_bytes(model: ir.Model) -> int:
     return sum(value.const_value.nbytes for value in values if value.const_value is not None)
 
 
-def constant(value: ir.Value | None) -> Weight | None:
-    """The array behind a value, or None where it is not known before the graph runs.
+def is_constant(value: ir.Value | None) -> bool:
+    """Whether what a value holds is known before the graph runs.
 
     An initializer that is an input too is only a default: whoever runs the graph may feed it.
     """
-    if value is None or value.const_value is None or value.is_graph_input():
-        return None
-    return value.const_value.numpy()
+    return _tensor(value) is not None
+
+
+def constant(value: ir.Value | None) -> Weight | None:
+    """The array behind a constant, or None where a value is none."""
+    tensor = _tensor(value)
+    return None if tensor is None else tensor.numpy()
 
 
 def sole_user(value: ir.Value) -> ir.Node | None:
     """The one node that a value feeds, or None where it feeds several, none, or the outside."""
     users = list(value.consumers())
     return users[0] if len(users) == 1 and not value.is_graph_output() else None
+
+
+def first_input(node: ir.Node) -> ir.Value:
+    """What a node reads first, which no node that is met here leaves out."""
+    value = node.inputs[0]
+    assert value is not None
+    return value
 
 
 def made_by(value: ir.Value | None, op_type: str, **attributes: object) -> ir.Node | None:
@@ -85,8 +101,26 @@ def insert(
     output = node.outputs[0]
     output.shape = ir.Shape(shape)
     output.type = inputs[0].type
-    graph.insert_before(before, node)
+    insert_before(graph, before, node)
     return output
+
+
+def insert_before(graph: ir.Graph, place: ir.Node, node: ir.Node) -> None:
+    """Put a new node in front of the one whose place it takes."""
+    put_into(node, module_of(place))
+    graph.insert_before(place, node)
+
+
+def insert_behind(graph: ir.Graph, value: ir.Value, nodes: Sequence[ir.Node]) -> None:
+    """Put new nodes right behind the one that makes a value; first of all for an input."""
+    maker = value.producer()
+    place = graph[0] if maker is None else maker
+    for node in nodes:
+        put_into(node, module_of(place))
+    if maker is None:
+        graph.insert_before(place, nodes)
+    else:
+        graph.insert_after(place, nodes)
 
 
 def reshape(graph: ir.Graph, before: ir.Node, value: ir.Value, shape: Sequence[int]) -> ir.Value:
@@ -111,6 +145,10 @@ def replace_node(graph: ir.Graph, node: ir.Node, new: ir.Value) -> None:
     if new.is_graph_output():
         new.name, old.name = old.name, None
     graph.remove(node, safe=True)
+
+
+def _tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
+    return None if value is None or value.is_graph_input() else value.const_value
 
 
 def _plain(value: object) -> object:

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from pass_helpers import Array, feeds_for, traced
 
 from pitstop.export.graph_pass import Feeds
-from pitstop.export.optimize import DENOISER, Folded, ask_conditioner, choose_steps, fold
+from pitstop.export.optimize import DENOISER, Folded, choose_steps, fold, modulations
 from pitstop.models.denoiser import DenoiserConfig
 
 
@@ -33,7 +33,7 @@ def calls_for(
     graphs = folded(config, left_out, batch).graphs
     if "conditioner" not in graphs:
         return [feeds]
-    modulation = ask_conditioner(graphs["conditioner"], feeds)
+    modulation = modulations(graphs["conditioner"], feeds)
     return [{"latent": feeds["latent"], "modulation": modulation}]
 
 

@@ -1,8 +1,8 @@
 """What flows between the blocks of a denoiser in one call.
 
-The residual stream is where a denoiser comes apart: what a block's LayerNormalization reads is all
-that the block before it hands on. Here it is watched in a bundle's fp32 graph; `torch_flow` watches
-the same places in PyTorch.
+The residual stream is where a denoiser comes apart: what the norm at the head of a block reads is
+all that the block before it hands on. Here it is watched in a bundle's fp32 graph;
+`torch_block_outputs` watches the same places in PyTorch.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from ...export.split import LATENT
 from ...graphs.blocks import name_blocks
 from ...graphs.graph_file import run_calls
+from ...graphs.interface import LATENT, TIMESTEP
 from ...runtime.backend import Backend, SessionOptions
 from ...runtime.backends import import_backend
 from ...runtime.bundle.folder import Bundle
 from ...runtime.bundle.goldens import Goldens
-from ...runtime.bundle.manifest import CONDITIONER, TIMESTEP
+from ...runtime.bundle.manifest import CONDITIONER
 from ...runtime.opened import beside
 from ...runtime.sampling.conditioner import ask_conditioner
 from ...runtime.sampling.sampler import Latent

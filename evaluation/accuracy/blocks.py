@@ -14,8 +14,8 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from ...export.split import MODULATION
 from ...graphs.graph_file import write_graph
+from ...graphs.interface import MODULATION
 from ...runtime.backend import Backend, SessionOptions
 from ...runtime.bundle.folder import Bundle, GraphFile
 from ...runtime.bundle.manifest import CONDITIONER, TensorSpec

@@ -7,19 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...export.passes.window_major import WINDOW_MAJOR, Layout
-from ...export.split import MODULATION
-from ...export.trace import INPUTS
+from ...graphs.blocks import blocks_of, stream_norm
+from ...graphs.interface import INPUTS, MODULATION
 from ...models.denoiser import Denoiser
 from ...runtime.bundle.manifest import CONDITIONER, Manifest
 from ...runtime.sampling.sampler import Latent
 from .block_outputs import Feeds, Flow
-
-# The norms of the residual stream, and what follows their owner's name in that of the block that
-# they begin. Those between the stages of an EDT are the only ones of their owner.
-NORMS = {"norm1": ".attn", "norm2": ".mlp", "norm_final": "", "norm": ""}
 
 
 def torch_flows(model: Denoiser, manifest: Manifest, calls: Sequence[Feeds]) -> list[Flow]:
@@ -35,16 +31,16 @@ def torch_flows(model: Denoiser, manifest: Manifest, calls: Sequence[Feeds]) -> 
     split = CONDITIONER in manifest.graphs
     flows = []
     for feeds in calls:
-        streams, modulation, prediction = _watch(model, feeds)
-        leaving = {name: _ordered(stream, order) for name, stream in streams.items()}
+        leaving, modulation = _watch(model, feeds)
         made = {MODULATION: modulation} if split else {}
-        flows.append(Flow({**feeds, **made}, {**leaving, "final_layer": prediction}))
+        ordered = {name: _ordered(stream, order) for name, stream in leaving.items()}
+        flows.append(Flow({**feeds, **made}, ordered))
     return flows
 
 
 def _ordered(stream: Latent, order: npt.NDArray[np.int64]) -> Latent:
-    """Tokens in the graph's order; a stage with fewer tokens has no windows to put them in."""
-    return stream[:, order] if stream.shape[1] == len(order) else stream
+    """Tokens in the graph's order; a stage with fewer has no windows, the prediction no tokens."""
+    return stream[:, order] if stream.ndim == 3 and stream.shape[1] == len(order) else stream
 
 
 def token_order(manifest: Manifest) -> npt.NDArray[np.int64]:
@@ -59,15 +55,16 @@ def token_order(manifest: Manifest) -> npt.NDArray[np.int64]:
 
 
 @torch.inference_mode()
-def _watch(model: Denoiser, feeds: Feeds) -> tuple[dict[str, Latent], Latent, Latent]:
-    """What the norms of the residual stream read, the modulations, and the prediction."""
-    names: list[str] = []
-    read: list[Latent] = []
+def _watch(model: Denoiser, feeds: Feeds) -> tuple[dict[str, Latent], Latent]:
+    """What leaves each block, and the modulations."""
+    run: list[str] = []  # the modules in the order in which they run
+    read: dict[int, Latent] = {}  # what the norms of the residual stream read, by their places
     chunks: list[Latent] = []
 
     def keep_input(name: str, inputs: tuple[Tensor]) -> None:
-        names.append(name)
-        read.append(inputs[0].numpy())
+        if name and name == stream_norm(name):
+            read[len(run)] = inputs[0].numpy()
+        run.append(name)
 
     def keep_chunks(count: int, output: Tensor) -> None:
         # [shift, scale, gate] twice, or [shift, scale]; the conditioner's scales are 1 + scale.
@@ -77,12 +74,8 @@ def _watch(model: Denoiser, feeds: Feeds) -> tuple[dict[str, Latent], Latent, La
     hooks = []
     for name, module in model.named_modules():
         owner, _, kind = name.rpartition(".")
-        if kind in NORMS and isinstance(module, nn.LayerNorm):
-            block = owner + NORMS[kind]
-            hooks.append(
-                module.register_forward_pre_hook(lambda _, x, block=block: keep_input(block, x))
-            )
-        elif kind == "adaLN_modulation":
+        hooks.append(module.register_forward_pre_hook(lambda _, x, name=name: keep_input(name, x)))
+        if kind == "adaLN_modulation":
             count = 6 if owner.startswith("blocks.") else 2
             hooks.append(
                 module.register_forward_hook(lambda _, x, made, n=count: keep_chunks(n, made))
@@ -93,9 +86,10 @@ def _watch(model: Denoiser, feeds: Feeds) -> tuple[dict[str, Latent], Latent, La
     finally:
         for hook in hooks:
             hook.remove()
+    blocks = blocks_of(run)
     # What a norm reads is what the block before it hands on.
-    leaving = dict(zip(["x_embedder", *names[:-1]], read, strict=True))
-    return leaving, _laid_out(chunks), prediction
+    leaving = {blocks[place - 1]: stream for place, stream in read.items()}
+    return {**leaving, blocks[-1]: prediction}, _laid_out(chunks)
 
 
 def _laid_out(chunks: Sequence[Latent]) -> Latent:

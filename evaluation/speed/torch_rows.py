@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ... import BackendUnavailable
-from ...export.trace import INPUTS, OUTPUT
+from ...graphs.interface import INPUTS, PREDICTION
 from ...models.denoiser import Denoiser
 from ...runtime.backend import SessionOptions
 from ...runtime.bundle.manifest import Manifest
@@ -105,7 +105,7 @@ class TorchRow:
         try:
             with torch.inference_mode():
                 prediction = self._call(latent.to(self._dtype), *rest)
-                return {OUTPUT: prediction.float().cpu().numpy()}
+                return {PREDICTION: prediction.float().cpu().numpy()}
         except torch._dynamo.exc.BackendCompilerFailed as error:
             raise BackendUnavailable(
                 f"torch.compile failed: {str(error).strip().splitlines()[0]}",

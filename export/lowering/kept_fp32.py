@@ -7,12 +7,14 @@ precision is nearly all of the work: every linear, both matmuls of the attention
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from ...graphs.blocks import LAYER_NORM, trunk
+from ...graphs.blocks import LAYER_NORM, name_blocks, trunk
+from ...graphs.scopes import is_norm, module_of
 from ...graphs.weights import made_by, sole_user
 
 GELU = ("Pow", "Mul", "Add", "Mul", "Tanh", "Add", "Mul", "Mul")  # of tanh-GELU, in order
@@ -54,15 +56,30 @@ def _conditioning(graph: ir.Graph) -> Iterator[ir.Node]:
 
 def _embedding(graph: ir.Graph) -> list[ir.Node]:
     """All before the first norm."""
-    nodes, norms = trunk(graph), _layer_norms(graph)
-    return nodes[: nodes.index(norms[0])] if norms else []
+    blocks = _blocks(graph)
+    return blocks[0] if len(blocks) > 1 else []
+
+
+def _final_layer(graph: ir.Graph) -> list[ir.Node]:
+    """The last norm and all behind it."""
+    blocks = _blocks(graph)
+    return blocks[-1] if len(blocks) > 1 else []
+
+
+def _blocks(graph: ir.Graph) -> list[list[ir.Node]]:
+    """The nodes of each block; every one but the first begins with a norm."""
+    blocks: dict[str, list[ir.Node]] = defaultdict(list)
+    for node, name in name_blocks(graph).items():
+        blocks[name].append(node)
+    return list(blocks.values())
 
 
 def _residuals(graph: ir.Graph) -> list[ir.Node]:
     """The Adds that feed the norms, those of what a gate lets through, and the gates."""
     nodes = trunk(graph)
     sees_latent = set(nodes)
-    found = [node for norm in _layer_norms(graph) for node in _stream_behind(norm.inputs[0])]
+    norms = [block[0] for block in _blocks(graph)[1:]]
+    found = [node for norm in norms for node in _stream_behind(norm.inputs[0])]
     for add in nodes:
         if add.op_type != "Add" or _reads_conditioning(add, sees_latent):
             continue
@@ -87,10 +104,17 @@ def _layer_norms(graph: ir.Graph) -> list[ir.Node]:
     return [node for node in trunk(graph) if node.op_type == LAYER_NORM]
 
 
+def _other_norms(graph: ir.Graph) -> list[ir.Node]:
+    """The nodes of a norm that its opset has no operator for, such as RMSNorm."""
+    nodes = [node for node in trunk(graph) if is_norm(module_of(node))]
+    means = {module_of(node) for node in nodes if node.op_type == "ReduceMean"}
+    return [node for node in nodes if module_of(node) in means]
+
+
 def _modulations(graph: ir.Graph) -> Iterator[ir.Node]:
     """``x * (1 + scale)`` and ``+ shift`` after a norm."""
     sees_latent = set(trunk(graph))
-    for norm in _layer_norms(graph):
+    for norm in (*_layer_norms(graph), *_other_norms(graph)):
         value = norm.outputs[0]
         for op_type in ("Mul", "Add"):
             user = sole_user(value)
@@ -121,12 +145,6 @@ def _gelus(graph: ir.Graph) -> Iterator[ir.Node]:
             yield from chain
 
 
-def _final_layer(graph: ir.Graph) -> list[ir.Node]:
-    """The last norm and all behind it."""
-    nodes, norms = trunk(graph), _layer_norms(graph)
-    return nodes[nodes.index(norms[-1]) :] if norms else []
-
-
 def _convolutions(graph: ir.Graph) -> Iterator[ir.Node]:
     return (node for node in graph if node.op_type in CONVOLUTIONS)
 
@@ -145,6 +163,7 @@ RULES: tuple[Rule, ...] = (
     Rule("final layer", "what it rounds goes straight into the prediction", _final_layer),
     Rule("residual stream", "it gathers what every block rounds", _residuals),
     Rule("LayerNorm", "its mean and variance are sums over all channels", _layer_norms),
+    Rule("norm", "its mean is a sum over all channels", _other_norms),
     Rule("modulation", "it follows a norm in fp32, and its result is cast once", _modulations),
     SOFTMAX,
     Rule("GELU", "x³ leaves fp16 above 40, and 1 + tanh cancels below 0", _gelus),

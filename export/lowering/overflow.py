@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from ...graphs.blocks import NameBlocks, name_blocks
 from ...graphs.graph_file import run_calls
-from ...graphs.weights import constant
+from ...graphs.weights import constant, insert_behind
 from ..graph_pass import Feeds
 
 MARGIN = 2.0
@@ -75,14 +75,12 @@ def _float_values(graph: ir.Graph) -> Iterator[ir.Value]:
 
 def _probe(graph: ir.Graph, value: ir.Value) -> tuple[str, str]:
     """Give the graph one more output, the largest magnitude of a value; the names of both."""
-    maker = value.producer()
-    assert maker is not None
     size = ir.node("Abs", [value])
     largest = ir.node("ReduceMax", size.outputs, attributes={"keepdims": 0})
     [maximum] = largest.outputs
     size.outputs[0].type, size.outputs[0].shape = ir.TensorType(FLOAT), value.shape
     maximum.type, maximum.shape = ir.TensorType(FLOAT), ir.Shape(())
     maximum.name = f"{value.name}_largest"
-    graph.insert_after(maker, [size, largest])
+    insert_behind(graph, value, [size, largest])
     graph.outputs.append(maximum)
     return str(value.name), maximum.name

@@ -11,17 +11,18 @@ Both get scale 1, since q is scaled already. Runs after fuse_attention, whose fo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import onnx_ir as ir
 
-from ...graphs.attention import matmuls_around
+from ...graphs.attention import Attention, Operand, find_attention
 from ...graphs.weights import (
     add_constant,
     constant,
     dims,
+    first_input,
     insert,
+    insert_before,
+    is_constant,
     is_op,
     made_by,
     replace_node,
@@ -33,67 +34,45 @@ from ..graph_pass import GraphPass, Sites
 
 HEADS = (0, 2, 1, 3)  # (B, S, H, d) to (B, H, S, d), and back
 HEADS_OF_K = (0, 2, 3, 1)  # (B, S, H, d) to (B, H, d, S)
-SWAP_LAST = (0, 1, 3, 2)
 MICROSOFT = "com.microsoft"
 ATTENTION_OPSET = 23
 
 
-@dataclass(frozen=True)
-class Attention:
-    """A decomposed attention.
-
-    Attributes:
-        mixed: The MatMul of the weights with v, [B, H, S, d].
-        q: [B, H, S, d], scaled.
-        k: [B, H, S, d].
-        v: [B, H, S, d].
-        bias: What is added to the scores, [H, S, S], or None.
-    """
-
-    mixed: ir.Node
-    q: ir.Value
-    k: ir.Value
-    v: ir.Value
-    bias: ir.Value | None
-
-
-def find_attention(graph: ir.Graph, softmax: ir.Node) -> Attention | str:
+def find_operator(softmax: ir.Node) -> Attention | str:
     """The attention around a softmax, or why it has no operator."""
     user = sole_user(softmax.outputs[0])
     if user is not None and user.op_type == "Mul":
         return "its softmax is modulated, for which no operator has an input"
-    matmuls = matmuls_around(softmax)
-    if matmuls is None:
-        return "no matmul makes its scores, or none uses them"
-    product, mixed = matmuls
-    biased = made_by(softmax.inputs[0], "Add")
-    bias = biased.inputs[1] if biased is not None else None
-    q, keys, v = product.inputs[0], product.inputs[1], mixed.inputs[1]
-    if bias is not None and constant(bias) is None:
+    found = find_attention(softmax)
+    if isinstance(found, str):
+        return found
+    if found.bias is not None and not is_constant(found.bias):
         return "the bias of its scores is no constant"
-    k = _upright(graph, keys)
-    if q is None or k is None or v is None:
+    if found.k.scale is not None:
+        return "k is scaled too"
+    if found.k.swapped is None and made_by(found.k.value, "Transpose", perm=HEADS_OF_K) is None:
         return "k is not transposed"
-    return Attention(mixed, q, k, v, bias)
+    return found
 
 
 def multi_head_attention(graph: ir.Graph) -> Sites:
     """``MultiHeadAttention``, where q, k and v come from a linear without a norm between."""
     sites = Sites()
     for softmax in [node for node in graph if node.op_type == "Softmax"]:
-        found = find_attention(graph, softmax)
+        found = find_operator(softmax)
         if isinstance(found, str):
             sites.skip(softmax, found)
             continue
-        flat = [_before_heads(value) for value in (found.q, found.k, found.v)]
-        after = sole_user(found.mixed.outputs[0])
-        if any(value is None for value in flat):
+        flat, after = _flat(found), sole_user(found.mixed.outputs[0])
+        if found.q.rope or found.k.rope:
+            sites.skip(softmax, "q and k are turned by RoPE, for which the operator has no input")
+        elif flat is None:
             sites.skip(softmax, "q, k or v is normalised per head, or not cut by fuse_attention")
         elif after is None or not is_op(after, "Transpose", perm=HEADS):
             sites.skip(softmax, "its heads are not put side by side again")
         else:
             sites.rewrite(softmax)
-            _put_multi_head_attention(graph, found, [v for v in flat if v is not None], after)
+            _put_multi_head_attention(graph, found, flat, after)
     return sites
 
 
@@ -101,7 +80,7 @@ def onnx_attention(graph: ir.Graph) -> Sites:
     """``Attention`` of opset 23."""
     sites = Sites()
     for softmax in [node for node in graph if node.op_type == "Softmax"]:
-        found = find_attention(graph, softmax)
+        found = find_operator(softmax)
         if isinstance(found, str):
             sites.skip(softmax, found)
             continue
@@ -109,7 +88,7 @@ def onnx_attention(graph: ir.Graph) -> Sites:
             sites.skip(softmax, f"the graph's opset is below {ATTENTION_OPSET}")
             continue
         sites.rewrite(softmax)
-        inputs = [found.q, found.k, found.v]
+        inputs = [found.q.value, _upright(graph, found.k), found.v.value]
         if found.bias is not None:
             inputs.append(found.bias)
         shape = dims(found.mixed.outputs[0])
@@ -118,21 +97,22 @@ def onnx_attention(graph: ir.Graph) -> Sites:
     return sites
 
 
-def _upright(graph: ir.Graph, keys: ir.Value | None) -> ir.Value | None:
+def _flat(found: Attention) -> list[ir.Value] | None:
+    """q, k and v as [B, S, H, d], where a transpose alone makes the heads of all three."""
+    k = made_by(found.k.value, "Transpose", perm=HEADS_OF_K)
+    if found.k.swapped is not None:
+        k = made_by(found.k.swapped.inputs[0], "Transpose", perm=HEADS)
+    q, v = (made_by(one.value, "Transpose", perm=HEADS) for one in (found.q, found.v))
+    values = [first_input(node) for node in (q, k, v) if node is not None]
+    return values if len(values) == 3 else None
+
+
+def _upright(graph: ir.Graph, k: Operand) -> ir.Value:
     """k as [B, H, S, d], before it was transposed for the scores."""
-    swapped = made_by(keys, "Transpose", perm=SWAP_LAST)
-    if swapped is not None:
-        return swapped.inputs[0]
-    cut = made_by(keys, "Transpose", perm=HEADS_OF_K)
-    if cut is None or cut.inputs[0] is None:
-        return None
-    return transpose(graph, cut, cut.inputs[0], HEADS)
-
-
-def _before_heads(value: ir.Value) -> ir.Value | None:
-    """The [B, S, H, d] behind a [B, H, S, d], where only a transpose lies between."""
-    heads = made_by(value, "Transpose", perm=HEADS)
-    return heads.inputs[0] if heads is not None else None
+    if k.swapped is not None:
+        return first_input(k.swapped)
+    turned = k.moves[0]
+    return transpose(graph, turned, first_input(turned), HEADS)
 
 
 def _put_multi_head_attention(
@@ -154,8 +134,8 @@ def _put_multi_head_attention(
         domain=MICROSOFT,
     )
     node.outputs[0].shape = ir.Shape((batch, tokens, width))
-    node.outputs[0].type = found.v.type
-    graph.insert_before(after, node)
+    node.outputs[0].type = found.v.value.type
+    insert_before(graph, after, node)
     graph.opset_imports[MICROSOFT] = 1
     replace_node(graph, after, reshape(graph, after, node.outputs[0], (batch, tokens, heads, dim)))
 

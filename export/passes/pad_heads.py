@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from ...graphs.attention import matmuls_around
+from ...graphs.attention import find_attention
 from ...graphs.weights import Weight, add_constant, constant, dims, is_op, made_by, sole_user
 from ..graph_pass import GraphPass, Sites
 
@@ -28,7 +28,7 @@ SPLIT_HEADS = (0, 2, 1, 3)  # (B, S, H, d) to (B, H, S, d), and back
 
 
 @dataclass(frozen=True)
-class Attention:
+class HeadSizes:
     """What holds the size of a head around one attention.
 
     Attributes:
@@ -53,7 +53,7 @@ class Attention:
 def pad_heads(graph: ir.Graph) -> Sites:
     sites = Sites()
     for softmax in [node for node in graph if node.op_type == "Softmax"]:
-        found = find_attention(softmax)
+        found = find_sizes(softmax)
         if isinstance(found, str):
             sites.skip(softmax, found)
             continue
@@ -71,13 +71,14 @@ def padded_size(size: int) -> int:
     return -(-size // MULTIPLE) * MULTIPLE
 
 
-def find_attention(softmax: ir.Node) -> Attention | str:
-    """The attention around a softmax, or why its heads cannot be padded."""
-    matmuls = matmuls_around(softmax)
-    if matmuls is None:
-        return "no matmul makes its scores, or none uses them"
-    product, mixed = matmuls
-    parts = [_before_heads(value) for value in (*product.inputs, mixed.inputs[1])]
+def find_sizes(softmax: ir.Node) -> HeadSizes | str:
+    """What holds the size of a head around a softmax, or why it cannot be padded."""
+    attention = find_attention(softmax)
+    if isinstance(attention, str):
+        return attention
+    if attention.q.rope or attention.k.rope:
+        return "q and k are turned by RoPE, whose tables have the size of a head"
+    parts = [_before_heads(operand.value) for operand in attention.operands]
     heads = tuple(part for part in parts if part is not None)
     cuts = {made_by(part.inputs[0], "Split", axis=2) for part in heads}
     cut = cuts.pop() if len(cuts) == 1 else None
@@ -87,10 +88,10 @@ def find_attention(softmax: ir.Node) -> Attention | str:
         return "its linear makes more than q, k and v, or feeds other nodes too"
     if any(sole_user(output) is None for output in cut.outputs):
         return "its linear makes more than q, k and v, or feeds other nodes too"
-    return _with_linears(cut, heads, mixed)
+    return _with_linears(cut, heads, attention.mixed)
 
 
-def _with_linears(cut: ir.Node, heads: tuple[ir.Node, ...], mixed: ir.Node) -> Attention | str:
+def _with_linears(cut: ir.Node, heads: tuple[ir.Node, ...], mixed: ir.Node) -> HeadSizes | str:
     """The linears on both sides of an attention, where both have constant weights."""
     bias = made_by(cut.inputs[0], "Add")
     linear = made_by(bias.inputs[0], "MatMul") if bias is not None else None
@@ -110,10 +111,10 @@ def _with_linears(cut: ir.Node, heads: tuple[ir.Node, ...], mixed: ir.Node) -> A
         return "no projection of its own reads its heads"
     if constant(proj.inputs[1]) is None or dims(flat.outputs[0]) != shape:
         return "no projection of its own reads its heads"
-    return Attention(linear, bias, cut, heads, mixed, (turned, flat), proj)
+    return HeadSizes(linear, bias, cut, heads, mixed, (turned, flat), proj)
 
 
-def _before_heads(value: ir.Value | None) -> ir.Node | None:
+def _before_heads(value: ir.Value) -> ir.Node | None:
     """The Reshape to heads behind q, k or v, where only its transpose stands between."""
     turned = made_by(value, "Transpose")
     heads = made_by(turned.inputs[0], "Reshape") if turned is not None else None
@@ -129,7 +130,7 @@ def _flattened(heads: ir.Node) -> tuple[int, ...]:
     return batch, tokens, count * size
 
 
-def _pad(graph: ir.Graph, found: Attention, size: int, wider: int) -> None:
+def _pad(graph: ir.Graph, found: HeadSizes, size: int, wider: int) -> None:
     batch, tokens, count, _ = dims(found.heads[0].outputs[0])
     width = count * wider
     for node in (found.linear, found.bias):

@@ -1,7 +1,8 @@
 """Fold constants and clear away what the other passes left: onnxsim, or onnx_ir where it fails.
 
 onnxsim runs without its fusions: they would turn the matmuls that precision and calibration look
-for into Gemm nodes between reshapes.
+for into Gemm nodes between reshapes. It keeps the values' names and drops the nodes' metadata, so
+the modules are noted again by these names.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes.common import CommonSubexpressionEliminationPass, DeduplicateInitializersPass
 
+from ...graphs.scopes import modules_by_output, restore_modules
 from ...graphs.weights import weight_bytes
 from ..graph_pass import GraphPass, Sites
 
@@ -41,7 +43,9 @@ def _with_onnxsim(model: ir.Model) -> str | None:
         simplified, _ = onnxsim.simplify(ir.to_proto(model), perform_optimization=False)
     except (RuntimeError, ValueError) as error:
         return f"onnxsim failed ({str(error).splitlines()[0]})"
+    modules = modules_by_output(model.graph)
     _transplant(ir.from_proto(simplified).graph, model.graph)
+    restore_modules(model.graph, modules)
     return None
 
 

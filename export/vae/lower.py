@@ -11,6 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import onnx_ir as ir
 
+from ...graphs.blocks import layer_name
+from ...graphs.weights import is_constant
+from ...runtime.decoder import INPUT
 from ..graph_pass import Feeds
 from ..lowering.kept_fp32 import SOFTMAX, Rule
 from ..lowering.lower import LOW, Lowered, lower
@@ -30,22 +33,13 @@ def lower_decoder(model: ir.Model, calls: Sequence[Feeds]) -> Lowered:
 
 
 def name_parts(graph: ir.Graph) -> Mapping[ir.Node, str]:
-    """The part of every node: it begins at a convolution or linear, and has its weight's name."""
-    parts, part = {}, "latent"
+    """The part of every node: it begins at a convolution or linear, and is called as that is."""
+    parts, part = {}, INPUT
     for node in graph:
-        if node.op_type in WEIGHTED:
-            part = _owner(node) or part
+        if node.op_type in WEIGHTED and is_constant(node.inputs[1]):
+            part = layer_name(node)
         parts[node] = part
     return parts
-
-
-def _owner(node: ir.Node) -> str | None:
-    """What a weight belongs to; a linear's has lost its name to the tracer: its output's then."""
-    weight = node.inputs[1]
-    if weight is None or not weight.is_initializer():
-        return None
-    owner, _, leaf = str(weight.name).rpartition(".")
-    return owner if leaf == "weight" else str(node.outputs[0].name)
 
 
 def _norms(graph: ir.Graph) -> Iterator[ir.Node]:

@@ -135,3 +135,14 @@ def test_a_convolution_that_mixes_channels_is_no_reader() -> None:
     assert modulated(behind % 1, kernel=noise(8, 8, 1)) == []
     [found] = modulated(behind % 8, kernel=noise(8, 1, 1))
     assert found.readers == (Span("kernel", 0, 0, 0, 8),)
+
+
+def test_a_weight_that_may_be_fed_is_no_reader() -> None:
+    model = graph(
+        "(float[2, 4, 8] x, float[2, 2, 8] modulation, float[8, 8] w) => (float[2, 4, 8] y)",
+        "shift, scale = Split<axis = 1, num_outputs = 2>(modulation) "
+        f"{PRODUCT} y = MatMul(moved, w)",
+        w=noise(8, 8),
+    )
+
+    assert found_in(model) == []

@@ -30,7 +30,7 @@ from calibration_helpers import (
 from checkpoint_helpers import tiny_checkpoint
 
 from pitstop import BundleError, CalibrationError, PitstopError
-from pitstop.calibration import graph_file, pipeline, results
+from pitstop.calibration import pipeline, results
 from pitstop.calibration.calibration_set import read_set
 from pitstop.calibration.feeds import feed
 from pitstop.calibration.observe import observe
@@ -40,7 +40,7 @@ from pitstop.calibration.ranges import read_ranges
 from pitstop.calibration.smoothing import apply_smoothing, smooth
 from pitstop.calibration.trajectories import draw_set
 from pitstop.export.pipeline import export_bundle
-from pitstop.graphs import graph_file as export_graph_file
+from pitstop.graphs import graph_file
 from pitstop.runtime.bundle.folder import open_bundle
 from pitstop.runtime.distance import relative_l2
 from pitstop.runtime.pipeline import OnStep, Pipeline
@@ -258,8 +258,7 @@ def test_an_int8_graph_holds_its_weights_where_those_of_its_base_stand_beside_it
     sizes = [manifest.denoiser(name).weight_bytes for name in ("int8", "fp32")]
     checkpoint = str(tiny_checkpoint(tmp_path / "tiny.safetensors"))
     bundle = tmp_path / "bundle"
-    for module in (graph_file, export_graph_file):
-        monkeypatch.setattr(module, "INLINE_LIMIT", sum(sizes) // 2)
+    monkeypatch.setattr(graph_file, "INLINE_LIMIT", sum(sizes) // 2)
     export_bundle(checkpoint, bundle)
     assert "graphs/denoiser.fp32.onnx.data" in open_bundle(bundle).manifest.files
 

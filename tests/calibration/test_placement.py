@@ -187,6 +187,16 @@ def test_a_linear_with_a_short_side_stays_as_it_is() -> None:
     )
 
 
+def test_a_weight_that_may_be_fed_is_not_quantized() -> None:
+    fed = graph(
+        "(float[2, 16] x, float[16, 16] w) => (float[2, 16] y)",
+        'a = MatMul(x, w) b = MatMul(a, "up.weight") y = MatMul(b, last)',
+        **{"w": square(1), "up.weight": square(2), "last": square(0)},
+    )
+
+    assert [site.name for site in sites_of(fed)] == ["up"]
+
+
 def residual(body: str) -> list[Site]:
     model = graph(
         "(float[2, 16] x) => (float[2, 16] y)",

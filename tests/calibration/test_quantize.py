@@ -13,11 +13,10 @@ from model_helpers import tiny_dit, tiny_pit
 from pass_helpers import Array, as_text, check_shapes, graph, noise, ops, weights_of
 
 from pitstop import CalibrationError
-from pitstop.calibration.graph_file import with_outputs
 from pitstop.calibration.placement import Site
 from pitstop.calibration.quantize import quantize, quantize_weight
 from pitstop.export.lowering.lower import LOW, lower
-from pitstop.graphs.graph_file import run_graph
+from pitstop.graphs.graph_file import run_graph, with_outputs
 from pitstop.runtime.bundle.precision import INT8, PRECISIONS
 from pitstop.runtime.distance import relative_l2
 

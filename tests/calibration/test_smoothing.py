@@ -15,7 +15,6 @@ from model_helpers import pit_configs, tiny_dit, tiny_edt, tiny_pit
 from pass_helpers import Array, as_text, weights_of
 
 from pitstop.calibration.channels import find_scalable
-from pitstop.calibration.graph_file import with_outputs
 from pitstop.calibration.smoothing import (
     MOST,
     Factors,
@@ -23,7 +22,7 @@ from pitstop.calibration.smoothing import (
     choose_factors,
     smooth,
 )
-from pitstop.graphs.graph_file import run_graph
+from pitstop.graphs.graph_file import run_graph, with_outputs
 from pitstop.models.amm import AmmConfig
 from pitstop.models.denoiser import DenoiserConfig
 from pitstop.models.pit import PccaConfig, PitConfig, PswaConfig

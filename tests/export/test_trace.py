@@ -16,6 +16,7 @@ from pitstop import CheckpointError
 from pitstop.export.parity import FP32_TOLERANCE
 from pitstop.export.trace import TorchSession, describe, load_source, manifest_for, trace
 from pitstop.graphs.graph_file import run_graph
+from pitstop.graphs.scopes import MODULE, module_of
 from pitstop.models.checkpoint import Checkpoint
 from pitstop.models.denoiser import DenoiserConfig
 from pitstop.runtime.distance import relative_l2
@@ -52,8 +53,25 @@ def test_inputs_and_output_have_the_names_types_and_shapes_of_the_runtime() -> N
     assert all(isinstance(side, int) for side in output.shape or ())
 
 
-def test_no_node_holds_a_path_of_this_machine() -> None:
-    assert all(not node.metadata_props for node in traced(PIT).graph)
+def test_every_node_tells_its_module_and_no_path_of_this_machine() -> None:
+    nodes = list(traced(PIT).graph)
+
+    assert {name for node in nodes for name in node.metadata_props} == {MODULE}
+    assert {module_of(node) for node in nodes} <= dict(network(PIT).named_modules()).keys()
+    linears = {module_of(node) for node in nodes if node.op_type in {"MatMul", "Gemm", "Conv"}}
+    assert {"x_embedder.proj", "blocks.0.attn.bridge.pw", "final_layer.linear"} < linears
+
+
+def test_what_constant_folding_makes_stands_in_the_module_that_reads_it() -> None:
+    splits = [node for node in traced(PIT).graph if node.op_type == "Split"]
+
+    assert [module_of(node) for node in splits] == ["blocks.0", "blocks.0.attn", "final_layer"]
+
+
+def test_the_same_network_gives_the_same_bytes() -> None:
+    first, again = (ir.to_proto(trace(network(PIT), 2)).SerializeToString() for _ in range(2))
+
+    assert first == again
 
 
 def test_the_exporter_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ from pitstop.graphs.graph_file import run_graph
 from pitstop.graphs.weights import (
     add_constant,
     constant,
+    is_constant,
     is_op,
     made_by,
     replace_node,
@@ -28,10 +29,10 @@ def test_a_default_that_may_be_fed_is_no_constant() -> None:
     model = graph(signature, "m = MatMul(x, w) y = Add(m, b)", w=noise(3, 2), b=noise(2))
     product, total = model.graph
 
-    assert constant(product.inputs[1]) is None
-    assert constant(product.outputs[0]) is None
-    assert constant(total.inputs[1]) is not None
-    assert constant(None) is None
+    fed, made, kept = product.inputs[1], product.outputs[0], total.inputs[1]
+    assert [constant(value) for value in (fed, made, None)] == [None] * 3
+    assert constant(kept) is not None
+    assert [is_constant(value) for value in (fed, made, None, kept)] == [False] * 3 + [True]
 
 
 def test_a_value_that_leaves_the_graph_or_feeds_two_nodes_has_no_sole_user() -> None:

@@ -130,6 +130,7 @@ def test_every_rule_finds_its_nodes() -> None:
         "conditioning": {"Split": 1},
         "residual stream": {"Add": 2 * depth + 1, "Mul": 2 * depth},
         "LayerNorm": {"LayerNormalization": 2 * depth + 1},
+        "norm": {},
         "modulation": {"Mul": 2 * depth + 1, "Add": 2 * depth + 1},
         "softmax": {"Softmax": depth},
         "GELU": {"Pow": depth, "Mul": 4 * depth, "Add": 2 * depth, "Tanh": depth},

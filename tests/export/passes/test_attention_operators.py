@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from model_helpers import tiny_dit, tiny_pit
 from pass_helpers import feeds_for, ops, traced
+from rope_helpers import rope_feeds, rope_traced
 
 from pitstop.export.graph_pass import apply_all
 from pitstop.export.passes.attention_operators import MULTI_HEAD_ATTENTION, ONNX_ATTENTION
@@ -46,6 +47,17 @@ def test_a_norm_per_head_stays_decomposed_and_the_report_says_why() -> None:
     assert ops(fused)["Softmax"] == 2
     assert report.rewritten == ()
     assert all("normalised per head" in why for why in report.skipped.values())
+
+
+def test_rope_stays_decomposed_and_the_report_says_why() -> None:
+    model = rope_traced(normed=False)
+
+    _, (*_, report) = apply_all([FUSE_ATTENTION, MULTI_HEAD_ATTENTION], model, rope_feeds())
+
+    assert report.rewritten == ()
+    assert set(report.skipped.values()) == {
+        "q and k are turned by RoPE, for which the operator has no input"
+    }
 
 
 def test_without_fuse_attention_before_it_nothing_is_rewritten() -> None:

@@ -11,6 +11,7 @@ from pass_helpers import as_text, feeds_for, graph, noise, ops, traced, transpos
 from pitstop.export.graph_pass import apply, apply_all
 from pitstop.export.passes.fuse_attention import FUSE_ATTENTION, HEADS_FIRST
 from pitstop.export.passes.window_major import WINDOW_MAJOR
+from pitstop.graphs.scopes import restore_modules
 from pitstop.models.pit import PccaConfig, PswaConfig
 from pitstop.runtime.bundle.manifest import PassReport
 
@@ -138,6 +139,11 @@ def test_a_weight_that_two_attentions_share_is_scaled_for_each_by_itself() -> No
             "q is not scaled by one constant, or k is not transposed",
         ),
         (
+            WHOLE.replace("a = MatMul(s, t)", "u = Mul(t, scale) a = MatMul(s, u)"),
+            {},
+            "k is scaled too",
+        ),
+        (
             WHOLE.replace("Mul(q, scale)", "Div(q, scale)"),
             {},
             "q is not scaled by one constant, or k is not transposed",
@@ -160,7 +166,15 @@ def test_a_weight_that_two_attentions_share_is_scaled_for_each_by_itself() -> No
             "no linear with constant weights makes qkv",
         ),
     ],
-    ids=["no scores", "a scale per head", "no product", "v from elsewhere", "v first", "no linear"],
+    ids=[
+        "no scores",
+        "a scale per head",
+        "k scaled",
+        "no product",
+        "v from elsewhere",
+        "v first",
+        "no linear",
+    ],
 )
 def test_another_attention_stays_and_the_report_says_why(
     body: str, weights: dict[str, Any], why: str
@@ -205,6 +219,62 @@ def test_a_q_that_feeds_other_nodes_too_is_not_scaled(also: str, shape: str) -> 
 
     assert report.skipped == {"p": "q, k and v feed other nodes too"}
     assert as_text(fused) == as_text(model)
+
+
+# A RoPE of two channels: (a, b) becomes (a cos - b sin, b cos + a sin).
+ROPE = (
+    "qa, qb = Split<axis=3, num_outputs=2>(q) n = Neg(qb) turned = Concat<axis=3>(n, qa) "
+    "qc = Mul(q, cos) qs = Mul(turned, sin) qr = Add(qc, qs) "
+)
+TABLES = {"cos": noise(4, 2, seed=5), "sin": noise(4, 2, seed=6)}
+TURNED = LINEAR + CUT + ROPE + SCORES.replace("(q,", "(qr,") + MIX
+
+
+def test_the_scale_goes_through_rope_into_the_linear() -> None:
+    fused, report = fuse(TURNED, **TABLES)
+
+    assert report.rewritten == ("p",)
+    assert_allclose(weights_of(fused)["b_scaled"], [*B[:4] * 0.3, *B[4:]], rtol=1e-6)
+    assert ops(fused)["Mul"] == 2
+
+
+@pytest.mark.parametrize("also", ["q", "qr", "turned"])
+def test_a_q_that_feeds_other_nodes_before_or_in_its_rope_is_not_scaled(also: str) -> None:
+    signature = SIGNATURE.replace("y)", "y, float[1, 2, 4, 2] other)")
+    model = attention(f"{TURNED} other = Tanh({also})", signature, **TABLES)
+
+    _, report = apply(FUSE_ATTENTION, model, FEEDS)
+
+    assert report.skipped == {"p": "q, k and v feed other nodes too"}
+
+
+@pytest.mark.parametrize(
+    ("last", "why"),
+    [
+        ("qn = Mul(qd, norm_scale)", None),
+        ("qn = Abs(qd)", "q's norm ends in no weight that could take the scale"),
+        ("qn = Mul(qd, qm)", "q's norm ends in no weight that could take the scale"),
+    ],
+    ids=["weight", "another node", "no constant"],
+)
+def test_the_weight_at_the_end_of_a_norm_of_several_nodes_takes_the_scale(
+    last: str, why: str | None
+) -> None:
+    norm = f"qm = ReduceMean(q, last) qd = Div(q, qm) {last} "
+    model = attention(
+        LINEAR + CUT + norm + SCORES.replace("(q,", "(qn,") + MIX,
+        norm_scale=NORM_SCALE,
+        last=[-1],
+    )
+    modules = {str(node.outputs[0].name): "attn" for node in model.graph}
+    restore_modules(model.graph, modules | dict.fromkeys(["qm", "qd", "qn"], "attn.q_norm"))
+
+    fused, report = apply(FUSE_ATTENTION, model, FEEDS)
+
+    assert report.skipped == ({} if why is None else {"p": why})
+    if why is None:
+        assert_allclose(weights_of(fused)["norm_scale_scaled"], NORM_SCALE * 0.3, rtol=1e-6)
+        assert_allclose(weights_of(fused)["w"], W)
 
 
 def test_a_norm_whose_weights_are_fed_stays() -> None:

@@ -20,8 +20,9 @@ from pass_helpers import (
     traced,
     weights_of,
 )
+from rope_helpers import rope_feeds, rope_traced
 
-from pitstop.export.graph_pass import PassBroken, apply
+from pitstop.export.graph_pass import PassBroken, apply, apply_all
 from pitstop.export.optimize import choose_steps, fold
 from pitstop.export.passes import pad_heads
 from pitstop.export.passes.fuse_attention import FUSE_ATTENTION
@@ -140,6 +141,14 @@ def test_an_attention_as_it_was_traced_is_not_of_the_form() -> None:
     assert list(report.skipped.values()) == [
         "q, k or v is normalised per head, or not cut by fuse_attention"
     ]
+
+
+def test_heads_that_rope_turns_keep_their_size() -> None:
+    _, (*_, report) = apply_all([FUSE_ATTENTION, PAD_HEADS], rope_traced(False), rope_feeds())
+
+    assert set(report.skipped.values()) == {
+        "q and k are turned by RoPE, whose tables have the size of a head"
+    }
 
 
 @pytest.mark.parametrize("target", ["portable", "onnxruntime"])
