@@ -180,7 +180,7 @@ def trace_module(
     opset: int,
 ) -> ir.Model:
     """Trace any network of one output, with the shapes of its example's inputs."""
-    with _quiet():
+    with quiet("torch.onnx"):
         program = torch.onnx.export(
             module.eval(),
             example,
@@ -247,9 +247,9 @@ def _example(model: Denoiser, batch: int) -> tuple[torch.Tensor, ...]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's progress lines and its warnings about itself off the terminal."""
-    logger = logging.getLogger("torch.onnx")
+def quiet(library: str) -> Iterator[None]:
+    """Keep what a library prints, logs and warns about itself off the terminal."""
+    logger = logging.getLogger(library)
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:

@@ -7,9 +7,7 @@ without a VAE does not need it.
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,7 @@ from ...models.weight_file import FOLDER_WEIGHTS, read_stored
 from ...runtime.bundle.manifest import IMAGE_CHANNELS
 from ...runtime.decoder import INPUT, OUTPUT
 from ...runtime.sampling.sampler import Latent
-from ..trace import trace_module
+from ..trace import quiet, trace_module
 
 CONFIG = "config.json"
 PIPELINE = "model_index.json"
@@ -155,7 +153,7 @@ def _empty_vae(folder: Path, kind: str, config: Mapping[str, Any]) -> Any:
             raise CheckpointError(
                 f"The config of the VAE in {folder} has more than {MAX_LAYERS} {name}", WHOLE
             )
-    with _quiet():
+    with quiet("diffusers"):
         import diffusers
 
         try:
@@ -240,15 +238,3 @@ def _number(folder: Path, config: Mapping[str, Any], name: str, least: float = -
             WHOLE,
         )
     return float(value)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what diffusers logs of fields that it does not know off the terminal."""
-    logger = logging.getLogger("diffusers")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
