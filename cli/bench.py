@@ -108,12 +108,12 @@ def _row_figures(timed: Bench, row: Row) -> dict[str, Any]:
     fresh = row.fresh
     return {
         "name": row.name,
-        "bundle": str(row.subject.folder),
-        "checkpoint": row.subject.checkpoint or None,
-        "backend": row.subject.backend,
+        "bundle": str(row.contender.folder),
+        "checkpoint": row.contender.checkpoint or None,
+        "backend": row.contender.backend,
         "device": row.device,
-        "precision": row.subject.precision,
-        "threads": row.subject.options.threads,
+        "precision": row.contender.precision,
+        "threads": row.contender.options.threads,
         "batch": row.batch,
         "images_together": row.images,
         **_spread_figures("ms_per_call", row.call),

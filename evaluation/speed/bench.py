@@ -18,16 +18,16 @@ import numpy as np
 from ... import CheckpointError, OptionError, PitstopError
 from ...runtime.backend import SessionOptions
 from ...runtime.bundle.folder import Bundle, open_bundle
-from .contender import Subject
-from .contenders import Wanted, find_subjects, name_subjects
+from .contender import Contender
+from .contenders import Wanted, find_contenders, name_contenders
 from .interleave import WARM_UPS, interleave
 from .machine_noise import Disturbance, disturbance, load_per_cpu, read_cpu_clock, warnings
 from .matmul.chain import chain_of
 from .matmul.peak import Chains, open_chains, peak_flops, time_chain
 from .memory import Fresh, measure_fresh
-from .open_contender import open_subject
+from .open_contender import open_contender
 from .spread import Spread, spread
-from .timed_run import Opened, Turn, take_turn
+from .timed_run import Ready, TimedRun, time_run
 
 MIN_STEPS = 2  # the first is not counted
 
@@ -37,11 +37,11 @@ OnTurns = Callable[[str, int], Callable[[], None]]
 
 @dataclass(frozen=True)
 class Row:
-    """One subject's figures; times in milliseconds.
+    """One contender's figures; times in milliseconds.
 
     Attributes:
         name: What it is, for people, and unlike the other rows'.
-        subject: What was timed.
+        contender: What was timed.
         device: What ran it.
         batch: Rows of one denoiser call.
         images: How many are drawn together.
@@ -58,7 +58,7 @@ class Row:
     """
 
     name: str
-    subject: Subject
+    contender: Contender
     device: str
     batch: int
     images: int
@@ -111,7 +111,7 @@ class Bench:
         steps = [
             other.step.median
             for other in self.rows
-            if other.subject.is_torch and other.subject.folder == row.subject.folder
+            if other.contender.is_torch and other.contender.folder == row.contender.folder
         ]
         return min(steps) / row.step.median if steps else None
 
@@ -142,8 +142,8 @@ def run_bench(
             f"Choose at least 1 round of {MIN_STEPS} steps",
         )
     bundles = {folder: open_bundle(folder) for folder in folders}
-    subjects, left_out = find_subjects(wanted, bundles)
-    named = name_subjects(subjects)
+    contenders, left_out = find_contenders(wanted, bundles)
+    named = name_contenders(contenders)
     opened, refused = _open_all(named, wanted, bundles, steps, on_turns)
     with tempfile.TemporaryDirectory() as folder:
         chains, unknown = _open_chains(list(bundles.values()), wanted.options, Path(folder))
@@ -162,13 +162,13 @@ def run_bench(
     )
 
 
-def make_row(name: str, subject: Subject, opened: Opened, turns: Sequence[Turn]) -> Row:
-    """A row from the turns of its subject; its memory is not measured yet."""
+def make_row(name: str, contender: Contender, opened: Ready, turns: Sequence[TimedRun]) -> Row:
+    """A row from the turns of its contender; its memory is not measured yet."""
     settled = [step for turn in turns for step in turn.settled]
     groups = [(turn.conditioner or 0.0) + turn.loop for turn in turns]
     return Row(
         name=name,
-        subject=subject,
+        contender=contender,
         device=opened.denoiser.device,
         batch=opened.manifest.batch,
         images=opened.images,
@@ -193,21 +193,21 @@ def _median(values: Sequence[float | None]) -> float | None:
 
 
 def _open_all(
-    named: Mapping[str, Subject],
+    named: Mapping[str, Contender],
     wanted: Wanted,
     bundles: Mapping[Path, Bundle],
     steps: int,
     on_turns: OnTurns,
-) -> tuple[dict[str, Opened], list[str]]:
-    """Open each subject and let it draw once; and why those cannot that were not named."""
+) -> tuple[dict[str, Ready], list[str]]:
+    """Open each contender and let it draw once; and why those cannot that were not named."""
     opened, refusals = {}, {}
     on_turn = on_turns("opening", len(named))
-    for name, subject in named.items():
+    for name, contender in named.items():
         try:
-            ready = open_subject(subject, bundles[subject.folder])
-            take_turn(ready, steps)
+            ready = open_contender(contender, bundles[contender.folder])
+            time_run(ready, steps)
         except PitstopError as error:
-            if _was_named(subject, wanted, error):
+            if _was_named(contender, wanted, error):
                 raise
             refusals[name] = error
         else:
@@ -218,8 +218,8 @@ def _open_all(
     return opened, [f"{name}: {error.problem}" for name, error in refusals.items()]
 
 
-def _was_named(subject: Subject, wanted: Wanted, error: PitstopError) -> bool:
-    if subject.is_torch:
+def _was_named(contender: Contender, wanted: Wanted, error: PitstopError) -> bool:
+    if contender.is_torch:
         return wanted.names_torch and isinstance(error, CheckpointError)
     return wanted.names_graphs
 
@@ -247,23 +247,23 @@ def _open_chains(
 class _Taken:
     """What came of the rounds: turns by row, FLOP/s of the matmuls, what else went on."""
 
-    turns: Mapping[str, Sequence[Turn]]
+    turns: Mapping[str, Sequence[TimedRun]]
     matmul_flops: Mapping[str, float]
     seen: Disturbance
 
 
 def _take_turns(
-    opened: Mapping[str, Opened], chains: Chains, steps: int, rounds: int, on_turns: OnTurns
+    opened: Mapping[str, Ready], chains: Chains, steps: int, rounds: int, on_turns: OnTurns
 ) -> _Taken:
-    subjects: dict[str, Callable[[], Turn | list[float]]] = {
-        name: functools.partial(take_turn, ready, steps) for name, ready in opened.items()
+    contenders: dict[str, Callable[[], TimedRun | list[float]]] = {
+        name: functools.partial(time_run, ready, steps) for name, ready in opened.items()
     }
-    subjects |= {name: functools.partial(time_chain, run) for name, (_, run) in chains.items()}
+    contenders |= {name: functools.partial(time_chain, run) for name, (_, run) in chains.items()}
     load, before = load_per_cpu(), read_cpu_clock()
-    on_turn = on_turns("timing", len(subjects) * (rounds + WARM_UPS))
-    taken = interleave(subjects, rounds, on_turn=on_turn)
+    on_turn = on_turns("timing", len(contenders) * (rounds + WARM_UPS))
+    taken = interleave(contenders, rounds, on_turn=on_turn)
     seen = disturbance(before, read_cpu_clock(), cpus=os.cpu_count() or 1, load=load)
-    turns = {name: [turn for turn in taken[name] if isinstance(turn, Turn)] for name in opened}
+    turns = {name: [turn for turn in taken[name] if isinstance(turn, TimedRun)] for name in opened}
     runs = {name: [run for run in taken[name] if isinstance(run, list)] for name in chains}
     return _Taken(turns, peak_flops(chains, runs), seen)
 
@@ -274,7 +274,7 @@ def _measure_memory(
     measured, failed = [], []
     on_turn = on_turns("memory", len(rows))
     for row in rows:
-        fresh = measure_fresh(row.subject, steps)
+        fresh = measure_fresh(row.contender, steps)
         if isinstance(fresh, str):
             failed.append(f"load time and memory of {row.name}: {fresh}")
         else:

@@ -14,7 +14,7 @@ TORCH = (EAGER, COMPILED)
 
 
 @dataclass(frozen=True)
-class Subject:
+class Contender:
     """A model and what runs it.
 
     Attributes:
@@ -39,7 +39,7 @@ class Subject:
         return json.dumps({**dataclasses.asdict(self), "folder": str(self.folder)})
 
     @classmethod
-    def from_json(cls, text: str) -> Subject:
+    def from_json(cls, text: str) -> Contender:
         """Read what `to_json` wrote."""
         values = json.loads(text)
         options = SessionOptions(**values.pop("options"))

@@ -1,4 +1,4 @@
-"""Which subjects a benchmark has: every bundle on every backend in every precision, and PyTorch."""
+"""Who takes part in a benchmark: every bundle on every backend in every precision, and PyTorch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ... import BackendUnavailable, OptionError
 from ...runtime.backend import SessionOptions
 from ...runtime.backends import AUTO, backend_names, choose_backend, import_backend
 from ...runtime.bundle.folder import Bundle
-from .contender import Subject
+from .contender import Contender
 
 NEEDED = ("torch", "safetensors", "onnx_ir")  # to run PyTorch's side
 
@@ -45,10 +45,10 @@ class Wanted:
         return bool(self.torch or self.checkpoint)
 
 
-def find_subjects(
+def find_contenders(
     wanted: Wanted, bundles: Mapping[Path, Bundle]
-) -> tuple[list[Subject], list[str]]:
-    """All subjects, PyTorch's first.
+) -> tuple[list[Contender], list[str]]:
+    """All contenders, PyTorch's first.
 
     Returns:
         They, and why PyTorch is not among them where it is not: a sentence each.
@@ -63,7 +63,7 @@ def find_subjects(
             "Leave out `--checkpoint` or `--no-torch`",
         )
     graphs = [
-        Subject(folder, backend, precision, wanted.options)
+        Contender(folder, backend, precision, wanted.options)
         for folder, bundle in bundles.items()
         for backend in _backends(wanted)
         for precision in _precisions(wanted, bundle)
@@ -78,23 +78,23 @@ def find_subjects(
                 raise BackendUnavailable(source.missing, source.remedy)
             left_out.append(f"PyTorch beside {folder.name}: {source.missing}. {source.remedy}")
             continue
-        from .torch_rows import torch_subjects
+        from .torch_rows import torch_contenders
 
-        found += torch_subjects(folder, source.name, wanted.options)
+        found += torch_contenders(folder, source.name, wanted.options)
     return [*found, *graphs], left_out
 
 
-def name_subjects(subjects: Iterable[Subject]) -> dict[str, Subject]:
+def name_contenders(contenders: Iterable[Contender]) -> dict[str, Contender]:
     """A name for each, with its bundle where there are several, and its path where those clash."""
-    subjects = list(dict.fromkeys(subjects))
-    folders = {subject.folder for subject in subjects}
+    contenders = list(dict.fromkeys(contenders))
+    folders = {contender.folder for contender in contenders}
     clashes = Counter(folder.name for folder in folders)
     named = {}
-    for subject in subjects:
-        name, folder = f"{subject.precision}, {subject.backend}", subject.folder
+    for contender in contenders:
+        name, folder = f"{contender.precision}, {contender.backend}", contender.folder
         if len(folders) > 1:
             name = f"{folder if clashes[folder.name] > 1 else folder.name}, {name}"
-        named[name] = subject
+        named[name] = contender
     return named
 
 

@@ -1,4 +1,4 @@
-"""Taking turns: what disturbs one subject of a measurement disturbs all of them alike."""
+"""Taking turns: what disturbs one contender of a measurement disturbs all of them alike."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ WARM_UPS = 1  # rounds
 
 
 def interleave(
-    subjects: Mapping[str, Callable[[], Measured]],
+    contenders: Mapping[str, Callable[[], Measured]],
     rounds: int,
     *,
     warm_ups: int = WARM_UPS,
     seed: int = 0,
     on_turn: Callable[[], None] = lambda: None,
 ) -> dict[str, list[Measured]]:
-    """Let every subject have a turn in every round, in an order drawn anew for each round.
+    """Let every contender have a turn in every round, in an order drawn anew for each round.
 
-    A fixed order would always give a subject the same one before it, whose heat and caches it
+    A fixed order would always give a contender the same one before it, whose heat and caches it
     would find.
 
     Args:
-        subjects: By name, each a function that measures itself once.
+        contenders: By name, each a function that measures itself once.
         rounds: How many are kept.
         warm_ups: How many are taken before these, and thrown away.
         seed: Of the orders.
         on_turn: Called after every turn.
 
     Returns:
-        What each subject measured, a value for each round.
+        What each contender measured, a value for each round.
     """
     drawn = random.Random(seed)
-    kept: dict[str, list[Measured]] = {name: [] for name in subjects}
+    kept: dict[str, list[Measured]] = {name: [] for name in contenders}
     for index in range(-warm_ups, rounds):
-        for name in drawn.sample(list(subjects), len(subjects)):
-            measured = subjects[name]()
+        for name in drawn.sample(list(contenders), len(contenders)):
+            measured = contenders[name]()
             on_turn()
             if index >= 0:
                 kept[name].append(measured)

@@ -14,7 +14,7 @@ STAT = Path("/proc/stat")
 MAX_OTHERS = 0.05  # of the CPUs' time, taken by other processes
 MAX_STOLEN = 0.01  # of the CPUs' time, taken by other machines on the same host
 MAX_LOAD = 0.5  # runnable processes for a CPU before the run, where the system counts no more
-MAX_SPREAD = 1.3  # p90 / p10 of one subject's calls
+MAX_SPREAD = 1.3  # p90 / p10 of one contender's calls
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""Load time and peak memory of one subject, in a process of its own.
+"""Load time and peak memory of one contender, in a process of its own.
 
-In the benchmark's own process all subjects share one heap, and each library is loaded already.
+In the benchmark's own process all contenders share one heap, and each library is loaded already.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from .contender import Subject
-from .open_contender import open_subject
-from .timed_run import take_turn
+from .contender import Contender
+from .open_contender import open_contender
+from .timed_run import time_run
 
 STATUS = Path("/proc/self/status")
 USED = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
@@ -23,7 +23,7 @@ USED = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"
 
 @dataclass(frozen=True)
 class Fresh:
-    """What a subject costs a process that does nothing else.
+    """What a contender costs a process that does nothing else.
 
     Attributes:
         load_seconds: From the bundle's folder, or the checkpoint's file, to a denoiser that is
@@ -39,13 +39,13 @@ class Fresh:
     device_memory_bytes: int | None
 
 
-def measure_fresh(subject: Subject, steps: int) -> Fresh | str:
-    """Have a new process open ``subject`` and draw one group of images with it.
+def measure_fresh(contender: Contender, steps: int) -> Fresh | str:
+    """Have a new process open ``contender`` and draw one group of images with it.
 
     Returns:
         What that cost, or why it did not come to an end.
     """
-    asked = [sys.executable, "-m", __name__, subject.to_json(), str(steps)]
+    asked = [sys.executable, "-m", __name__, contender.to_json(), str(steps)]
     done = subprocess.run(asked, capture_output=True, text=True, check=False)
     if done.returncode:
         told = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
@@ -53,15 +53,15 @@ def measure_fresh(subject: Subject, steps: int) -> Fresh | str:
     return Fresh(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def measure_here(subject: Subject, steps: int) -> Fresh:
+def measure_here(contender: Contender, steps: int) -> Fresh:
     """What the new process does; its peaks are those of all that ran in it before, too."""
     before = gpu_used_bytes()
     start = time.perf_counter()
-    opened = open_subject(subject)
+    opened = open_contender(contender)
     seconds = time.perf_counter() - start
-    take_turn(opened, steps)
+    time_run(opened, steps)
     device = None if before is None else (gpu_used_bytes() or before) - before
-    if subject.is_torch:
+    if contender.is_torch:
         from .torch_rows import device_peak_bytes
 
         device = device_peak_bytes()
@@ -89,5 +89,5 @@ def gpu_used_bytes() -> int | None:
 
 
 if __name__ == "__main__":
-    measured = measure_here(Subject.from_json(sys.argv[1]), int(sys.argv[2]))
+    measured = measure_here(Contender.from_json(sys.argv[1]), int(sys.argv[2]))
     sys.stdout.write(json.dumps(vars(measured)) + "\n")

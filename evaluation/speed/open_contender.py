@@ -1,41 +1,41 @@
-"""Make a benchmark's subject ready to draw: a bundle's graphs on a backend, or PyTorch."""
+"""Make a benchmark's contender ready to draw: a bundle's graphs on a backend, or PyTorch."""
 
 from __future__ import annotations
 
 from ...runtime.backends import choose_backend
 from ...runtime.bundle.folder import Bundle, open_bundle
 from ...runtime.opened import open_chosen
-from .contender import COMPILED, Subject
-from .timed_run import Opened
+from .contender import COMPILED, Contender
+from .timed_run import Ready
 
 
-def open_subject(subject: Subject, bundle: Bundle | None = None) -> Opened:
-    """Make a subject ready to draw.
+def open_contender(contender: Contender, bundle: Bundle | None = None) -> Ready:
+    """Make a contender ready to draw.
 
     Args:
-        subject: What to open.
+        contender: What to open.
         bundle: Its bundle, where that is open already.
 
     Raises:
         PitstopError: The bundle or the checkpoint cannot be read, or cannot run here.
     """
-    bundle = bundle or open_bundle(subject.folder)
-    if subject.is_torch:
+    bundle = bundle or open_bundle(contender.folder)
+    if contender.is_torch:
         from .torch_rows import open_torch
 
         session = open_torch(
-            subject.checkpoint,
+            contender.checkpoint,
             bundle.manifest,
-            subject.precision,
-            compiled=subject.backend == COMPILED,
-            threads=subject.options.threads,
+            contender.precision,
+            compiled=contender.backend == COMPILED,
+            threads=contender.options.threads,
         )
-        return Opened(bundle.manifest, subject.precision, session)
-    chosen = choose_backend(subject.backend, subject.options)
-    graphs = open_chosen(bundle, subject.precision, chosen, subject.options)
-    return Opened(
+        return Ready(bundle.manifest, contender.precision, session)
+    chosen = choose_backend(contender.backend, contender.options)
+    graphs = open_chosen(bundle, contender.precision, chosen, contender.options)
+    return Ready(
         bundle.manifest,
-        subject.precision,
+        contender.precision,
         graphs.denoiser,
         graphs.conditioner,
         graphs.loop if graphs.loop.keeps_latents else None,

@@ -85,10 +85,12 @@ def _label(bench: Bench, row: Row) -> str:
 
 
 def _colours(rows: tuple[Row, ...]) -> list[str]:
-    backends = list(dict.fromkeys(row.subject.backend for row in rows if not row.subject.is_torch))
+    backends = list(
+        dict.fromkeys(row.contender.backend for row in rows if not row.contender.is_torch)
+    )
     return [
         FLOOR_COLOUR
-        if row.subject.is_torch
-        else COLOURS[backends.index(row.subject.backend) % len(COLOURS)]
+        if row.contender.is_torch
+        else COLOURS[backends.index(row.contender.backend) % len(COLOURS)]
         for row in rows
     ]

@@ -1,4 +1,4 @@
-"""One turn of a benchmark: a group of images drawn once, with every part of it timed.
+"""One run of a benchmark: a group of images drawn once, with every part of it timed.
 
 The loop is the runtime's own. What it spends inside the denoiser's session and what it spends
 around it are told apart in the same trajectory, so that neither is taken from a quieter moment.
@@ -24,7 +24,7 @@ Clock = Callable[[], float]
 
 
 @dataclass(frozen=True)
-class Opened:
+class Ready:
     """A denoiser that is ready, with what runs before and after its loop.
 
     Attributes:
@@ -70,7 +70,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Turn:
+class TimedRun:
     """One trajectory of a group of images, in seconds.
 
     Attributes:
@@ -87,7 +87,7 @@ class Turn:
     def settled(self) -> tuple[Step, ...]:
         """All steps but the first.
 
-        The first finds the caches as another subject left them, and that one's threads still
+        The first finds the caches as another contender left them, and that one's threads still
         spinning.
         """
         return self.steps[1:]
@@ -135,7 +135,7 @@ class TimedSession:
         self._session.close()
 
 
-def take_turn(opened: Opened, steps: int, clock: Clock = time.perf_counter) -> Turn:
+def time_run(opened: Ready, steps: int, clock: Clock = time.perf_counter) -> TimedRun:
     """Draw one group of images in ``steps`` steps.
 
     Raises:
@@ -167,7 +167,7 @@ def take_turn(opened: Opened, steps: int, clock: Clock = time.perf_counter) -> T
 
     [last] = pipeline.loop.draw([request], on_step)
     conditioner = None if opened.conditioner is None else began - start
-    return Turn(conditioner, tuple(taken), _time_decoder(opened.decode, last, clock))
+    return TimedRun(conditioner, tuple(taken), _time_decoder(opened.decode, last, clock))
 
 
 def _time_decoder(decode: Decode | None, latents: Latent, clock: Clock) -> float | None:

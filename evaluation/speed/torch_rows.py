@@ -1,4 +1,4 @@
-"""PyTorch as a benchmark's subject: eager and compiled, in fp32, bf16, and fp16 on CUDA."""
+"""PyTorch as a benchmark's contender: eager and compiled, in fp32, bf16, and fp16 on CUDA."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from ...runtime.backend import SessionOptions
 from ...runtime.bundle.manifest import Manifest
 from ...runtime.session import Array
 from ..accuracy.reference import load_model
-from .contender import COMPILED, EAGER, Subject
+from .contender import COMPILED, EAGER, Contender
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def torch_subjects(folder: Path, checkpoint: str, options: SessionOptions) -> list[Subject]:
+def torch_contenders(folder: Path, checkpoint: str, options: SessionOptions) -> list[Contender]:
     """Every way in which PyTorch could run a bundle's checkpoint here, the plainest first."""
     precisions = ["fp32", "bf16", *(["fp16"] if torch.cuda.is_available() else [])]
     return [
-        Subject(folder, way, precision, options, checkpoint)
+        Contender(folder, way, precision, options, checkpoint)
         for way in (EAGER, COMPILED)
         for precision in precisions
     ]
@@ -64,7 +64,7 @@ def open_torch(
 
 
 def cast_weights(model: Denoiser, dtype: torch.dtype) -> Denoiser:
-    """Turn a denoiser's weights into ``dtype``, but for the timestep's embedder.
+    """TimedRun a denoiser's weights into ``dtype``, but for the timestep's embedder.
 
     That is how PyTorch is fastest: under autocast the weights are cast again at every call.
     In bf16 the embedder could not tell one timestep from the next.

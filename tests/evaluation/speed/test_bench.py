@@ -17,13 +17,13 @@ from PIL import Image
 
 from pitstop import BackendUnavailable, BundleError, CheckpointError, OptionError
 from pitstop.evaluation.speed.bench import Bench, Row, make_row, run_bench
-from pitstop.evaluation.speed.contender import Subject
-from pitstop.evaluation.speed.contenders import Wanted, find_subjects, name_subjects
+from pitstop.evaluation.speed.contender import Contender
+from pitstop.evaluation.speed.contenders import Wanted, find_contenders, name_contenders
 from pitstop.evaluation.speed.memory import gpu_used_bytes, measure_fresh
 from pitstop.evaluation.speed.plot import check_suffix, plot_bench
 from pitstop.evaluation.speed.spread import Spread
-from pitstop.evaluation.speed.timed_run import Opened, Step, Turn
-from pitstop.evaluation.speed.torch_rows import TorchRow, open_torch, torch_subjects
+from pitstop.evaluation.speed.timed_run import Ready, Step, TimedRun
+from pitstop.evaluation.speed.torch_rows import TorchRow, open_torch, torch_contenders
 from pitstop.export.trace import TorchSession
 from pitstop.models.checkpoint import load_checkpoint
 from pitstop.runtime.backend import SessionOptions
@@ -33,12 +33,12 @@ from pitstop.runtime.session import Array
 
 ONE_THREAD = SessionOptions(threads=1)
 ALONE = Wanted(["onnxruntime"], ["fp32"], ONE_THREAD, torch=False)
-OPENED = Opened(toy_manifest(batch=4), "fp32", FakeSession())
+OPENED = Ready(toy_manifest(batch=4), "fp32", FakeSession())
 
 
 def hand_made_row(*, name: str = "row", backend: str = "onnxruntime", ms: float = 10.0) -> Row:
     even = Spread(ms, ms, ms)
-    return Row(name, Subject(Path("toy"), backend, "fp32"), "CPU", 2, 1, 4_000_000, even, even,
+    return Row(name, Contender(Path("toy"), backend, "fp32"), "CPU", 2, 1, 4_000_000, even, even,
                even, 1.0, 2.0, None, 0.1)  # fmt: skip
 
 
@@ -52,12 +52,12 @@ def steps(*milliseconds: tuple[float, float]) -> tuple[Step, ...]:
 
 def test_a_rows_figures_are_those_of_its_turns() -> None:
     turns = [
-        Turn(0.005, steps((90, 80), (10, 9), (20, 18)), 0.007),
-        Turn(0.003, steps((90, 80), (30, 27), (40, 36)), 0.001),
-        Turn(0.004, steps((90, 80), (50, 45), (60, 51)), 0.002),
+        TimedRun(0.005, steps((90, 80), (10, 9), (20, 18)), 0.007),
+        TimedRun(0.003, steps((90, 80), (30, 27), (40, 36)), 0.001),
+        TimedRun(0.004, steps((90, 80), (50, 45), (60, 51)), 0.002),
     ]
 
-    row = make_row("row", Subject(Path("toy"), "fake", "fp32"), OPENED, turns)
+    row = make_row("row", Contender(Path("toy"), "fake", "fp32"), OPENED, turns)
 
     assert (row.batch, row.images, row.device) == (4, 2, "fake")
     assert row.call.median == pytest.approx((27 + 36) / 2)
@@ -84,7 +84,7 @@ def test_the_speedup_is_over_the_fastest_pytorch_of_the_same_bundle() -> None:
     ours = hand_made_row(ms=10.0)
     eager = hand_made_row(name="eager", backend="torch eager", ms=40.0)
     compiled = hand_made_row(name="compiled", backend="torch compile", ms=25.0)
-    elsewhere = replace(eager, subject=Subject(Path("b"), "torch eager", "fp32"))
+    elsewhere = replace(eager, contender=Contender(Path("b"), "torch eager", "fp32"))
 
     bench = hand_made_bench(eager, compiled, ours)
 
@@ -164,7 +164,7 @@ def test_a_provider_leaves_out_the_backends_that_have_none(tmp_path: Path) -> No
 
     bench = run_bench([folder], wanted, steps=2, rounds=1)
 
-    assert [row.subject.backend for row in bench.rows] == ["onnxruntime"]
+    assert [row.contender.backend for row in bench.rows] == ["onnxruntime"]
     refused = [reason for reason in bench.left_out if "openvino" in reason]
     assert len(refused) == (import_backend("openvino").why_not() is None)
 
@@ -178,14 +178,14 @@ def test_nothing_that_counts_is_refused(tmp_path: Path) -> None:
 
 def test_several_bundles_are_told_apart_by_folder_and_by_path_where_those_clash() -> None:
     one, two, other = Path("a/same"), Path("b/same"), Path("b/other")
-    subjects = [Subject(folder, "onnxruntime", "fp32") for folder in (one, two, other, one)]
+    contenders = [Contender(folder, "onnxruntime", "fp32") for folder in (one, two, other, one)]
 
-    assert list(name_subjects(subjects)) == [
+    assert list(name_contenders(contenders)) == [
         "a/same, fp32, onnxruntime",
         "b/same, fp32, onnxruntime",
         "other, fp32, onnxruntime",
     ]
-    assert list(name_subjects(subjects[:1])) == ["fp32, onnxruntime"]
+    assert list(name_contenders(contenders[:1])) == ["fp32, onnxruntime"]
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_pytorch_by_name_is_refused_where_it_cannot_be_had(
         monkeypatch.setitem(sys.modules, missing, None)
 
     with pytest.raises(BackendUnavailable) as told:
-        find_subjects(wanted, bundles)
+        find_contenders(wanted, bundles)
 
     assert found in one_line(told.value)
 
@@ -216,9 +216,9 @@ def test_pytorch_by_name_is_refused_where_it_cannot_be_had(
 def test_pytorch_unasked_is_left_out_and_said(tmp_path: Path) -> None:
     bundles = {tmp_path: open_bundle(write_bundle(tmp_path / "toy"))}
 
-    subjects, [reason] = find_subjects(Wanted(["onnxruntime"]), bundles)
+    contenders, [reason] = find_contenders(Wanted(["onnxruntime"]), bundles)
 
-    assert [subject.backend for subject in subjects] == ["onnxruntime"]
+    assert [contender.backend for contender in contenders] == ["onnxruntime"]
     assert "`--checkpoint`" in reason
 
 
@@ -227,9 +227,9 @@ def test_a_preset_is_found_by_the_bundles_name(tmp_path: Path) -> None:
     manifest = replace(manifest, model=replace(manifest.model, name="pit-s-2"))
     bundles = {tmp_path: open_bundle(write_bundle(tmp_path / "toy", manifest))}
 
-    subjects, _ = find_subjects(Wanted(["onnxruntime"]), bundles)
+    contenders, _ = find_contenders(Wanted(["onnxruntime"]), bundles)
 
-    assert {subject.checkpoint for subject in subjects if subject.is_torch} == {"pit-s-2"}
+    assert {contender.checkpoint for contender in contenders if contender.is_torch} == {"pit-s-2"}
 
 
 def test_a_checkpoint_of_another_model_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
@@ -270,9 +270,9 @@ def test_pytorchs_rows_compute_what_the_checkpoint_says(
 
 
 def test_pytorch_has_a_row_for_each_way_and_precision() -> None:
-    subjects = torch_subjects(Path("toy"), "mine.pt", ONE_THREAD)
+    contenders = torch_contenders(Path("toy"), "mine.pt", ONE_THREAD)
 
-    assert [(subject.backend, subject.precision) for subject in subjects] == [
+    assert [(contender.backend, contender.precision) for contender in contenders] == [
         ("torch eager", "fp32"),
         ("torch eager", "bf16"),
         ("torch compile", "fp32"),
@@ -281,7 +281,7 @@ def test_pytorch_has_a_row_for_each_way_and_precision() -> None:
 
 
 def test_a_process_that_fails_says_why(tmp_path: Path) -> None:
-    told = measure_fresh(Subject(tmp_path / "nothing", "onnxruntime", "fp32"), 2)
+    told = measure_fresh(Contender(tmp_path / "nothing", "onnxruntime", "fp32"), 2)
 
     assert isinstance(told, str)
     assert "is not a bundle" in told

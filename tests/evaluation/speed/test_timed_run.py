@@ -12,9 +12,9 @@ from bundle_helpers import FakeSession, toy_manifest, write_bundle
 from device_helpers import bundle_with_step, open_on
 
 from pitstop.evaluation.speed.bench import make_row
-from pitstop.evaluation.speed.contender import Subject
-from pitstop.evaluation.speed.open_contender import open_subject
-from pitstop.evaluation.speed.timed_run import Opened, Step, TimedSession, Turn, take_turn
+from pitstop.evaluation.speed.contender import Contender
+from pitstop.evaluation.speed.open_contender import open_contender
+from pitstop.evaluation.speed.timed_run import Ready, Step, TimedRun, TimedSession, time_run
 from pitstop.runtime.backend import SessionOptions
 from pitstop.runtime.backends import import_backend
 from pitstop.runtime.bundle.folder import open_bundle
@@ -51,9 +51,9 @@ class SlowSession(FakeSession):
 
 def test_calls_and_steps_are_told_apart_in_the_same_trajectory() -> None:
     clock = Clock()
-    opened = Opened(toy_manifest(), "fp32", SlowSession(clock, [7.0, 4.0, 9.0]))
+    opened = Ready(toy_manifest(), "fp32", SlowSession(clock, [7.0, 4.0, 9.0]))
 
-    turn = take_turn(opened, 3, clock)
+    turn = time_run(opened, 3, clock)
 
     # A reading before the call, one behind it, one at the end of the step.
     assert turn.steps == (Step(10.0, (8.0,)), Step(7.0, (5.0,)), Step(12.0, (10.0,)))
@@ -62,7 +62,7 @@ def test_calls_and_steps_are_told_apart_in_the_same_trajectory() -> None:
 
 
 def test_the_first_step_does_not_count_for_the_overhead() -> None:
-    turn = Turn(None, (Step(100.0, (1.0,)), Step(10.0, (9.0,)), Step(10.0, (8.0,))), None)
+    turn = TimedRun(None, (Step(100.0, (1.0,)), Step(10.0, (9.0,)), Step(10.0, (8.0,))), None)
 
     assert turn.settled == turn.steps[1:]
     assert turn.overhead == pytest.approx(0.15)
@@ -70,9 +70,9 @@ def test_the_first_step_does_not_count_for_the_overhead() -> None:
 
 def test_a_guided_image_that_takes_two_calls_has_both_in_its_step() -> None:
     clock = Clock()
-    opened = Opened(toy_manifest(batch=1), "fp32", SlowSession(clock, [3.0, 2.0, 6.0, 5.0]))
+    opened = Ready(toy_manifest(batch=1), "fp32", SlowSession(clock, [3.0, 2.0, 6.0, 5.0]))
 
-    turn = take_turn(opened, 2, clock)
+    turn = time_run(opened, 2, clock)
 
     assert [step.calls for step in turn.steps] == [(4.0, 3.0), (7.0, 6.0)]
     assert turn.overhead == pytest.approx(3 / 16)  # three readings outside the calls
@@ -84,9 +84,9 @@ def test_a_guided_image_that_takes_two_calls_has_both_in_its_step() -> None:
 def test_a_group_is_what_fits_into_a_guided_call(batch: int, null_class: bool, images: int) -> None:
     clock = Clock()
     session = SlowSession(clock, [1.0] * 4)
-    opened = Opened(toy_manifest(batch=batch, null_class=null_class), "fp32", session)
+    opened = Ready(toy_manifest(batch=batch, null_class=null_class), "fp32", session)
 
-    take_turn(opened, 2, clock)
+    time_run(opened, 2, clock)
 
     assert opened.images == images
     assert (opened.settings.cfg_scale == 1.0) is not null_class
@@ -94,7 +94,7 @@ def test_a_group_is_what_fits_into_a_guided_call(batch: int, null_class: bool, i
 
 def test_conditioner_and_decoder_are_timed_anew_in_every_turn(tmp_path: Path) -> None:
     folder = write_bundle(tmp_path / "toy", toy_manifest(split=True))
-    opened = open_subject(Subject(folder, "onnxruntime", "fp32", SessionOptions(threads=1)))
+    opened = open_contender(Contender(folder, "onnxruntime", "fp32", SessionOptions(threads=1)))
     bundle, backend = open_bundle(folder), import_backend("onnxruntime")
     asked = []
 
@@ -110,7 +110,7 @@ def test_conditioner_and_decoder_are_timed_anew_in_every_turn(tmp_path: Path) ->
     clock = Clock()
     conditioner = Conditioner(open_conditioner, bundle.manifest.graphs[CONDITIONER])
     whole = dataclasses.replace(opened, conditioner=conditioner, decode=decode)
-    turns = [take_turn(whole, 3, clock) for _ in range(2)]
+    turns = [time_run(whole, 3, clock) for _ in range(2)]
 
     # 6 pairs of step and label go into a conditioner of 4 rows twice, with two readings each.
     assert [turn.conditioner for turn in turns] == [25.0, 25.0]
@@ -118,25 +118,25 @@ def test_conditioner_and_decoder_are_timed_anew_in_every_turn(tmp_path: Path) ->
     assert np.isfinite(asked[0]).all()
 
 
-def test_a_subject_survives_the_way_to_another_process(tmp_path: Path) -> None:
-    subject = Subject(tmp_path, "torch compile", "bf16", SessionOptions(None, 3), "mine.pt")
+def test_a_contender_survives_the_way_to_another_process(tmp_path: Path) -> None:
+    contender = Contender(tmp_path, "torch compile", "bf16", SessionOptions(None, 3), "mine.pt")
 
-    assert Subject.from_json(subject.to_json()) == subject
+    assert Contender.from_json(contender.to_json()) == contender
 
 
 def test_where_the_latents_stay_on_the_device_a_call_is_a_step(tmp_path: Path) -> None:
     """What `generate` runs there is timed: its loop does not come back between call and step."""
     bundle = bundle_with_step(tmp_path / "toy", toy_manifest(batch=2, split=True))
     graphs = open_on("onnxruntime", bundle)
-    opened = Opened(
+    opened = Ready(
         bundle.manifest, "fp32", graphs.denoiser, graphs.conditioner, graphs.loop, graphs.decode
     )
 
-    turn = take_turn(opened, 4)
+    turn = time_run(opened, 4)
 
     assert [step.calls for step in turn.steps] == [()] * 4
     assert turn.overhead is None
-    subject = Subject(tmp_path, "onnxruntime", "fp32")
-    row = make_row("toy", subject, opened, [turn])
+    contender = Contender(tmp_path, "onnxruntime", "fp32")
+    row = make_row("toy", contender, opened, [turn])
     assert row.call == row.step
     assert row.loop_overhead is None
