@@ -22,9 +22,9 @@ import onnx_ir as ir
 from record import record
 
 from pitstop.calibration.pipeline import calibrate_bundle
-from pitstop.calibration.placement import Placement
+from pitstop.calibration.qdq.placement import Placement
 from pitstop.calibration.recipe import Recipe
-from pitstop.calibration.unbundled import unbundled
+from pitstop.calibration.sets.unbundled import unbundled
 from pitstop.evaluation.accuracy.compare import compare
 from pitstop.evaluation.accuracy.quality import Features, frechet_distance, judge
 from pitstop.evaluation.accuracy.reference import live_goldens

@@ -16,19 +16,19 @@ from ..runtime.bundle.precision import FP16
 from ..runtime.pipeline import OnStep
 from ..runtime.sampling.settings import Settings
 from .base_precision import choose_base
-from .budget import Search, open_log
-from .budget_search import Build, search_key, tune
-from .calibration_set import CalibrationSet, read_set
-from .coverage import Coverage
-from .gather import Watcher, take_ranges
-from .placement import Site, Sites, find_sites
-from .quantize import quantize
-from .ranges import REMEDY, Ranges, read_ranges
+from .observed.coverage import Coverage
+from .observed.gather import Watcher, take_ranges
+from .observed.ranges import REMEDY, Ranges, read_ranges
+from .qdq.placement import Site, Sites, find_sites
+from .qdq.quantize import quantize
+from .qdq.smoothing import apply_smoothing, smooth, why_not_smooth
 from .recipe import CalibrationReport, Recipe
 from .results import write_results
-from .smoothing import apply_smoothing, smooth, why_not_smooth
-from .trajectories import draw_set, trajectories_in
-from .unbundled import golden_error, unbundled
+from .search.budget import Search, open_log
+from .search.budget_search import Build, search_key, tune
+from .sets.calibration_set import CalibrationSet, read_set
+from .sets.trajectories import draw_set, trajectories_in
+from .sets.unbundled import golden_error, unbundled
 
 HELD_OUT = 4  # a quarter as many trajectories are held out
 

@@ -11,12 +11,12 @@ from .. import OptionError, one_of
 from ..runtime.bundle.manifest import Manifest
 from ..runtime.bundle.precision import INT8, Precision
 from ..runtime.sampling.settings import Settings
-from .budget import Search
-from .calibration_set import MAX_SEED
-from .coverage import Coverage
 from .methods import METHODS
-from .placement import Placement
-from .trajectories import SEED_STRIDE
+from .observed.coverage import Coverage
+from .qdq.placement import Placement
+from .search.budget import Search
+from .sets.calibration_set import MAX_SEED
+from .sets.trajectories import SEED_STRIDE
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from ..graphs.graph_file import write_graph
 from ..runtime.bundle.folder import Bundle, extended_bundle, write_manifest
 from ..runtime.bundle.manifest import PassReport
 from ..runtime.figures import as_json
-from .calibration_set import CalibrationSet, write_set
-from .ranges import Ranges
+from .observed.ranges import Ranges
 from .recipe import CalibrationReport
+from .sets.calibration_set import CalibrationSet, write_set
 
 FOLDER = "calibration"
 

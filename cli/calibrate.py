@@ -56,7 +56,7 @@ CPU = "CPUExecutionProvider"
 def recipe_options(attention: bool, no_bridge: bool, **fields: Any) -> Recipe:
     """How the denoiser is made; first of all, nothing is asked for that would do nothing."""
     _refuse_idle(click.get_current_context())
-    from ..calibration.placement import Placement
+    from ..calibration.qdq.placement import Placement
     from ..calibration.recipe import Recipe
 
     return Recipe(**fields, placement=Placement(bridge=not no_bridge, attention=attention))

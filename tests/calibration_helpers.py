@@ -13,7 +13,7 @@ from pass_helpers import Array, feeds_for, noise, traced
 from pass_helpers import graph as parsed
 
 from pitstop.calibration.pipeline import calibrate_bundle
-from pitstop.calibration.placement import Placement, Site, find_sites
+from pitstop.calibration.qdq.placement import Placement, Site, find_sites
 from pitstop.calibration.recipe import CalibrationReport, Recipe
 from pitstop.export.optimize import choose_steps, fold
 from pitstop.models.denoiser import DenoiserConfig

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ... import one_of
 from ...runtime.bundle.precision import Precision
-from ..histogram import Histogram
+from ..observed.histogram import Histogram
 from .entropy import entropy
 from .minmax import minmax
 from .mse import mse

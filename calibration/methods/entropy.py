@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...runtime.bundle.precision import Precision
-from ..histogram import Histogram
+from ..observed.histogram import Histogram
 
 QUANTIZED_BINS = 128
 SEARCHED_BINS = 2048  # of both signs: the search takes the square of it

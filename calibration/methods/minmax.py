@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...runtime.bundle.precision import Precision
-from ..histogram import Histogram
+from ..observed.histogram import Histogram
 
 
 def minmax(histogram: Histogram, precision: Precision) -> float:

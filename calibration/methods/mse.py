@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...runtime.bundle.precision import Precision
-from ..histogram import Histogram
+from ..observed.histogram import Histogram
 
 CANDIDATES = np.linspace(0.1, 1.0, 181)  # of the largest absolute value
 

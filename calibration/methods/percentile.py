@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...runtime.bundle.precision import Precision
-from ..histogram import Histogram
+from ..observed.histogram import Histogram
 
 SHARE = 0.9999
 

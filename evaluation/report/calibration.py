@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...calibration.budget import Point, Search
+from ...calibration.search.budget import Point, Search
 from ...runtime.bundle.folder import Bundle
 
 COVERAGE = "calibration/coverage.json"

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pitstop import OptionError
-from pitstop.calibration.histogram import BINS, Histogram
 from pitstop.calibration.methods import METHODS
 from pitstop.calibration.methods import find_threshold as find_threshold_of
+from pitstop.calibration.observed.histogram import BINS, Histogram
 from pitstop.runtime.bundle.precision import INT8
 
 find_threshold = partial(find_threshold_of, precision=INT8)

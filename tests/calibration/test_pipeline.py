@@ -31,14 +31,14 @@ from checkpoint_helpers import tiny_checkpoint
 
 from pitstop import BundleError, CalibrationError, PitstopError
 from pitstop.calibration import pipeline, results
-from pitstop.calibration.calibration_set import read_set
-from pitstop.calibration.feeds import feed
-from pitstop.calibration.observe import observe
+from pitstop.calibration.observed.observe import observe
+from pitstop.calibration.observed.ranges import read_ranges
 from pitstop.calibration.pipeline import calibrate_bundle
-from pitstop.calibration.placement import Placement
-from pitstop.calibration.ranges import read_ranges
-from pitstop.calibration.smoothing import apply_smoothing, smooth
-from pitstop.calibration.trajectories import draw_set
+from pitstop.calibration.qdq.placement import Placement
+from pitstop.calibration.qdq.smoothing import apply_smoothing, smooth
+from pitstop.calibration.sets.calibration_set import read_set
+from pitstop.calibration.sets.feeds import feed
+from pitstop.calibration.sets.trajectories import draw_set
 from pitstop.export.pipeline import export_bundle
 from pitstop.graphs import graph_file
 from pitstop.runtime.bundle.folder import open_bundle
@@ -313,7 +313,9 @@ def test_an_int8_denoiser_with_numbers_that_are_not_finite_is_not_written(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = content(bundle)
-    monkeypatch.setattr("pitstop.calibration.unbundled.relative_l2", lambda *pair: float("inf"))
+    monkeypatch.setattr(
+        "pitstop.calibration.sets.unbundled.relative_l2", lambda *pair: float("inf")
+    )
 
     with pytest.raises(PitstopError) as caught:
         calibrate(bundle)

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from calibration_helpers import INT8, ONE_THREAD, QUICK, SITES
 
-from pitstop.calibration import budget_search as tuning
 from pitstop.calibration.pipeline import calibrate_bundle
 from pitstop.calibration.recipe import CalibrationReport
+from pitstop.calibration.search import budget_search as tuning
 from pitstop.runtime.bundle.folder import open_bundle
 
 LOG = "bundle.budget.jsonl"

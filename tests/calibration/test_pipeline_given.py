@@ -15,8 +15,8 @@ from checkpoint_helpers import tiny_checkpoint
 
 from pitstop import CalibrationError, OptionError
 from pitstop.calibration import pipeline
-from pitstop.calibration.channels import find_scalable
-from pitstop.calibration.placement import Placement
+from pitstop.calibration.qdq.channels import find_scalable
+from pitstop.calibration.qdq.placement import Placement
 from pitstop.export.pipeline import export_bundle
 from pitstop.models.checkpoint import load_checkpoint, save_checkpoint
 

@@ -10,9 +10,9 @@ from calibration_helpers import denoiser, feeds_of, sites_of
 from model_helpers import tiny_dit, tiny_pit
 from tensorrt_helpers import complaints_and_plan, import_trt
 
-from pitstop.calibration.channels import find_scalable
-from pitstop.calibration.quantize import quantize
-from pitstop.calibration.smoothing import apply_smoothing, choose_factors, smooth
+from pitstop.calibration.qdq.channels import find_scalable
+from pitstop.calibration.qdq.quantize import quantize
+from pitstop.calibration.qdq.smoothing import apply_smoothing, choose_factors, smooth
 from pitstop.export.lowering.lower import LOW, lower
 from pitstop.models.denoiser import DenoiserConfig
 from pitstop.models.pit import PccaConfig, PswaConfig

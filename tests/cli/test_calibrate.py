@@ -12,7 +12,7 @@ from bundle_helpers import toy_manifest, write_bundle
 from cli_helpers import refused, run
 from rich.console import Console
 
-from pitstop.calibration import budget_search as tuning
+from pitstop.calibration.search import budget_search as tuning
 from pitstop.cli.printing import Stages, stage_progress
 from pitstop.runtime.bundle.folder import open_bundle
 

@@ -18,7 +18,7 @@ from model_helpers import tiny_dit, tiny_edt
 from pass_helpers import ask_pytorch, feeds_for, ops, traced
 
 from pitstop import CheckpointError
-from pitstop.calibration.placement import Placement, find_sites
+from pitstop.calibration.qdq.placement import Placement, find_sites
 from pitstop.evaluation.accuracy.reference import load_model
 from pitstop.export.lowering.kept_fp32 import RULES, find_islands
 from pitstop.export.optimize import choose_steps, fold

@@ -12,8 +12,8 @@ from low_helpers import calls_for, denoiser
 from model_helpers import tiny_edt, tiny_pit
 from pass_helpers import feeds_for, graph, network, noise, traced
 
-from pitstop.calibration.quantize import quantize
-from pitstop.calibration.smoothing import Smoothed, apply_smoothing
+from pitstop.calibration.qdq.quantize import quantize
+from pitstop.calibration.qdq.smoothing import Smoothed, apply_smoothing
 from pitstop.export.graph_pass import apply
 from pitstop.export.lowering.lower import LOW, lower
 from pitstop.export.optimize import Folded, choose_steps, fold

@@ -23,7 +23,7 @@ from rope_helpers import (
     rope_traced,
 )
 
-from pitstop.calibration.placement import Placement, find_sites
+from pitstop.calibration.qdq.placement import Placement, find_sites
 from pitstop.evaluation.accuracy.block_outputs import find_streams
 from pitstop.evaluation.accuracy.blocks import take_apart
 from pitstop.evaluation.accuracy.torch_block_outputs import torch_flows

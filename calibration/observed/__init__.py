@@ -1,0 +1,1 @@
+"""What activations were seen to be, and the ranges that follow from it."""

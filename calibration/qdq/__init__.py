@@ -1,0 +1,1 @@
+"""Where quantization goes in a graph, and how it is written there."""

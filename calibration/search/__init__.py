@@ -1,0 +1,1 @@
+"""The cheapest set of sites that keeps a PSNR."""

@@ -1,0 +1,1 @@
+"""The rows that a denoiser is fed while it is calibrated, and who draws them."""
