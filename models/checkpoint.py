@@ -22,13 +22,12 @@ from torch.overrides import TorchFunctionMode
 from .. import CheckpointError
 from .amm import choose_amm
 from .classifier import Classifier
-from .config import config_from_dict, config_to_dict
+from .config import ARCHITECTURES, config_from_dict, config_to_dict
 from .denoiser import Denoiser, DenoiserConfig
-from .dit import Dit, DitConfig
-from .edt import Edt, EdtConfig
+from .dit import DitConfig
+from .edt import EdtConfig
 from .format import NOT_WHOLE, Conversion, Format, Hints, Stored, name_some
 from .formats import recognise
-from .pit import Pit, PitConfig
 from .weight_checks import check_dtypes, check_labels, check_values, fields_of, odd_keys
 from .weight_file import read_stored
 from .whole_file import whole_file
@@ -65,12 +64,8 @@ class Checkpoint:
 
 def build_model(config: DenoiserConfig) -> Denoiser:
     """The network of a config, with PyTorch's default weights."""
-    if isinstance(config, PitConfig):
-        return Pit(config)
-    if isinstance(config, EdtConfig):
-        return Edt(config)
-    assert isinstance(config, DitConfig)
-    return Dit(config)
+    _, network = ARCHITECTURES[config.arch]
+    return network(config)
 
 
 def save_checkpoint(

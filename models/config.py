@@ -7,20 +7,21 @@ named, and never falls back to a default in silence.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from .. import ConfigError
-from .denoiser import DenoiserConfig
-from .dit import DitConfig
-from .edt import EdtConfig
-from .pit import PitConfig
+from .denoiser import Denoiser, DenoiserConfig
+from .dit import Dit, DitConfig
+from .edt import Edt, EdtConfig
+from .pit import Pit, PitConfig
 
-CONFIGS: dict[str, type[DenoiserConfig]] = {
-    "pit": PitConfig,
-    "dit": DitConfig,
-    "edt": EdtConfig,
+ARCHITECTURES: dict[str, tuple[type[DenoiserConfig], Callable[[Any], Denoiser]]] = {
+    "pit": (PitConfig, Pit),
+    "dit": (DitConfig, Dit),
+    "edt": (EdtConfig, Edt),
 }
+"""Each with its config and what makes a network of it."""
 
 T = TypeVar("T")
 
@@ -40,11 +41,12 @@ def config_from_dict(values: object) -> DenoiserConfig:
         raise ConfigError(f"The config is {values!r}", "It must be an object with fields")
     rest = dict(values)
     arch = rest.pop("arch", None)
-    if not isinstance(arch, str) or arch not in CONFIGS:
+    if not isinstance(arch, str) or arch not in ARCHITECTURES:
         raise ConfigError(
-            f"The config's arch is {arch!r}", f"It must be one of: {', '.join(CONFIGS)}"
+            f"The config's arch is {arch!r}", f"It must be one of: {', '.join(ARCHITECTURES)}"
         )
-    return _read(CONFIGS[arch], rest, "")
+    kind, _ = ARCHITECTURES[arch]
+    return _read(kind, rest, "")
 
 
 def _read(kind: type[T], values: Any, where: str) -> T:
