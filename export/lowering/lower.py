@@ -1,7 +1,7 @@
 """The denoiser in fp16 or bf16: the precision is written in the graph.
 
 Inputs and outputs stay float32, so one session can stand in for another; the casts are inside.
-`islands.RULES` says which nodes stay in fp32 and why. A block in which fp16 would overflow stays
+`kept_fp32.RULES` says which nodes stay in fp32 and why. A block in which fp16 would overflow stays
 in fp32 too, and the report names it. The conditioner is not touched: it runs before the loop.
 """
 
