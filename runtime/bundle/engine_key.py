@@ -35,7 +35,8 @@ TITLES = {
     "gpu": "GPU",
     "flags": "flags",
 }
-NEWER = {"cuda_major", "recipe", "gpu"}  # fields that keys have not had from the beginning
+# What keys had not from the beginning, as it is of those that do not say it. No recipe is 0.
+UNSAID = {"cuda_major": "", "recipe": 0, "gpu": ""}
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,10 @@ class EngineKey:
     @property
     def digest(self) -> str:
         """The name of the engine's folder."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        facts = dataclasses.asdict(self)
+        if not self.recipe:  # as an older pitstop named it
+            facts = {name: fact for name, fact in facts.items() if name not in UNSAID}
+        text = json.dumps(facts, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
 
     def differences(self, wanted: EngineKey) -> list[str]:
@@ -95,12 +99,14 @@ class EngineKey:
 
     @classmethod
     def from_json(cls, content: Any) -> EngineKey:
-        """Read what `dataclasses.asdict` wrote.
+        """Read what `dataclasses.asdict` wrote, an older pitstop's too.
 
         Raises:
             EngineError: It is no key.
         """
         names = {field.name for field in dataclasses.fields(cls)}
+        if isinstance(content, dict) and set(content) == names - UNSAID.keys():
+            content = {**content, **UNSAID}
         if not isinstance(content, dict) or set(content) != names:
             raise EngineError("The engine's key is not whole", "Build the engine again")
         types = {"recipe": int, "flags": list}
@@ -110,12 +116,6 @@ class EngineKey:
         ):
             raise EngineError("The engine's key is of other types", "Build the engine again")
         return cls(**{**content, "flags": tuple(flags)})
-
-
-def is_outdated(content: Any) -> bool:
-    """Whether this is a key as an older pitstop wrote it, which says too little."""
-    names = {field.name for field in dataclasses.fields(EngineKey)}
-    return isinstance(content, dict) and set(content) == names - NEWER
 
 
 def _same(engine: EngineKey, wanted: EngineKey, name: str) -> bool:
@@ -174,4 +174,4 @@ def _show(value: str | int | tuple[str, ...], name: str) -> str:
         return " ".join(value) or "none"
     if name.endswith("sha256") and value:
         return f"{str(value)[:SHOWN]}…"
-    return str(value) or "none"
+    return str(value or ("an older pitstop's" if name == "recipe" else "none"))

@@ -20,7 +20,7 @@ from typing import Any
 
 from ... import EngineError, __version__
 from ..machine.system import platform_name
-from .engine_key import EngineKey, is_outdated
+from .engine_key import EngineKey
 from .folder import ENGINES, Bundle, sha256
 from .precision import QUANTIZED
 
@@ -110,10 +110,8 @@ def read_engine(folder: Path) -> Engine:
     remedy = f"Build it again with `pitstop build`, or remove {folder}"
     try:
         content = json.loads((folder / METADATA).read_text(encoding="utf-8"))
-        if is_outdated(content["key"]):
-            raise _outdated(folder, content["key"])
         engine = _engine(folder, content)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, EngineError) as error:
         raise EngineError(f"{folder / METADATA} cannot be read ({error})", remedy) from error
     key = engine.key
     if key.digest != folder.name:
@@ -125,10 +123,7 @@ def read_engine(folder: Path) -> Engine:
 
 
 def _engine(folder: Path, content: Any) -> Engine:
-    try:
-        key = EngineKey.from_json(content["key"])
-    except EngineError as error:
-        raise ValueError(str(error)) from error
+    key = EngineKey.from_json(content["key"])
     built = content.get("built")  # engines from before it was written down have their folder's time
     return Engine(
         folder,
@@ -142,15 +137,6 @@ def _engine(folder: Path, content: Any) -> Engine:
 
 def _time_of(folder: Path) -> float:
     return folder.stat().st_mtime
-
-
-def _outdated(folder: Path, key: Any) -> EngineError:
-    command = build_command(folder.parent.parent, key["graph"], key["builder"], key["precision"])
-    return EngineError(
-        f"The engine {folder.name} of {key['graph']} was built by an older pitstop, which did not "
-        "write down its CUDA, build recipe and GPU",
-        f"Build it again: {command}, or remove {folder}",
-    )
 
 
 def check_plan(engine: Engine) -> None:
@@ -184,8 +170,7 @@ def find_engine(bundle: Bundle, here: EngineKey) -> Engine:
     Raises:
         EngineError: There is none; the message names what differs in the one that is nearest.
     """
-    command = build_command(bundle.folder, here.graph, here.builder, here.precision)
-    remedy = f"Build one: {command}"
+    remedy = "Build one: " + build_command(bundle.folder, here)
     kin, broken = _read_kin(bundle.folder, here)
     if not kin and not broken:
         raise EngineError(f"{bundle.folder} has no engine of {here.graph}", remedy)
@@ -222,9 +207,9 @@ def _read_kin(bundle: Path, here: EngineKey) -> tuple[list[Engine], EngineError 
     return kin, broken
 
 
-def build_command(folder: Path, graph: str, builder: str, precision: str) -> str:
-    of = f" --precision {precision}" if "." in graph else ""
-    return f"`pitstop build {folder} --backend {builder}{of}`"
+def build_command(folder: Path, key: EngineKey) -> str:
+    precision = f" --precision {key.precision}" if "." in key.graph else ""
+    return f"`pitstop build {folder} --backend {key.builder}{precision}`"
 
 
 @contextlib.contextmanager

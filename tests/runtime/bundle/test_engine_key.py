@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pitstop import EngineError
-from pitstop.runtime.bundle.engine_key import EngineKey, is_outdated
+from pitstop.runtime.bundle.engine_key import EngineKey
 
 KEY = EngineKey(
     graph="denoiser.int8",
@@ -103,14 +103,17 @@ def test_an_engine_whose_kernels_were_not_timed_fits_every_model() -> None:
     assert KEY.misfits(untimed) == ["its GPU is Orin, here it is none"]
 
 
-def test_a_key_of_an_older_pitstop_is_known_as_such() -> None:
-    content = dataclasses.asdict(KEY)
+def test_a_key_of_an_older_pitstop_keeps_its_name_and_says_what_it_does_not_know() -> None:
+    content = {**dataclasses.asdict(KEY), "flags": [*KEY.flags]}
     older = {name: content[name] for name in content if name not in {"cuda_major", "recipe", "gpu"}}
 
-    assert is_outdated(older)
-    assert not is_outdated(content)
-    assert not is_outdated({})
-    assert not is_outdated([])
+    read = EngineKey.from_json(older)
+
+    assert read.digest == "c4020836a0a0b705"
+    assert read.misfits(KEY) == [
+        "its CUDA is none, here it is 12",
+        "its build recipe is an older pitstop's, here it is 2",
+    ]
 
 
 @pytest.mark.parametrize(

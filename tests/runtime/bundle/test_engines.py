@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import multiprocessing
 import os
@@ -180,7 +181,7 @@ def test_an_engine_without_the_time_of_its_build_has_its_folders(bundle: Bundle)
     assert read_engine(engine.folder).built == 1000
 
 
-def test_an_engine_of_an_older_pitstop_is_told_with_the_command_that_builds_it_again(
+def test_an_engine_of_an_older_pitstop_is_told_with_the_command_that_builds_another(
     bundle: Bundle,
 ) -> None:
     engine = build(bundle)
@@ -188,11 +189,14 @@ def test_an_engine_of_an_older_pitstop_is_told_with_the_command_that_builds_it_a
     for name in ("cuda_major", "recipe", "gpu"):
         del content["key"][name]
     (engine.folder / METADATA).write_text(json.dumps(content))
+    digest = hashlib.sha256(json.dumps(content["key"], sort_keys=True).encode()).hexdigest()[:16]
+    engine.folder.rename(engine.folder.with_name(digest))
 
     with pytest.raises(EngineError) as caught:
         find_engine(bundle, key_of(bundle))
 
-    assert "was built by an older pitstop" in one_line(caught.value)
+    assert f"The engine {digest} of denoiser.fp32 does not fit" in one_line(caught.value)
+    assert "its build recipe is an older pitstop's, here it is 1" in caught.value.problem
     command = f"`pitstop build {bundle.folder} --backend tensorrt --precision fp32`"
     assert command in caught.value.remedy
 
