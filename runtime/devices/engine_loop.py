@@ -7,8 +7,9 @@ that lie on the device too. Fresh noise comes from the host, through pinned memo
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -62,25 +63,39 @@ class EngineLoop:
         for asks in {run.asks(step) for step in range(run.steps)} - self._next.keys():
             self._next[asks] = self._capture(run, asks)
         self._start(run)
-        marks: deque[Any] = deque()
-        for step in range(run.steps):
-            if len(marks) == UNDER_WAY:
+        with self._marks() as marks:
+            for step in range(run.steps):
+                if len(marks) == UNDER_WAY:
+                    self._cuda.wait_for(marks.popleft())
+                    on_step(())
+                self._tell(run, step, tables)
+                if look:
+                    on_step(run.take_apart(self._latent()))
+                else:
+                    marks.append(self._cuda.mark())
+            while marks:
                 self._cuda.wait_for(marks.popleft())
                 on_step(())
-            tables.give(run, step)
-            if run.stochastic:
-                pinned = self._pinned[step % len(self._pinned)]
-                noise = as_fed(run.noise(step), "float32")
-                self._cuda.upload_pinned(self._step.places[NOISE], pinned, noise)
-            self._next[run.asks(step)]()
-            if look:
-                on_step(run.take_apart(self._latent()))
-            else:
-                marks.append(self._cuda.mark())
-        for mark in marks:
-            self._cuda.wait_for(mark)
-            on_step(())
         return run.take_apart(self._latent())
+
+    def _tell(self, run: DeviceRun, step: int, tables: _Tables) -> None:
+        """Tell the stream to take a step."""
+        tables.give(run, step)
+        if run.stochastic:
+            pinned = self._pinned[step % len(self._pinned)]
+            noise = as_fed(run.noise(step), "float32")
+            self._cuda.upload_pinned(self._step.places[NOISE], pinned, noise)
+        self._next[run.asks(step)]()
+
+    @contextlib.contextmanager
+    def _marks(self) -> Iterator[deque[Any]]:
+        """Events that the host waits for, in the stream's order: all, whoever interrupts."""
+        marks: deque[Any] = deque()
+        try:
+            yield marks
+        finally:
+            for mark in marks:
+                self._cuda.wait_for(mark)
 
     def _latent(self) -> Latent:
         """The latents of all rows, after what the stream was told."""
