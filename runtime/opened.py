@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from types import TracebackType
 
 from .. import PitstopError
 from .backend import Backend, SessionOptions
@@ -18,10 +17,10 @@ from .sampling.device_first import DeviceFirst
 from .sampling.device_run import ResidentSession
 from .sampling.host_loop import HostLoop
 from .sampling.loop import Loop
-from .session import Session, SharedSession
+from .session import Closing, Session, SharedSession
 
 
-class OpenedBundle:
+class OpenedBundle(Closing):
     """A denoiser that is open, with its loop and with what is opened before and after the loop.
 
     It may be used from several threads: each draws what it would draw alone.
@@ -70,17 +69,6 @@ class OpenedBundle:
             self.decode.close()
         if self.conditioner is not None:
             self.conditioner.forget()
-
-    def __enter__(self) -> OpenedBundle:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _conditioner(self) -> Conditioner | None:
         if CONDITIONER not in self.bundle.manifest.graphs:

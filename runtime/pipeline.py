@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,7 +27,7 @@ from .sampling.request import Request
 from .sampling.sampler import Latent, Sampler
 from .sampling.samplers import AUTO, default_sampler, make_sampler
 from .sampling.settings import Settings
-from .session import Array, Session
+from .session import Array, Closing, Session
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -78,7 +77,7 @@ class Samples:
                 yield from to_images(pixels)
 
 
-class Pipeline:
+class Pipeline(Closing):
     """Draws images from an opened denoiser.
 
     Any `Session` with the denoiser's inputs and outputs serves, PyTorch's too: that is how both
@@ -119,17 +118,6 @@ class Pipeline:
     def __repr__(self) -> str:
         on = f"{self.manifest.model.name}, {self.precision}, {self.session.device}"
         return f"Pipeline({on}, batch {self.manifest.batch})"
-
-    def __enter__(self) -> Pipeline:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Give the denoiser's and the decoder's memory back; a second time does nothing."""

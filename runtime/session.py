@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,23 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Give the device memory back."""
+
+
+Self = TypeVar("Self", bound="Closing")
+
+
+class Closing(ABC):
+    """What is closed at the end of a ``with`` block."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give everything back; a second time does nothing."""
+
+    def __enter__(self: Self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
 
 
 class SharedSession:

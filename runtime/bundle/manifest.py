@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from typing import Any
 
 from ... import BundleError, OptionError
 from ..sampling.condition import Condition, merge
 from ..sampling.schedule import LinearBetas, LinearFlow
+from .fields import a_count, a_number, a_text, one_of
 from .label import LabelSpec
 from .precision import PRECISIONS
 
@@ -33,8 +33,6 @@ PREDICTION_TYPES = ("epsilon", "velocity")
 LATENT_SCALES = {"pixel": 1.0, "vae": 0.18215}  # of the model's latent; Stable Diffusion's VAE
 IMAGE_CHANNELS = (1, 3)  # grey or RGB
 DTYPES = ("float32", "float16", "int64", "int32", "int8", "uint8", "bool")
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -295,21 +293,21 @@ def _unreadable(why: str) -> BundleError:
 
 
 def _manifest(content: dict[str, Any]) -> Manifest:
-    channel, row, column = (_count(number, "latent_shape") for number in content["latent_shape"])
+    channel, row, column = (a_count(number, "latent_shape") for number in content["latent_shape"])
     values = {
         **content,
         "model": ModelSpec(**content["model"]),
-        "batch": _count(content["batch"], "batch"),
+        "batch": a_count(content["batch"], "batch"),
         "latent_shape": (channel, row, column),
         "conditions": tuple(map(_condition, content["conditions"])),
-        "prediction_type": _one_of(content, "prediction_type", PREDICTION_TYPES),
-        "latent_space": _one_of(content, "latent_space", LATENT_SPACES),
-        "learn_sigma": _one_of(content, "learn_sigma", (False, True)),
-        "cfg_channels": _count(content["cfg_channels"], "cfg_channels"),
+        "prediction_type": one_of(content, "prediction_type", PREDICTION_TYPES),
+        "latent_space": one_of(content, "latent_space", LATENT_SPACES),
+        "learn_sigma": one_of(content, "learn_sigma", (False, True)),
+        "cfg_channels": a_count(content["cfg_channels"], "cfg_channels"),
         "schedule": _schedule(content["schedule"]),
-        "latent_scale": _number(content, "latent_scale", LATENT_SCALES[content["latent_space"]]),
-        "latent_shift": _number(content, "latent_shift", 0.0),
-        "goldens": _text(content["goldens"], "goldens"),
+        "latent_scale": a_number(content, "latent_scale", LATENT_SCALES[content["latent_space"]]),
+        "latent_shift": a_number(content, "latent_shift", 0.0),
+        "goldens": a_text(content["goldens"], "goldens"),
         "graphs": {name: _graph_spec(graph) for name, graph in content["graphs"].items()},
         "passes": tuple(_pass_report(report) for report in content["passes"]),
         "files": {str(path): str(digest) for path, digest in content["files"].items()},
@@ -344,14 +342,14 @@ def _with_conditions(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _condition(content: dict[str, Any]) -> LabelSpec:
-    _one_of(content, "kind", ("label",))
+    one_of(content, "kind", ("label",))
     null = content["null"]
     values = {
         **content,
-        "classes": _count(content["classes"], "classes"),
-        "null": None if null is None else _count(null, "null", least=0),
-        "names": tuple(_text(name, "names") for name in content["names"]),
-        "name": _text(content["name"], "name"),
+        "classes": a_count(content["classes"], "classes"),
+        "null": None if null is None else a_count(null, "null", least=0),
+        "names": tuple(a_text(name, "names") for name in content["names"]),
+        "name": a_text(content["name"], "name"),
     }
     label = LabelSpec(**values)
     if len(label.names) not in {0, label.classes}:
@@ -362,10 +360,10 @@ def _condition(content: dict[str, Any]) -> LabelSpec:
 def _schedule(content: dict[str, Any]) -> LinearBetas | LinearFlow:
     if "data_at" in content:
         flow = LinearFlow(**content)
-        _one_of(content, "data_at", (0, 1))
+        one_of(content, "data_at", (0, 1))
         return flow
     betas = LinearBetas(**content)
-    _count(betas.train_steps, "train_steps")
+    a_count(betas.train_steps, "train_steps")
     if not 0 < betas.beta_start <= betas.beta_end < 1:
         raise ValueError(f"the betas are {betas.beta_start} to {betas.beta_end}, not inside (0, 1)")
     return betas
@@ -392,35 +390,10 @@ def _graph_spec(content: dict[str, Any]) -> GraphSpec:
     sides = {side: tuple(map(_tensor_spec, content[side])) for side in ("inputs", "outputs")}
     if not sides["outputs"]:
         raise ValueError("a graph has no outputs")
-    return GraphSpec(**{**content, **sides, "path": _text(content["path"], "path")})
+    return GraphSpec(**{**content, **sides, "path": a_text(content["path"], "path")})
 
 
 def _tensor_spec(content: dict[str, Any]) -> TensorSpec:
-    shape = tuple(_count(side, "shape") for side in content["shape"])
-    dtype = _one_of(content, "dtype", DTYPES)
-    return TensorSpec(name=_text(content["name"], "name"), shape=shape, dtype=dtype)
-
-
-def _count(value: object, name: str, *, least: int = 1) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name} has {value!r} where a number of at least {least} is expected")
-    return value
-
-
-def _number(content: dict[str, Any], name: str, default: float) -> float:
-    value = content.get(name, default)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        raise ValueError(f"{name} has {value!r} where a finite number is expected")
-    return float(value)
-
-
-def _text(value: object, name: str) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"{name} has {value!r} where text is expected")
-    return value
-
-
-def _one_of(content: dict[str, Any], name: str, values: tuple[T, ...]) -> T:
-    if content[name] not in values:
-        raise ValueError(f"{name} is {content[name]!r}, not one of {values}")
-    return cast(T, content[name])
+    shape = tuple(a_count(side, "shape") for side in content["shape"])
+    dtype = one_of(content, "dtype", DTYPES)
+    return TensorSpec(name=a_text(content["name"], "name"), shape=shape, dtype=dtype)
