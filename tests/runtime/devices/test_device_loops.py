@@ -256,6 +256,23 @@ def test_a_run_that_leaves_the_finite_numbers_names_the_step(tmp_path: Path, dev
         keeping([0], steps=3, cfg_scale=3e38)
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m"])
+def test_the_run_after_one_that_left_the_finite_numbers_is_right(
+    tmp_path: Path, device: str, sampler: str
+) -> None:
+    keeping, fetching = pipelines(device, tmp_path, toy_manifest(batch=4))
+    with pytest.raises(NonFiniteError):
+        keeping([0], steps=3, cfg_scale=3e38, sampler=sampler)
+
+    found, wanted = (
+        pipeline([1], seeds=[3], steps=6, sampler=sampler).latents
+        for pipeline in (keeping, fetching)
+    )
+
+    assert relative_l2(wanted, found) <= TOLERANCE
+
+
 def test_a_bundle_without_a_step_is_drawn_on_the_host(tmp_path: Path) -> None:
     manifest = toy_manifest(batch=4)
     bundle = Bundle(write_bundle(tmp_path / "bundle", manifest), manifest)
