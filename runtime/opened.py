@@ -56,7 +56,7 @@ class OpenedBundle(Closing):
         self.bundle, self.precision, self.chosen = bundle, precision, chosen
         self._beside, self._options = beside(chosen.backend), options
         self.denoiser = SharedSession(denoiser)
-        self.conditioner = self._conditioner()
+        self.conditioner = conditioner_of(bundle, chosen.backend, options)
         host = HostLoop(manifest, self.denoiser, self.conditioner)
         device = self._device_loop(denoiser)
         self.loop: Loop = host if device is None else DeviceFirst(device, host, self.denoiser)
@@ -69,12 +69,6 @@ class OpenedBundle(Closing):
             self.decode.close()
         if self.conditioner is not None:
             self.conditioner.forget()
-
-    def _conditioner(self) -> Conditioner | None:
-        if CONDITIONER not in self.bundle.manifest.graphs:
-            return None
-        graph = self.bundle.graph(CONDITIONER)
-        return Conditioner(lambda: self._beside.open_graph(graph, self._options), graph.spec)
 
     def _device_loop(self, denoiser: Session) -> Loop | None:
         manifest = self.bundle.manifest
@@ -140,6 +134,14 @@ def open_chosen(
         opened = OpenedBundle(bundle, precision, denoiser, chosen, options)
         opening.pop_all()
     return opened
+
+
+def conditioner_of(bundle: Bundle, backend: Backend, options: SessionOptions) -> Conditioner | None:
+    """A bundle's conditioner, beside a denoiser on a backend; None where the graph is whole."""
+    if CONDITIONER not in bundle.manifest.graphs:
+        return None
+    graph, other = bundle.graph(CONDITIONER), beside(backend)
+    return Conditioner(lambda: other.open_graph(graph, options), graph.spec)
 
 
 def beside(backend: Backend) -> Backend:

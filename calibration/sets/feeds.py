@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,12 +11,10 @@ import numpy as np
 from ...runtime.backend import SessionOptions
 from ...runtime.backends import import_backend
 from ...runtime.bundle.folder import Bundle
-from ...runtime.bundle.manifest import CONDITIONER, LATENT, TIMESTEP
-from ...runtime.sampling.conditioner import ask_conditioner
+from ...runtime.bundle.manifest import LATENT, TIMESTEP
+from ...runtime.opened import conditioner_of
 from ...runtime.session import Array
 from .calibration_set import CalibrationSet
-
-Make = Callable[[dict[str, Array]], dict[str, Array]]
 
 
 @dataclass(frozen=True)
@@ -36,24 +34,11 @@ def feed(bundle: Bundle, drawn: CalibrationSet, options: SessionOptions) -> Iter
     """The rows of a set in order, the last batch padded with its last row."""
     manifest = bundle.manifest
     asked = {TIMESTEP: drawn.timesteps.astype(np.float32), **drawn.conditions}
-    with _feeder(bundle, options) as make:
+    conditioner = conditioner_of(bundle, import_backend("onnxruntime"), options)
+    with conditioner.opened() if conditioner else contextlib.nullcontext(dict) as make:
         for rows, padded in _parts(len(drawn), manifest.batch):
             made = make({name: array[padded] for name, array in asked.items()})
             yield Batch(rows, {LATENT: drawn.latents[padded], **made})
-
-
-@contextlib.contextmanager
-def _feeder(bundle: Bundle, options: SessionOptions) -> Iterator[Make]:
-    """What makes a denoiser's inputs of timesteps and conditions, the latent aside."""
-    if CONDITIONER not in bundle.manifest.graphs:
-        yield lambda asked: asked
-        return
-    graph = bundle.graph(CONDITIONER)
-    session = import_backend("onnxruntime").open_graph(graph, options)
-    try:
-        yield lambda asked: ask_conditioner(session, graph.spec, asked)
-    finally:
-        session.close()
 
 
 def _parts(length: int, batch: int) -> Iterator[tuple[range, list[int]]]:

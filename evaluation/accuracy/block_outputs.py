@@ -20,9 +20,7 @@ from ...runtime.backend import Backend, SessionOptions
 from ...runtime.backends import import_backend
 from ...runtime.bundle.folder import Bundle
 from ...runtime.bundle.goldens import Goldens
-from ...runtime.bundle.manifest import CONDITIONER
-from ...runtime.opened import beside
-from ...runtime.sampling.conditioner import ask_conditioner
+from ...runtime.opened import conditioner_of
 from ...runtime.sampling.sampler import Latent
 from ...runtime.session import Array
 
@@ -91,17 +89,11 @@ def make_modulations(
     bundle: Bundle, backend: Backend, options: SessionOptions, calls: Sequence[Feeds]
 ) -> list[Feeds]:
     """What the bundle's conditioner adds to the feeds of each call: nothing where it has none."""
-    if CONDITIONER not in bundle.manifest.graphs:
+    conditioner = conditioner_of(bundle, backend, options)
+    if conditioner is None:
         return [{} for _ in calls]
-    graph = bundle.graph(CONDITIONER)
-    asked = {
-        tensor.name: np.concatenate([feeds[tensor.name] for feeds in calls])
-        for tensor in graph.spec.inputs
-    }
-    session = beside(backend).open_graph(graph, options)
-    try:
-        made = ask_conditioner(session, graph.spec, asked)
-    finally:
-        session.close()
+    together = {name: np.concatenate([feeds[name] for feeds in calls]) for name in calls[0]}
+    with conditioner.opened() as ask:
+        made = ask(together)
     parts = {name: np.split(rows, len(calls)) for name, rows in made.items()}
     return [{name: rows[call] for name, rows in parts.items()} for call in range(len(calls))]

@@ -7,8 +7,9 @@ makes rows for each condition. What it made for the run before is kept, for runs
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,6 +23,10 @@ CHUNK_BYTES = 256 << 20  # of rows held at a time: 250 guided steps of PiT-XL ne
 
 Pair = tuple[float, Condition]
 """A timestep, as it is fed, and what a row is told; the timestep is 0 where none is taken."""
+
+
+Ask = Callable[[Mapping[str, Array]], dict[str, Array]]
+"""From timesteps and conditions by name to the denoiser's inputs by name, each [row, ...]."""
 
 
 class Feeder(Protocol):
@@ -111,17 +116,22 @@ class Conditioner:
                 self._last = _Held(self._ask(pairs), {pair: k for k, pair in enumerate(pairs)})
             return self._last
 
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[Ask]:
+        """The graph itself, for whoever has rows of his own to ask for."""
+        session = self._open_session()
+        try:
+            yield lambda feeds: ask_conditioner(session, self.spec, feeds)
+        finally:
+            session.close()
+
     def forget(self) -> None:
         self._last = NOTHING
 
     def _ask(self, pairs: Sequence[Pair]) -> dict[str, Array]:
         timesteps = np.array([timestep for timestep, _ in pairs], dtype=np.float32)
-        feeds = {TIMESTEP: timesteps, **stack([condition for _, condition in pairs])}
-        session = self._open_session()
-        try:
-            return ask_conditioner(session, self.spec, feeds)
-        finally:
-            session.close()
+        with self.opened() as ask:
+            return ask({TIMESTEP: timesteps, **stack([condition for _, condition in pairs])})
 
 
 class ConditionedRun:
