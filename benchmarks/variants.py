@@ -18,7 +18,7 @@ import numpy as np
 import onnx_ir as ir
 from rich.progress import track
 
-from pitstop.export.optimize import DENOISER, example_feeds, fold, modulations
+from pitstop.export.optimize import DENOISER, example_feeds, modulations, optimize
 from pitstop.export.trace import load_source, manifest_for, trace
 from pitstop.graphs.graph_file import write_graph
 from pitstop.runtime.backend import SessionOptions
@@ -48,7 +48,7 @@ def measure(preset: str, backend: str, variants: Variants, rounds: int) -> dict[
     rows: dict[str, Row] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, steps in variants.items():
-            graphs = fold(traced, feeds, steps).graphs
+            graphs = optimize(traced, feeds, steps).graphs
             spec, calls[name] = _open(graphs, Path(folder) / str(len(calls)), feeds, backend)
             rows[name] = {"weight_bytes": spec.weight_bytes, "nodes": sum(spec.nodes.values())}
             gc.collect()

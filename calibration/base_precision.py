@@ -22,9 +22,14 @@ def choose_base(manifest: Manifest, asked: str | None, precision: Precision) -> 
             f"Export it again with `--precision {base}`, or use `--base fp32`",
         )
     spec = manifest.denoiser(base)
-    if base == FP16.name and spec.opset < precision.opset:
+    if spec.opset < precision.opset:
         raise OptionError(
-            f"The fp16 denoiser has opset {spec.opset}, fp16 scales need {precision.opset}",
+            f"The {base} denoiser has opset {spec.opset}, {precision.name} needs {precision.opset}",
+            "Export the bundle again with this version of pitstop",
+        )
+    if base == FP16.name and spec.opset < (least := precision.fp16_scales_opset):
+        raise OptionError(
+            f"The fp16 denoiser has opset {spec.opset}, fp16 scales need {least}",
             "Export the bundle again, or use `--base fp32`",
         )
     return base

@@ -54,9 +54,9 @@ def generate(
     from ..runtime.jobs import draw_images, plan_images
     from ..runtime.pipeline import Pipeline
 
-    pipeline = Pipeline.from_bundle(bundle, backend=backend, precision=precision, options=options)
-    plan = plan_images(pipeline.manifest, labels, num, seed)
-    with step_progress() as progress:
+    opened = Pipeline.from_bundle(bundle, backend=backend, precision=precision, options=options)
+    with opened as pipeline, step_progress() as progress:
+        plan = plan_images(pipeline.manifest, labels, num, seed)
         task = progress.add_task("drawing", total=None)
         done = draw_images(
             pipeline,
@@ -67,7 +67,7 @@ def generate(
             on_step=lambda: progress.advance(task),
         )
     write_json(json_path, done.figures())
-    _print(done, out, pipeline.chosen)
+    _print(done, out, opened.chosen)
 
 
 def _print(done: RunReport, out: Path, chosen: Choice | None) -> None:

@@ -30,7 +30,7 @@ STEP_NAMES = (*(graph_pass.name for graph_pass in PASSES), SPLIT)
 
 
 @dataclass(frozen=True)
-class Folded:
+class Optimized:
     """The graphs of a bundle, by name, and what each step did."""
 
     graphs: Mapping[str, ir.Model]
@@ -55,12 +55,12 @@ def choose_steps(target: str, left_out: Sequence[str], put_in: Sequence[str] = (
     return [name for name in STEP_NAMES if name not in off]
 
 
-def fold(
+def optimize(
     model: ir.Model,
     feeds: Feeds,
     steps: Sequence[str],
     on_stage: Callable[[str], None] = lambda stage: None,
-) -> Folded:
+) -> Optimized:
     """Run the steps, each held against the graph before it on ``feeds``.
 
     Raises:
@@ -70,16 +70,16 @@ def fold(
     model, done = apply_all(chosen, model, feeds, lambda name: on_stage(f"pass {name}"))
     reports = list(done)
     if SPLIT not in steps:
-        return Folded({DENOISER: model}, tuple(reports))
+        return Optimized({DENOISER: model}, tuple(reports))
     on_stage("splitting off the conditioner")
     try:
         conditioner, denoiser = split(model)
     except NoSplit as error:
         reports.append(report_change(SPLIT, model, model, (), {DENOISER: str(error)}, 0.0))
-        return Folded({DENOISER: model}, tuple(reports))
+        return Optimized({DENOISER: model}, tuple(reports))
     change = _check_split(model, conditioner, denoiser, feeds)
     reports.append(report_change(SPLIT, model, denoiser, (MODULATION,), {}, change))
-    return Folded({CONDITIONER: conditioner, DENOISER: denoiser}, tuple(reports))
+    return Optimized({CONDITIONER: conditioner, DENOISER: denoiser}, tuple(reports))
 
 
 def example_feeds(manifest: Manifest) -> Feeds:

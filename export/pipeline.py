@@ -19,7 +19,7 @@ from ..runtime.opened import open_denoiser
 from ..runtime.pipeline import Pipeline
 from .goldens import draw_goldens, golden_settings
 from .lowering.lower import LOW, choose_precisions, lower
-from .optimize import DENOISER, Folded, choose_steps, denoiser_calls, example_feeds, fold
+from .optimize import DENOISER, Optimized, choose_steps, denoiser_calls, example_feeds, optimize
 from .parity import FP32_TOLERANCE, Parity, check_parity
 from .step_graph import step_graph
 from .target import check_precisions, find_target
@@ -121,7 +121,7 @@ def export_bundle(
             manifest = manifest_with(read, manifest)
         on_stage("tracing")
         traced = trace(checkpoint.model, batch, find_target(target).opset)
-        folded = fold(traced, example_feeds(manifest), steps, on_stage)
+        folded = optimize(traced, example_feeds(manifest), steps, on_stage)
         on_stage("writing the graphs")
         manifest = dataclasses.replace(
             manifest,
@@ -164,7 +164,7 @@ def _draw_goldens(reference: Pipeline, images: int) -> Goldens:
 
 
 def add_precision(
-    manifest: Manifest, folder: Path, precision: Precision, folded: Folded, goldens: Goldens
+    manifest: Manifest, folder: Path, precision: Precision, folded: Optimized, goldens: Goldens
 ) -> tuple[Manifest, Parity]:
     """Write the denoiser in one more precision, and hold it against PyTorch.
 

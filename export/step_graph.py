@@ -19,7 +19,7 @@ from ..runtime.bundle.manifest import Manifest
 from ..runtime.sampling.step_table import GIVEN, TAKEN
 
 OPSET = 18
-CARRIED = ("latent", "memory_0", "memory_1", "noise")  # of the inputs, all of a latent's shape
+LATENTS = tuple(name for name in TAKEN if name != "output")  # inputs of a latent's shape
 
 
 def step_graph(manifest: Manifest) -> ir.Model:
@@ -38,7 +38,7 @@ def step_graph(manifest: Manifest) -> ir.Model:
     [prediction] = manifest.denoiser(manifest.precisions[0]).outputs
     channels = prediction.shape[1]
     inputs = [
-        *(f"float{latent} {name}" for name in CARRIED),
+        *(f"float{latent} {name}" for name in LATENTS),
         f"float{list(prediction.shape)} prediction",
         f"int32[{rows}] rows_with, int32[{rows}] rows_against",
         f"float[{rows}, {channels}, 1, 1] scale",

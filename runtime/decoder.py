@@ -17,7 +17,7 @@ import numpy.typing as npt
 from .. import NonFiniteError
 from .bundle.manifest import GraphSpec, Manifest
 from .sampling.sampler import Latent
-from .session import Session, SharedSession
+from .session import Session, SharedSession, was_closed
 
 INPUT = "latent"
 OUTPUT = "image"
@@ -54,6 +54,7 @@ class TiledDecoder:
     ) -> None:
         self._open_session = open_session
         self._session: Session | None = None
+        self._closed = False
         self._opening = threading.Lock()
         self._manifest = manifest
         self._batch, _, *self._tile = spec.inputs[0].shape
@@ -82,6 +83,7 @@ class TiledDecoder:
     def close(self) -> None:
         """Give the device memory back."""
         with self._opening:
+            self._closed = True
             if self._session is not None:
                 self._session.close()
                 self._session = None
@@ -105,6 +107,8 @@ class TiledDecoder:
 
     def _opened(self) -> Session:
         with self._opening:
+            if self._closed:
+                raise was_closed()
             if self._session is None:
                 self._session = SharedSession(self._open_session())
             return self._session

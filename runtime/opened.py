@@ -14,7 +14,7 @@ from .decoder import TiledDecoder
 from .devices.engine_check import engines_here
 from .sampling.conditioner import Conditioner
 from .sampling.device_first import DeviceFirst
-from .sampling.device_run import ResidentSession
+from .sampling.device_run import KeepsLatents
 from .sampling.host_loop import HostLoop
 from .sampling.loop import Loop
 from .session import Closing, Session, SharedSession
@@ -54,7 +54,7 @@ class OpenedBundle(Closing):
         """
         manifest = bundle.manifest
         self.bundle, self.precision, self.chosen = bundle, precision, chosen
-        self._beside, self._options = beside(chosen.backend), options
+        self._options = options
         self.denoiser = SharedSession(denoiser)
         self.conditioner = conditioner_of(bundle, chosen.backend, options)
         host = HostLoop(manifest, self.denoiser, self.conditioner)
@@ -68,11 +68,11 @@ class OpenedBundle(Closing):
         if self.decode is not None:
             self.decode.close()
         if self.conditioner is not None:
-            self.conditioner.forget()
+            self.conditioner.close()
 
     def _device_loop(self, denoiser: Session) -> Loop | None:
         manifest = self.bundle.manifest
-        if STEP not in manifest.graphs or not isinstance(denoiser, ResidentSession):
+        if STEP not in manifest.graphs or not isinstance(denoiser, KeepsLatents):
             return None
         return denoiser.open_loop(manifest, self.bundle.graph(STEP), self.conditioner)
 
@@ -82,7 +82,7 @@ class OpenedBundle(Closing):
             return None
         graph = self.bundle.graph(name)
         return TiledDecoder(
-            lambda: self._beside.open_graph(graph, self._options),
+            lambda: beside(self.chosen.backend).open_graph(graph, self._options),
             graph.spec,
             self.bundle.manifest,
         )
@@ -140,8 +140,8 @@ def conditioner_of(bundle: Bundle, backend: Backend, options: SessionOptions) ->
     """A bundle's conditioner, beside a denoiser on a backend; None where the graph is whole."""
     if CONDITIONER not in bundle.manifest.graphs:
         return None
-    graph, other = bundle.graph(CONDITIONER), beside(backend)
-    return Conditioner(lambda: other.open_graph(graph, options), graph.spec)
+    graph = bundle.graph(CONDITIONER)
+    return Conditioner(lambda: beside(backend).open_graph(graph, options), graph.spec)
 
 
 def beside(backend: Backend) -> Backend:

@@ -125,7 +125,7 @@ class Pipeline(Closing):
         if isinstance(self.decode, TiledDecoder):
             self.decode.close()
         if self.conditioner is not None:
-            self.conditioner.forget()
+            self.conditioner.close()
 
     @property
     def gives_pictures(self) -> bool:

@@ -47,6 +47,11 @@ class Closing(ABC):
         self.close()
 
 
+def was_closed() -> OptionError:
+    """The error for who asks what was closed."""
+    return OptionError("This bundle was closed", "Open it again to draw from it")
+
+
 class SharedSession:
     """A session that threads take turns on: it has one place for what it is fed and what it gives.
 
@@ -67,7 +72,7 @@ class SharedSession:
         """
         with self._using:
             if self._session is None:
-                raise OptionError("This bundle was closed", "Open it again to draw from it")
+                raise was_closed()
             yield self._session
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:

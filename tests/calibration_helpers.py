@@ -15,7 +15,7 @@ from pass_helpers import graph as parsed
 from pitstop.calibration.pipeline import calibrate_bundle
 from pitstop.calibration.qdq.placement import Placement, Site, find_sites
 from pitstop.calibration.recipe import CalibrationReport, Recipe
-from pitstop.export.optimize import choose_steps, fold
+from pitstop.export.optimize import choose_steps, optimize
 from pitstop.models.denoiser import DenoiserConfig
 from pitstop.runtime.backend import SessionOptions
 
@@ -48,7 +48,7 @@ def denoiser(
 ) -> ir.Model:
     """The fp32 denoiser that an export makes, once for all tests: they must not change it."""
     steps = choose_steps(target, left_out)
-    return fold(traced(config, batch), feeds_for(config, batch), steps).graphs["denoiser.fp32"]
+    return optimize(traced(config, batch), feeds_for(config, batch), steps).graphs["denoiser.fp32"]
 
 
 def feeds_of(model: ir.Model) -> dict[str, Array]:

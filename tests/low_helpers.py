@@ -10,15 +10,15 @@ import onnx_ir as ir
 from pass_helpers import Array, feeds_for, traced
 
 from pitstop.export.graph_pass import Feeds
-from pitstop.export.optimize import DENOISER, Folded, choose_steps, fold, modulations
+from pitstop.export.optimize import DENOISER, Optimized, choose_steps, modulations, optimize
 from pitstop.models.denoiser import DenoiserConfig
 
 
 @functools.cache
-def folded(config: DenoiserConfig, left_out: tuple[str, ...] = (), batch: int = 2) -> Folded:
+def folded(config: DenoiserConfig, left_out: tuple[str, ...] = (), batch: int = 2) -> Optimized:
     """The graphs of a model with random weights: tests must not change them."""
     steps = choose_steps("portable", left_out)
-    return fold(traced(config, batch), feeds_for(config, batch), steps)
+    return optimize(traced(config, batch), feeds_for(config, batch), steps)
 
 
 def denoiser(config: DenoiserConfig, left_out: tuple[str, ...] = (), batch: int = 2) -> ir.Model:

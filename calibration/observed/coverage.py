@@ -53,7 +53,7 @@ def cover(
     """Look at a set, at what it showed, and at what other trajectories make of its ranges."""
     level = manifest.schedule.noise_level(drawn.timesteps)
     parts = np.minimum((level * PARTS).astype(np.int64), PARTS - 1)
-    labels = Counter(map(manifest.label.called, drawn.conditions[manifest.label.name].tolist()))
+    labels = Counter(manifest.called(drawn.conditions))
     thresholds = {site.name: ranges[site.tensor].threshold for site in sites}
     return Coverage(
         rows=len(drawn),

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ... import CalibrationError, OptionError
+from ...runtime.bundle.fields import why_not_numbers
 from ...runtime.bundle.goldens import BROKEN, take_named
 from ...runtime.bundle.manifest import Manifest
 from ...runtime.sampling.sampler import Latent
@@ -146,20 +147,7 @@ def _why_not_arrays(drawn: CalibrationSet, manifest: Manifest) -> str | None:
     if not np.isfinite(drawn.latents).all():
         row = int(np.argmin(np.isfinite(drawn.latents).reshape(rows, -1).all(axis=1)))
         return f"has a latent that is not finite, in row {row}"
-    label = manifest.label
-    if set(drawn.conditions) != {label.name}:
-        return f"has the conditions {', '.join(sorted(drawn.conditions))}, expected {label.name}"
-    limits = {
-        "labels": (drawn.conditions[label.name], "int64", label.classes - (label.null is None)),
-        "timesteps": (
-            drawn.timesteps,
-            manifest.schedule.timestep_dtype,
-            manifest.schedule.last_timestep,
-        ),
-    }
-    for name, (array, dtype, last) in limits.items():
-        if array.shape != (rows,) or array.dtype.kind != np.dtype(dtype).kind:
-            return f"has {name} {array.dtype} {list(array.shape)}, expected {dtype} {[rows]}"
-        if not (array.min() >= 0 and array.max() <= last):
-            return f"has {name} from {array.min()} to {array.max()}, expected 0 to {last}"
-    return None
+    schedule = manifest.schedule
+    return manifest.why_not_told(drawn.conditions, rows) or why_not_numbers(
+        "timesteps", drawn.timesteps, rows, schedule.timestep_dtype, schedule.last_timestep
+    )

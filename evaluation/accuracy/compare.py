@@ -140,11 +140,15 @@ def check_gates(min_psnr_db: float | None, max_relative_l2: float | None) -> Non
 def _walk(
     candidate: Pipeline, goldens: Goldens, on_step: OnStep | None
 ) -> tuple[Latent, str | None]:
-    """The candidate's trajectory; NaN, and why, where it left the finite numbers."""
+    """The candidate's trajectory; NaN, and why, where it left the finite numbers.
+
+    Where the latents can stay on a device, it ends with what is drawn there when nobody looks.
+    """
+    run = unstack(goldens.told), goldens.seeds.tolist(), goldens.settings
     try:
-        walked = candidate.trajectories(
-            unstack(goldens.told), goldens.seeds.tolist(), goldens.settings, on_step
-        )
+        walked = candidate.trajectories(*run, on_step)
+        if candidate.loop.keeps_latents:
+            walked[-1] = candidate.draw(*run)
     except NonFiniteError as error:
         return np.full_like(goldens.trajectory, np.nan), error.problem
     return walked, None

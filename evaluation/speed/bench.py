@@ -6,6 +6,7 @@ its load time and memory.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import tempfile
@@ -150,7 +151,7 @@ def run_bench(
         taken = _take_turns(opened, chains, steps, rounds, on_turns)
     rows = [make_row(name, named[name], ready, taken.turns[name]) for name, ready in opened.items()]
     for ready in opened.values():
-        ready.denoiser.close()
+        ready.close()
     rows, failed = _measure_memory(rows, steps, on_turns)
     return Bench(
         rows=tuple(rows),
@@ -204,18 +205,25 @@ def _open_all(
     on_turn = on_turns("opening", len(named))
     for name, contender in named.items():
         try:
-            ready = open_contender(contender, bundles[contender.folder])
-            time_run(ready, steps)
+            opened[name] = _open_and_draw(contender, bundles[contender.folder], steps)
         except PitstopError as error:
             if _was_named(contender, wanted, error):
                 raise
             refusals[name] = error
-        else:
-            opened[name] = ready
         on_turn()
     if not any(not named[name].is_torch for name in opened):
         raise next(error for name, error in refusals.items() if not named[name].is_torch)
     return opened, [f"{name}: {error.problem}" for name, error in refusals.items()]
+
+
+def _open_and_draw(contender: Contender, bundle: Bundle, steps: int) -> Ready:
+    """A contender that has drawn once; one that cannot is closed."""
+    ready = open_contender(contender, bundle)
+    with contextlib.ExitStack() as failed:
+        failed.callback(ready.close)
+        time_run(ready, steps)
+        failed.pop_all()
+    return ready
 
 
 def _was_named(contender: Contender, wanted: Wanted, error: PitstopError) -> bool:

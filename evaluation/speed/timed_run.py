@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ...runtime.bundle.manifest import Manifest
-from ...runtime.decoder import Decode
+from ...runtime.decoder import Decode, TiledDecoder
 from ...runtime.pipeline import Pipeline
 from ...runtime.sampling.conditioner import Conditioner
 from ...runtime.sampling.loop import Loop
@@ -42,6 +42,13 @@ class Ready:
     conditioner: Conditioner | None = None
     device_loop: Loop | None = None
     decode: Decode | None = None
+
+    def close(self) -> None:
+        """Give its memory back."""
+        self.denoiser.close()
+        for part in (self.conditioner, self.decode):
+            if isinstance(part, Conditioner | TiledDecoder):
+                part.close()
 
     @property
     def settings(self) -> Settings:

@@ -39,7 +39,7 @@ class Rule:
     precisions: tuple[str, ...] = ("fp16", "bf16")
 
 
-def find_islands(graph: ir.Graph, precision: str, rules: Sequence[Rule]) -> dict[ir.Node, str]:
+def nodes_in_fp32(graph: ir.Graph, precision: str, rules: Sequence[Rule]) -> dict[ir.Node, str]:
     """The nodes that stay in fp32, each with the reason of the first rule that names it."""
     reasons: dict[ir.Node, str] = {}
     for rule in rules:

@@ -23,7 +23,7 @@ from ...runtime.bundle.precision import FLOATING, FP32, PRECISIONS, Precision
 from ...runtime.distance import relative_l2
 from ...runtime.session import Array
 from ..graph_pass import Feeds, report_change
-from .kept_fp32 import RULES, Rule, find_islands
+from .kept_fp32 import RULES, Rule, nodes_in_fp32
 from .overflow import largest_magnitudes, overflowing_blocks, overflowing_weights
 
 # What is written below fp32.
@@ -76,7 +76,7 @@ def lower(
     """
     low, dtype = model.clone(), ir.DataType[precision.dtype]
     graph = low.graph
-    kept = find_islands(graph, precision.name, rules)
+    kept = nodes_in_fp32(graph, precision.name, rules)
     if math.isfinite(precision.largest):
         for node, why in _beyond(graph, model, calls, precision, kept, name_blocks):
             kept.setdefault(node, why)

@@ -37,14 +37,14 @@ def largest_magnitudes(model: ir.Model, calls: Sequence[Feeds]) -> dict[str, flo
 
 def overflowing_blocks(
     graph: ir.Graph,
-    islands: Collection[ir.Node],
+    kept: Collection[ir.Node],
     magnitudes: Mapping[str, float],
     largest: float,
     name_blocks: NameBlocks = name_blocks,
 ) -> dict[str, str]:
     """The blocks that make or take a value beyond half of ``largest``, each with the value.
 
-    Values that the islands keep among themselves stay in fp32, so they may be of any size.
+    Values that the nodes in fp32 keep among themselves stay in fp32, so they may be of any size.
     """
     blocks = name_blocks(graph)
     found: dict[str, str] = {}
@@ -53,7 +53,7 @@ def overflowing_blocks(
         if magnitude <= largest / MARGIN:
             continue
         for node in (value.producer(), *value.consumers()):
-            if node is not None and node in blocks and node not in islands:
+            if node is not None and node in blocks and node not in kept:
                 found.setdefault(blocks[node], f"{value.name} reaches {magnitude:.1e}")
     return found
 

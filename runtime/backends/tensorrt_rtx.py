@@ -40,8 +40,8 @@ INSTALL = "pip install 'pitstop[tensorrt-rtx]'"
 
 
 def why_not() -> str | None:
-    too_new = why_too_new("TensorRT-RTX", "tensorrt-rtx", cuda_major())
-    return all_that_is_missing([why_no_library(), too_new, why_no_device()])
+    why = why_no_library() or why_too_new("TensorRT-RTX", "tensorrt-rtx", cuda_major())
+    return all_that_is_missing([why, why_no_device()])
 
 
 def rank(options: SessionOptions, engines: Collection[str]) -> Rank | None:

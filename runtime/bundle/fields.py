@@ -1,9 +1,13 @@
-"""The fields of a manifest, each of the type that is expected or refused with what it has."""
+"""Values of a manifest or a set, each of the type that is expected or refused with what it is."""
 
 from __future__ import annotations
 
 import math
 from typing import Any, TypeVar, cast
+
+import numpy as np
+
+from ..session import Array
 
 T = TypeVar("T")
 
@@ -31,3 +35,13 @@ def one_of(content: dict[str, Any], name: str, values: tuple[T, ...]) -> T:
     if content[name] not in values:
         raise ValueError(f"{name} is {content[name]!r}, not one of {values}")
     return cast(T, content[name])
+
+
+def why_not_numbers(name: str, array: Array, rows: int, dtype: str, last: int) -> str | None:
+    """Say why an array is not one number from 0 to ``last`` for each row, or None where it is."""
+    if array.shape != (rows,) or array.dtype.kind != np.dtype(dtype).kind:
+        return f"has {name} {array.dtype} {list(array.shape)}, expected {dtype} {[rows]}"
+    low, high = array.min(), array.max()
+    if not (low >= 0 and high <= last):
+        return f"has {name} from {low} to {high}, expected 0 to {last}"
+    return None

@@ -11,6 +11,7 @@ import numpy as np
 from ... import OptionError
 from ..sampling.condition import Condition
 from ..session import Array
+from .fields import why_not_numbers
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,15 @@ class LabelSpec:
         if index == self.null:
             return "none"
         return self.names[index] if self.names else str(index)
+
+    def called_rows(self, told: Mapping[str, Array]) -> list[str]:
+        """As `called`, of what rows were told by name, [row, ...]."""
+        return [self.called(index) for index in self.classes_in(told)]
+
+    def why_not(self, array: Array, rows: int) -> str | None:
+        """Say why an array does not tell each of ``rows`` rows a class, or None where it does."""
+        last = self.classes - (self.null is None)
+        return why_not_numbers("labels", array, rows, "int64", last)
 
     def classes_in(self, told: Mapping[str, Array]) -> list[int]:
         """The classes among what images were told, by name, [image, ...]."""

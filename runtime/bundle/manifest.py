@@ -15,6 +15,7 @@ from typing import Any
 from ... import BundleError, OptionError
 from ..sampling.condition import Condition, merge
 from ..sampling.schedule import LinearBetas, LinearFlow
+from ..session import Array
 from .fields import a_count, a_number, a_text, one_of
 from .label import LabelSpec
 from .precision import PRECISIONS
@@ -234,6 +235,19 @@ class Manifest:
         told, untold = self.examples(rows), self.untold
         return [untold if untold and row % 2 else told[row] for row in range(rows)]
 
+    def called(self, told: Mapping[str, Array]) -> list[str]:
+        """What rows were told, by name, [row, ...], in users' words."""
+        words = zip(*(condition.called_rows(told) for condition in self.conditions), strict=True)
+        return [", ".join(row) for row in words]
+
+    def why_not_told(self, told: Mapping[str, Array], rows: int) -> str | None:
+        """Say why ``rows`` rows cannot have been told this, or None where they can."""
+        if set(told) != (names := {condition.name for condition in self.conditions}):
+            found, expected = (", ".join(sorted(each)) for each in (told, names))
+            return f"has the conditions {found}, expected {expected}"
+        reasons = (condition.why_not(told[condition.name], rows) for condition in self.conditions)
+        return next((why for why in reasons if why), None)
+
     def takes(self, condition: str) -> bool:
         """Whether what an image is told under a name is an input of a graph."""
         graphs = [self.graphs.get(CONDITIONER), self.denoiser(self.precisions[0])]
@@ -352,6 +366,8 @@ def _condition(content: dict[str, Any]) -> LabelSpec:
         "name": a_text(content["name"], "name"),
     }
     label = LabelSpec(**values)
+    if label.null is not None and label.null > label.classes:
+        raise ValueError(f"null is {label.null}, beyond the {label.classes} classes")
     if len(label.names) not in {0, label.classes}:
         raise ValueError(f"{len(label.names)} labels for {label.classes} classes")
     return label

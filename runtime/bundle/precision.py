@@ -34,7 +34,8 @@ class Precision:
         smallest_scale: Of what is quantized, where scales are stored in this precision; None where
             they never are.
         bases: Of a quantized precision: those that the rest of the graph can be in.
-        opset: The first ONNX opset in which its Q/DQ takes fp16 scales.
+        opset: The first ONNX opset that can say it.
+        fp16_scales_opset: The first in which its Q/DQ takes fp16 scales.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Precision:
     smallest_scale: float | None = None
     bases: tuple[str, ...] = ()
     opset: int = 1
+    fp16_scales_opset: int = 1
 
     @property
     def quantized(self) -> bool:
@@ -95,7 +97,8 @@ INT8 = Precision(
     min_psnr_db=40.0,
     block_limit=1e-1,
     bases=("fp16", "fp32"),
-    opset=19,
+    opset=13,  # the first with a scale for each channel
+    fp16_scales_opset=19,
 )
 
 # By name, the most exact first.

@@ -127,7 +127,7 @@ class EngineLoop:
 
     def _start(self, run: DeviceRun) -> None:
         """Put what the run starts from where the graph reads it."""
-        for name in (*CARRIED, NOISE):
+        for name in (*CARRIED, NOISE, PREDICTION):  # a step that asks for none takes none of it
             self._cuda.clear(self._step.places[name], size_of(self._tensors[name]))
         self._feed({LATENT: run.latent, **run.constants})
 
@@ -180,12 +180,12 @@ class _Tables:
         """Let the tables grow with the longest run."""
         if steps <= self._room:
             return
-        for place in self._places.values():
+        self._room, self._held = 0, range(0)  # whatever fails now, no freed place is read
+        while self._places:
+            _, place = self._places.popitem()
             self._cuda.free(place)
-        self._places = {
-            name: self._cuda.allocate(steps * size_of(tensor))
-            for name, (tensor, _) in self._inputs.items()
-        }
+        for name, (tensor, _) in self._inputs.items():
+            self._places[name] = self._cuda.allocate(steps * size_of(tensor))
         self._room = steps
 
     def _fill(self, run: DeviceRun, steps: range) -> None:

@@ -86,7 +86,8 @@ def cuda_major_of(package: str) -> str:
     """
     wheel = re.compile(rf"{package}-cu(\d+)(-\w+)?")
     for installed in metadata.distributions():
-        name = re.sub(r"[-_.]+", "-", installed.name).lower()
+        named = installed.name or ""  # an interrupted pip leaves a folder without one
+        name = re.sub(r"[-_.]+", "-", named).lower()
         if found := wheel.fullmatch(name):
             return found[1]
     return (parse_toolkit(_read(TOOLKIT_FILE)) or "").partition(".")[0]

@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from ..bundle.manifest import TIMESTEP, GraphSpec
-from ..session import Array, Session
+from ..session import Array, Session, was_closed
 from .condition import Condition, stack
 
 CHUNK_BYTES = 256 << 20  # of rows held at a time: 250 guided steps of PiT-XL need 390 MB
@@ -90,6 +90,7 @@ class Conditioner:
         self._steps = TIMESTEP in {tensor.name for tensor in spec.inputs}
         self._asking = threading.Lock()
         self._last = NOTHING
+        self._closed = False
 
     def prepare(self, timesteps: Iterable[float], told: Iterable[Condition]) -> ConditionedRun:
         """Make the rows of a run, or of as many of its first steps as fit."""
@@ -111,6 +112,8 @@ class Conditioner:
     def make(self, pairs: Sequence[Pair]) -> _Held:
         """Ask the graph, unless the last that it was asked for has all of it."""
         with self._asking:
+            if self._closed:
+                raise was_closed()
             if not self._last.has(pairs):
                 self._last = NOTHING  # given back before the next are made
                 self._last = _Held(self._ask(pairs), {pair: k for k, pair in enumerate(pairs)})
@@ -126,7 +129,14 @@ class Conditioner:
             session.close()
 
     def forget(self) -> None:
-        self._last = NOTHING
+        """Give back what was made for the run before."""
+        with self._asking:
+            self._last = NOTHING
+
+    def close(self) -> None:
+        """Give it back, and be asked no more; a second time does nothing."""
+        self._closed = True
+        self.forget()
 
     def _ask(self, pairs: Sequence[Pair]) -> dict[str, Array]:
         timesteps = np.array([timestep for timestep, _ in pairs], dtype=np.float32)

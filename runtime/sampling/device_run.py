@@ -22,10 +22,10 @@ from .loop import Loop
 from .noise import START, draw_noise
 from .request import Request
 from .sampler import Latent
-from .step_table import GIVEN, TAKEN, NotLinear, StepTable, write_step_table
+from .step_table import GIVEN, TAKEN, NotLinear, StepTable, step_table
 
 NOISE = "noise"
-CARRIED = {"latent": "next_latent", "memory_0": "next_memory_0", "memory_1": "next_memory_1"}
+CARRIED = {name: f"next_{name}" for name in GIVEN}
 """The step's inputs that come from its own outputs, a step before."""
 
 STAY = np.eye(len(GIVEN), len(TAKEN), dtype=np.float32)
@@ -34,7 +34,7 @@ NO_DEVIATION = np.zeros(2, dtype=np.float32)
 
 
 @runtime_checkable
-class ResidentSession(Session, Protocol):
+class KeepsLatents(Session, Protocol):
     """A session that can keep the latents where it runs."""
 
     def open_loop(
@@ -54,7 +54,7 @@ def why_not_on_device(
         return "the bundle's step was made for rows that are all alike; export it again"
     try:
         for request in requests:
-            write_step_table(request.sampler, learned_variance=manifest.learn_sigma)
+            step_table(request.sampler, learned_variance=manifest.learn_sigma)
     except NotLinear as error:
         return f"the sampler is not linear: {error}"
     return None
@@ -198,7 +198,7 @@ class DeviceRun:
 
 
 def _lane(request: Request, manifest: Manifest, conditioner: Conditioner | None) -> _Lane:
-    table = write_step_table(request.sampler, learned_variance=manifest.learn_sigma)
+    table = step_table(request.sampler, learned_variance=manifest.learn_sigma)
     if conditioner is None:
         return _Lane(request, table, Plain())
     return _Lane(request, table, conditioner.prepare(table.timesteps, request.told))

@@ -18,7 +18,7 @@ from .loop import OnStep
 from .noise import START, draw_noise
 from .request import Request
 from .sampler import Latent, Memory, Prediction
-from .step_table import NotLinear, write_step_table
+from .step_table import NotLinear, step_table
 
 
 class HostLoop:
@@ -171,7 +171,7 @@ def run_rows(session: Session, batch: int, feeds: Mapping[str, Array]) -> Latent
 def asked_steps(request: Request, manifest: Manifest) -> list[bool]:
     """Of each step whether the denoiser is asked: it is not where a rule makes nothing of it."""
     try:
-        return write_step_table(request.sampler, learned_variance=manifest.learn_sigma).asks
+        return step_table(request.sampler, learned_variance=manifest.learn_sigma).asks
     except NotLinear:
         return [True] * request.steps
 

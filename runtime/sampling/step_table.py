@@ -11,20 +11,22 @@ The one exception is DDPM's learned variance. There the noise is multiplied by
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
-from .sampler import Latent, Memory, Prediction, Sampler
+from .sampler import Latent, Prediction, Sampler
 
 MEMORIES = 2  # the most that a rule remembers: Heun, halfway through an interval
 TAKEN = ("latent", "output", "memory_0", "memory_1", "noise")
 GIVEN = ("latent", "memory_0", "memory_1")
 
-PROBES, LARGE, LINEAR = (4, 1, 2, 2), 1e3, 1e-9  # their shape, size, and how alike they must be
+PROBES, LARGE, LINEAR = 16, 1e3, 1e-9  # numbers, their size, and how alike they must be
 
 Table = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -58,12 +60,27 @@ class StepTable:
         return [bool(count) for count in counts]
 
 
+@dataclass(frozen=True)
+class Probe:
+    """What a step was asked beside unit vectors, and what it said.
+
+    Attributes:
+        taken: float64 [5, probe], for each of `TAKEN`.
+        variance: The learned variance that it was told, [probe], or None.
+        said: The latent and what is remembered, each [probe].
+    """
+
+    taken: Doubles
+    variance: Doubles | None
+    said: Sequence[Doubles]
+
+
 class NotLinear(ValueError):
     """A rule whose steps are no table: it clips, say, or remembers more than a table holds."""
 
 
-def write_step_table(sampler: Sampler, *, learned_variance: bool) -> StepTable:
-    """Ask a sampler for the coefficients of each of its steps.
+def step_table(sampler: Sampler, *, learned_variance: bool) -> StepTable:
+    """The coefficients of each step of a sampler, asked for once while it is in use.
 
     Args:
         sampler: The rule, with its schedule.
@@ -72,8 +89,27 @@ def write_step_table(sampler: Sampler, *, learned_variance: bool) -> StepTable:
     Raises:
         NotLinear: A step of it is more than a linear combination, or it remembers too much.
     """
+    return _write(_Same(sampler), learned_variance)
+
+
+class _Same:
+    """A sampler that is equal to itself alone: its schedule's arrays have no hash."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self.sampler = sampler
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.sampler is self.sampler
+
+    def __hash__(self) -> int:
+        return id(self.sampler)
+
+
+@functools.lru_cache(maxsize=32)
+def _write(same: _Same, learned_variance: bool) -> StepTable:
+    sampler = same.sampler
     learns = learned_variance and sampler.stochastic
-    moves = _moves(sampler, learned_variance)
+    moves, probes = _moves(sampler, learned_variance)
     deviations = np.zeros((sampler.schedule.steps, 2))
     if learns:  # the deviation has the noise's size; DDPM's last step takes none
         moves[:, 0, -1] = moves[:, 0, -1] != 0
@@ -84,34 +120,45 @@ def write_step_table(sampler: Sampler, *, learned_variance: bool) -> StepTable:
         deviations.astype(np.float32),
         sampler.stochastic,
     )
-    _check_linear(sampler, moves, deviations, learned_variance)
+    _check_linear(moves, deviations, probes)
     return table
 
 
-def _moves(sampler: Sampler, learned_variance: bool) -> Doubles:
-    """float64 [step, 3, 5]: what each of `GIVEN` is made of."""
+def _moves(sampler: Sampler, learned_variance: bool) -> tuple[Doubles, list[Probe]]:
+    """float64 [step, 3, 5], what each of `GIVEN` is made of; and what else was asked of each step.
+
+    Beside unit vectors a rule is given numbers large enough that a clip would show.
+    """
     moves = np.zeros((sampler.schedule.steps, len(GIVEN), len(TAKEN)))
+    generator = np.random.default_rng(0)
+    probes = []
     remembered = 0  # a rule knows by its memory's length what came before
     for step, rows in enumerate(moves):
-        latent, memory = _ask(sampler, step, remembered, learned_variance)
-        if len(memory) > MEMORIES:
-            raise NotLinear(f"it remembers {len(memory)} latents, a table holds {MEMORIES}")
-        for row, answer in zip(rows, (latent, *memory), strict=False):
-            row[:] = answer.ravel()
-        remembered = len(memory)
-    return moves
+        large = LARGE * generator.standard_normal((len(TAKEN), PROBES))
+        variance = generator.uniform(-1, 1, PROBES) if learned_variance else None
+        said = _ask(sampler, step, remembered, large, variance)
+        remembered = len(said) - 1
+        if remembered > MEMORIES:
+            raise NotLinear(f"it remembers {remembered} latents, a table holds {MEMORIES}")
+        for row, answer in zip(rows, said, strict=False):
+            row[:] = answer[: len(TAKEN)]
+        probes.append(Probe(large, variance, [answer[len(TAKEN) :] for answer in said]))
+    return moves, probes
 
 
 def _ask(
-    sampler: Sampler, step: int, remembered: int, learned_variance: bool
-) -> tuple[Latent, Memory]:
-    """One step on unit vectors: what comes back are coefficients over `TAKEN`."""
-    units = np.eye(len(TAKEN)).reshape(len(TAKEN), len(TAKEN), 1, 1, 1)
-    latent, output, *memories, noise = cast("list[Latent]", list(units))
-    variance = np.zeros_like(latent) if learned_variance else None
-    prediction = Prediction(output, variance)
+    sampler: Sampler, step: int, remembered: int, large: Doubles, variance: Doubles | None
+) -> list[Doubles]:
+    """One step on unit vectors and large numbers: what comes back begins with coefficients."""
+    taken = np.concatenate([np.eye(len(TAKEN)), large], axis=1).reshape(len(TAKEN), -1, 1, 1, 1)
+    latent, output, *memories, noise = cast("list[Latent]", list(taken))
+    learned = None
+    if variance is not None:
+        learned = np.concatenate([np.zeros(len(TAKEN)), variance]).reshape(-1, 1, 1, 1)
+    prediction = Prediction(output, cast("Latent | None", learned))
     fresh = noise if sampler.stochastic else None
-    return sampler.step(step, latent, prediction, fresh, tuple(memories[:remembered]))
+    moved, memory = sampler.step(step, latent, prediction, fresh, tuple(memories[:remembered]))
+    return [cast("Doubles", each.ravel()) for each in (moved, *memory)]
 
 
 def _deviation(sampler: Sampler, step: int) -> tuple[float, float]:
@@ -126,29 +173,12 @@ def _deviation(sampler: Sampler, step: int) -> tuple[float, float]:
     return math.log(high / low), math.log(low)
 
 
-def _check_linear(
-    sampler: Sampler, moves: Doubles, deviations: Doubles, learned_variance: bool
-) -> None:
-    """Hold the table against the rule on numbers large enough that a clip would show."""
-    generator = np.random.default_rng(0)
-    remembered = 0
-    for step, (move, deviation) in enumerate(zip(moves, deviations, strict=True)):
-        taken = generator.standard_normal((len(TAKEN), *PROBES)) * LARGE
-        variance = generator.uniform(-1, 1, PROBES) if learned_variance else None
-        latent, output, *memories, noise = cast("list[Latent]", list(taken))
-        said = sampler.step(
-            step,
-            latent,
-            Prediction(output, cast("Latent | None", variance)),
-            noise if sampler.stochastic else None,
-            tuple(memories[:remembered]),
-        )
-        if learned_variance and sampler.stochastic and variance is not None:
-            taken[-1] *= np.exp(deviation[0] * variance + deviation[1])
-        if not all(map(_equal, (said[0], *said[1]), np.tensordot(move, taken, 1))):
-            raise NotLinear(f"its step {step + 1} is not a linear combination of what it takes")
-        remembered = len(said[1])
-
-
-def _equal(said: Latent, tabled: Doubles) -> bool:
-    return bool(np.allclose(said, tabled, rtol=LINEAR, atol=LINEAR * LARGE))
+def _check_linear(moves: Doubles, deviations: Doubles, probes: Sequence[Probe]) -> None:
+    """Hold the table against what the rule made of large numbers."""
+    for step, (move, deviation, probe) in enumerate(zip(moves, deviations, probes, strict=True)):
+        taken = probe.taken.copy()
+        if deviation.any() and probe.variance is not None:
+            taken[-1] *= np.exp(deviation[0] * probe.variance + deviation[1])
+        for said, tabled in zip(probe.said, move @ taken, strict=False):
+            if not np.allclose(said, tabled, rtol=LINEAR, atol=LINEAR * LARGE):
+                raise NotLinear(f"its step {step + 1} is not a linear combination of what it takes")

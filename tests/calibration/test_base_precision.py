@@ -57,3 +57,10 @@ def test_an_fp16_graph_too_old_for_fp16_scales_is_refused(asked: str | None) -> 
         "The fp16 denoiser has opset 18, fp16 scales need 19. Export the bundle again, or use "
         "`--base fp32`."
     )
+
+
+def test_a_graph_too_old_for_the_precision_is_refused() -> None:
+    with pytest.raises(OptionError) as caught:
+        choose_base(manifest("fp32", opset=12), None, INT8)
+
+    assert one_line(caught.value).startswith("The fp32 denoiser has opset 12, int8 needs 13.")

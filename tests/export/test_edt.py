@@ -20,8 +20,8 @@ from pass_helpers import ask_pytorch, feeds_for, ops, traced
 from pitstop import CheckpointError
 from pitstop.calibration.qdq.placement import Placement, find_sites
 from pitstop.evaluation.accuracy.reference import load_model
-from pitstop.export.lowering.kept_fp32 import RULES, find_islands
-from pitstop.export.optimize import choose_steps, fold
+from pitstop.export.lowering.kept_fp32 import RULES, nodes_in_fp32
+from pitstop.export.optimize import choose_steps, optimize
 from pitstop.export.pipeline import export_bundle
 from pitstop.export.trace import Hints, load_source
 from pitstop.graphs.blocks import name_blocks
@@ -181,7 +181,7 @@ def test_each_target_computes_what_pytorch_does(config: Any, target: str) -> Non
     feeds = feeds_for(config)
     steps = [name for name in choose_steps(target, ()) if name != "split"]
 
-    folded = fold(traced(config), feeds, steps).graphs["denoiser.fp32"]
+    folded = optimize(traced(config), feeds, steps).graphs["denoiser.fp32"]
 
     found = run_graph(folded, feeds)["prediction"]
     assert relative_l2(ask_pytorch(config, feeds), found) <= 1e-5
@@ -190,7 +190,7 @@ def test_each_target_computes_what_pytorch_does(config: Any, target: str) -> Non
 def test_a_modulated_softmax_keeps_its_decomposed_form_and_says_why() -> None:
     config = tiny_edt(amm=AmmConfig((1, 4)))
     steps = choose_steps("onnxruntime", ())
-    made = fold(traced(config), feeds_for(config), steps)
+    made = optimize(traced(config), feeds_for(config), steps)
 
     reports = {report.name: report for report in made.reports}
     if "multi_head_attention" in steps:
@@ -227,7 +227,7 @@ def test_blocks_go_by_the_names_of_their_weights() -> None:
 
 def test_the_residual_stream_and_the_long_skips_stay_in_fp32() -> None:
     graph = denoiser(tiny_edt(amm=AmmConfig((3,)))).graph
-    islands = find_islands(graph, "fp16", RULES)
+    islands = nodes_in_fp32(graph, "fp16", RULES)
 
     for node in graph:
         if node.op_type == "Concat":

@@ -16,7 +16,7 @@ from pitstop.calibration.qdq.quantize import quantize
 from pitstop.calibration.qdq.smoothing import Smoothed, apply_smoothing
 from pitstop.export.graph_pass import apply
 from pitstop.export.lowering.lower import LOW, lower
-from pitstop.export.optimize import Folded, choose_steps, fold
+from pitstop.export.optimize import Optimized, choose_steps, optimize
 from pitstop.export.passes.simplify import SIMPLIFY
 from pitstop.graphs.blocks import name_blocks
 from pitstop.graphs.rounding import rounded
@@ -58,9 +58,9 @@ def check_modules(model: ir.Model, config: DenoiserConfig) -> None:
 
 
 @functools.cache
-def folded(config: DenoiserConfig, target: str) -> Folded:
+def folded(config: DenoiserConfig, target: str) -> Optimized:
     steps = choose_steps(target, (), TARGETS[target])
-    return fold(traced(config), feeds_for(config), steps)
+    return optimize(traced(config), feeds_for(config), steps)
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -8,7 +8,7 @@ from pass_helpers import feeds_for, traced
 
 from pitstop import OptionError
 from pitstop.export import optimize as folding
-from pitstop.export.optimize import STEP_NAMES, choose_steps, example_feeds, fold
+from pitstop.export.optimize import STEP_NAMES, choose_steps, example_feeds, optimize
 from pitstop.export.passes import PASSES
 from pitstop.export.split import NoSplit
 from pitstop.export.target import TARGETS
@@ -40,7 +40,7 @@ def test_an_unknown_target_or_pass_lists_those_there_are(target: str, left_out: 
 
 
 def test_no_step_leaves_the_graph_as_it_was_traced() -> None:
-    folded = fold(traced(PIT), feeds_for(PIT), [])
+    folded = optimize(traced(PIT), feeds_for(PIT), [])
 
     assert dict(folded.graphs) == {"denoiser.fp32": traced(PIT)}
     assert folded.reports == ()
@@ -49,7 +49,7 @@ def test_no_step_leaves_the_graph_as_it_was_traced() -> None:
 def test_the_stages_are_the_passes_and_the_split() -> None:
     stages: list[str] = []
 
-    fold(traced(PIT), feeds_for(PIT), [PASSES[0].name, "split"], stages.append)
+    optimize(traced(PIT), feeds_for(PIT), [PASSES[0].name, "split"], stages.append)
 
     assert stages == [f"pass {PASSES[0].name}", "splitting off the conditioner"]
 
@@ -62,7 +62,7 @@ def test_a_graph_that_cannot_be_split_stays_whole_and_the_report_says_why(
 
     monkeypatch.setattr(folding, "split", refuse)
 
-    folded = fold(traced(PIT), feeds_for(PIT), ["split"])
+    folded = optimize(traced(PIT), feeds_for(PIT), ["split"])
 
     [report] = folded.reports
     assert list(folded.graphs) == ["denoiser.fp32"]

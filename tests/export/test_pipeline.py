@@ -159,12 +159,12 @@ def test_two_exports_write_the_same_bytes(checkpoint: str, bundle: Bundle, tmp_p
 def test_a_graph_that_left_pytorch_is_not_written(
     checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fold_and_spoil(*arguments: object) -> folding.Folded:
-        folded = folding.fold(*arguments)  # type: ignore[arg-type]
+    def fold_and_spoil(*arguments: object) -> folding.Optimized:
+        folded = folding.optimize(*arguments)  # type: ignore[arg-type]
         spoil(folded.graphs["denoiser.fp32"])
         return folded
 
-    monkeypatch.setattr(pipeline, "fold", fold_and_spoil)
+    monkeypatch.setattr(pipeline, "optimize", fold_and_spoil)
 
     report = export_bundle(checkpoint, tmp_path / "bundle")
 

@@ -27,9 +27,9 @@ from pitstop.calibration.qdq.placement import Placement, find_sites
 from pitstop.evaluation.accuracy.block_outputs import find_streams
 from pitstop.evaluation.accuracy.blocks import take_apart
 from pitstop.evaluation.accuracy.torch_block_outputs import torch_flows
-from pitstop.export.lowering.kept_fp32 import RULES, find_islands
+from pitstop.export.lowering.kept_fp32 import RULES, nodes_in_fp32
 from pitstop.export.lowering.lower import LOW, lower
-from pitstop.export.optimize import DENOISER, Folded, choose_steps, fold, modulations
+from pitstop.export.optimize import DENOISER, Optimized, choose_steps, modulations, optimize
 from pitstop.graphs.blocks import name_blocks
 from pitstop.graphs.graph_file import run_graph, with_outputs
 from pitstop.graphs.scopes import is_norm, module_of
@@ -45,8 +45,8 @@ BOTH = pytest.mark.parametrize("normed", [True, False], ids=["head norms", "no h
 
 
 @functools.cache
-def folded(normed: bool) -> Folded:
-    return fold(rope_traced(normed), rope_feeds(), choose_steps("portable", ()))
+def folded(normed: bool) -> Optimized:
+    return optimize(rope_traced(normed), rope_feeds(), choose_steps("portable", ()))
 
 
 def denoiser(normed: bool = True) -> ir.Model:
@@ -94,7 +94,7 @@ def test_it_is_found_block_by_block(normed: bool) -> None:
 def test_its_norms_stay_in_fp32_and_its_linears_do_not(normed: bool, precision: str) -> None:
     graph = denoiser(normed).graph
 
-    islands = find_islands(graph, precision, RULES)
+    islands = nodes_in_fp32(graph, precision, RULES)
 
     norms = [node for node in graph if is_norm(module_of(node))]
     assert len(norms) == 7 * (2 * DEPTH + 1 + (2 * DEPTH if normed else 0))

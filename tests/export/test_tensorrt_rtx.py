@@ -11,7 +11,7 @@ from pass_helpers import feeds_for, graph, network
 from tensorrt_helpers import complaints_and_plan, import_trt
 
 from pitstop.export.lowering.lower import LOW, lower
-from pitstop.export.optimize import choose_steps, fold
+from pitstop.export.optimize import choose_steps, optimize
 from pitstop.export.target import find_target
 from pitstop.export.trace import trace
 from pitstop.models.denoiser import DenoiserConfig
@@ -54,7 +54,7 @@ def trt() -> Any:
 
 def check(trt: Any, config: DenoiserConfig, target: str) -> None:
     model = trace(network(config), 2, find_target(target).opset)
-    folded = fold(model, feeds_for(config), choose_steps(target, ()))
+    folded = optimize(model, feeds_for(config), choose_steps(target, ()))
     assert sorted(folded.graphs) == ["conditioner", "denoiser.fp32"]
     for name, part in folded.graphs.items():
         complaints, plan = complaints_and_plan(trt, part)

@@ -52,12 +52,16 @@ def test_a_closed_pipeline_draws_nothing_and_may_be_closed_again(
     tmp_path: Path, where: str
 ) -> None:
     with opened(where, tmp_path) as pipeline:
-        pipeline([0], steps=2)
+        before = pipeline([0], steps=2)
 
     pipeline.close()
 
+    for ask in (lambda: pipeline([0], steps=2), lambda: before.images):
+        with pytest.raises(OptionError, match="This bundle was closed"):
+            ask()
+    assert pipeline.conditioner is not None
     with pytest.raises(OptionError, match="This bundle was closed"):
-        pipeline([0], steps=2)
+        pipeline.conditioner.prepare([0.0], pipeline.manifest.examples(1))
 
 
 def test_a_pipeline_says_what_it_is(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 
 from .... import OptionError, one_of
@@ -45,6 +46,7 @@ def default_sampler(training: LinearBetas | LinearFlow) -> str:
     return "euler" if isinstance(training, LinearFlow) else "ddim"
 
 
+@functools.lru_cache(maxsize=32)
 def make_sampler(
     name: str, training: LinearBetas | LinearFlow, steps: int, *, eta: float = 0.0
 ) -> Sampler:
@@ -55,6 +57,9 @@ def make_sampler(
         training: What the model was trained with.
         steps: Denoiser calls, from 1 to ``training.most_steps``.
         eta: For ddim alone: the share of DDPM's noise that is drawn afresh, in [0, 1].
+
+    Returns:
+        The same one for the same arguments: it keeps no state.
     """
     name = default_sampler(training) if name == AUTO else name
     fitting = FLOW_SAMPLERS if isinstance(training, LinearFlow) else SAMPLERS

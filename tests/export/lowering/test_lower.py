@@ -21,7 +21,7 @@ from pitstop import OptionError
 from pitstop.export import pipeline
 from pitstop.export.graph_pass import interface
 from pitstop.export.lowering import overflow
-from pitstop.export.lowering.kept_fp32 import RULES, find_islands
+from pitstop.export.lowering.kept_fp32 import RULES, nodes_in_fp32
 from pitstop.export.lowering.lower import LOW, Lowered, choose_precisions, lower
 from pitstop.export.optimize import SPLIT, STEP_NAMES
 from pitstop.export.pipeline import ExportReport, export_bundle
@@ -106,7 +106,7 @@ def test_the_linears_and_the_attention_are_lowered_and_nothing_that_a_rule_names
     made = lowered(name)
     found = types(made.model)
 
-    islands = find_islands(denoiser(TINY).graph, name, RULES)
+    islands = nodes_in_fp32(denoiser(TINY).graph, name, RULES)
     assert {node.outputs[0].name: why for node, why in islands.items()} == made.report.skipped
     assert {found[output] for output in made.report.skipped} == {FLOAT}
     assert {found[output] for output in made.report.rewritten} == {DTYPES[name]}

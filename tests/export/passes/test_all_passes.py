@@ -30,7 +30,7 @@ from pass_helpers import (
 from pitstop.export import pipeline
 from pitstop.export import split as splitting
 from pitstop.export.graph_pass import PassBroken, apply_all
-from pitstop.export.optimize import STEP_NAMES, Folded, choose_steps, fold
+from pitstop.export.optimize import STEP_NAMES, Optimized, choose_steps, optimize
 from pitstop.export.parity import FP32_TOLERANCE
 from pitstop.export.passes import (
     PASSES,
@@ -49,12 +49,12 @@ ALL = PccaConfig("const", (1.0,))
 PORTABLE = choose_steps("portable", ())
 
 
-def run_all(config: DenoiserConfig, batch: int = 2, target: str = "portable") -> Folded:
+def run_all(config: DenoiserConfig, batch: int = 2, target: str = "portable") -> Optimized:
     feeds = feeds_for(config, batch)
-    return fold(traced(config, batch), feeds, choose_steps(target, ()))
+    return optimize(traced(config, batch), feeds, choose_steps(target, ()))
 
 
-def ask(folded: Folded, feeds: Mapping[str, Array]) -> Array:
+def ask(folded: Optimized, feeds: Mapping[str, Array]) -> Array:
     """What the graphs answer, two or one."""
     graphs = folded.graphs
     if "conditioner" not in graphs:
@@ -215,7 +215,7 @@ BUSY = tiny_pit(
 def test_no_pass_needs_another_to_be_right(left_out: str, target: str) -> None:
     feeds = feeds_for(BUSY)
 
-    folded = fold(traced(BUSY), feeds, choose_steps(target, [left_out]))
+    folded = optimize(traced(BUSY), feeds, choose_steps(target, [left_out]))
 
     assert relative_l2(ask_pytorch(BUSY, feeds), ask(folded, feeds)) <= FP32_TOLERANCE
 
@@ -238,7 +238,7 @@ def test_blocks_that_share_their_weights_are_folded_each_by_itself() -> None:
     feeds = feeds_for(config)
     expected = run_graph(shared, feeds)["prediction"]
 
-    folded = fold(shared, feeds, PORTABLE)
+    folded = optimize(shared, feeds, PORTABLE)
 
     found = ask(folded, feeds)
     assert relative_l2(expected, found) <= FP32_TOLERANCE

@@ -23,7 +23,7 @@ from pass_helpers import (
 from rope_helpers import rope_feeds, rope_traced
 
 from pitstop.export.graph_pass import PassBroken, apply, apply_all
-from pitstop.export.optimize import choose_steps, fold
+from pitstop.export.optimize import choose_steps, optimize
 from pitstop.export.passes import pad_heads
 from pitstop.export.passes.fuse_attention import FUSE_ATTENTION
 from pitstop.export.passes.pad_heads import PAD_HEADS, padded_size
@@ -166,7 +166,7 @@ def test_the_pair_of_a_padded_model_answers_as_pytorch(
     config: Any, sites: int, target: str
 ) -> None:
     feeds = feeds_for(config)
-    folded = fold(traced(config), feeds, choose_steps(target, (), ("pad_heads",)))
+    folded = optimize(traced(config), feeds, choose_steps(target, (), ("pad_heads",)))
     graphs = folded.graphs
 
     found = ask_pair(graphs["conditioner"], graphs["denoiser.fp32"], feeds)
@@ -197,7 +197,9 @@ def test_the_scale_stays_that_of_the_trained_size() -> None:
 def test_pits_bridge_keeps_its_attention_as_it_is() -> None:
     """Its projection reads attention and bridge side by side."""
     config = tiny_pit(depth=1, pswa=PswaConfig(4))
-    folded = fold(traced(config), feeds_for(config), choose_steps("portable", (), ["pad_heads"]))
+    folded = optimize(
+        traced(config), feeds_for(config), choose_steps("portable", (), ["pad_heads"])
+    )
     [report] = [report for report in folded.reports if report.name == "pad_heads"]
     assert report.rewritten == ()
     assert len(report.skipped) == 1

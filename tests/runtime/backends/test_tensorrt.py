@@ -390,6 +390,7 @@ def test_a_driver_that_is_too_old_for_the_library_is_told_with_the_package_that_
     monkeypatch: pytest.MonkeyPatch, name: str, driver: str | None, library: str, why: str | None
 ) -> None:
     backend = import_backend(name)
+    monkeypatch.setattr(backend, "why_no_library", lambda: None)
     monkeypatch.setattr(backend, "cuda_major", lambda: library)
     monkeypatch.setattr(engine_backend, "read_driver", lambda: Driver(driver, (), None))
 
@@ -397,6 +398,22 @@ def test_a_driver_that_is_too_old_for_the_library_is_told_with_the_package_that_
 
     assert ("is of CUDA" in told) == (why is not None)
     assert why is None or f"{why}{name}-cu12)" in told
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_library_that_is_not_there_is_of_no_cuda(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """The toolkit beside it would tell one."""
+    backend = import_backend(name)
+    monkeypatch.setattr(backend, "why_no_library", lambda: "it is not installed")
+    monkeypatch.setattr(backend, "cuda_major", lambda: "13")
+    monkeypatch.setattr(engine_backend, "read_driver", lambda: Driver("12.6", (), None))
+
+    told = str(backend.why_not())
+
+    assert told.startswith("it is not installed")
+    assert "is of CUDA" not in told
 
 
 def test_nvidias_own_package_of_tensorrt_rtx_goes_before_the_bindings(

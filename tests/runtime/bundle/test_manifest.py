@@ -194,6 +194,7 @@ BAD_LABELS = [
     ("classes", "three"),
     ("null", "none"),
     ("null", -1),
+    ("null", 4),
     ("names", "shirt"),
     ("names", ["shirt", "shoe"]),
 ]

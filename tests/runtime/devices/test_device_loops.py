@@ -12,7 +12,7 @@ from bundle_helpers import FakeSession, toy_manifest, write_bundle
 from device_helpers import DEVICES, bundle_with_step, on_onnxruntime, open_on
 from made_up_cuda import MadeUpCudart
 
-from pitstop import NonFiniteError
+from pitstop import BackendUnavailable, NonFiniteError
 from pitstop.evaluation.accuracy.compare import compare
 from pitstop.export.goldens import draw_goldens
 from pitstop.runtime.bundle.folder import Bundle
@@ -154,6 +154,26 @@ def test_after_a_short_run_a_long_ones_tables_are_filled_once(tmp_path: Path) ->
     assert len(launches) == 50
     assert "cudaMalloc" in cudart.calls[: launches[0]]
     assert "cudaMalloc" not in cudart.calls[launches[0] :]
+
+
+def test_a_gpu_that_is_full_when_the_tables_grow_leaves_a_loop_that_draws(tmp_path: Path) -> None:
+    bundle = bundle_with_step(tmp_path / "bundle", toy_manifest(batch=4, split=True))
+    cudart = MadeUpCudart()
+    keeping = Pipeline.of(open_on("engines", bundle, cudart=cudart))
+    fetching = Pipeline.from_bundle(tmp_path / "bundle", backend="onnxruntime")
+    keeping([0], steps=2)
+    room, cudart.room = cudart.room, 100
+    with pytest.raises(BackendUnavailable, match="The GPU's memory is not enough"):
+        keeping([0], steps=50)
+    cudart.room = room
+
+    for steps in (2, 50):
+        found, wanted = (
+            pipeline([1], seeds=[3], steps=steps).latents for pipeline in (keeping, fetching)
+        )
+        assert relative_l2(wanted, found) <= TOLERANCE
+    keeping.close()
+    assert cudart.memory == {}
 
 
 def test_tables_that_hold_no_whole_run_are_filled_on_the_way(

@@ -164,3 +164,16 @@ def test_a_jetson_is_a_platform_of_its_own(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "release").write_text(ORIN)
 
     assert platform_name() == f"{elsewhere} Jetson"
+
+
+def test_a_package_without_a_name_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interrupted pip leaves such folders."""
+    (tmp_path / "broken-1.0.dist-info").mkdir()
+    (tmp_path / "broken-1.0.dist-info" / "METADATA").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(nvidia, "TOOLKIT_FILE", tmp_path / "no-toolkit.json")
+    nvidia.cuda_major_of.cache_clear()
+
+    assert nvidia.cuda_major_of("no-such-package") == ""
