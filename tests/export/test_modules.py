@@ -24,6 +24,7 @@ from pitstop.graphs.scopes import modules_by_output, restore_modules
 from pitstop.models.amm import AmmConfig
 from pitstop.models.denoiser import DenoiserConfig
 from pitstop.models.pit import BridgeConfig, PccaConfig, PswaConfig
+from pitstop.runtime.bundle.precision import INT8
 
 CONFIGS = {
     "a pit with all there is": tiny_pit(
@@ -80,7 +81,7 @@ def test_every_node_has_its_module_in_a_lower_precision_and_in_its_twin(name: st
     low = lower(denoiser(CONFIG), LOW[name], calls_for(CONFIG)).model
 
     check_modules(low, CONFIG)
-    check_modules(rounded(low, LOW[name].dtype), CONFIG)
+    check_modules(rounded(low, ir.DataType[LOW[name].dtype]), CONFIG)
 
 
 def test_every_node_has_its_module_in_int8() -> None:
@@ -92,7 +93,8 @@ def test_every_node_has_its_module_in_int8() -> None:
     constants = {name: v.const_value for name, v in model.graph.initializers.items()}
     sites = sites_of(model, attention=True)
 
-    made = quantize(smoothed, constants, sites, {site.tensor: 1.0 for site in sites})  # type: ignore[arg-type]
+    thresholds = {site.tensor: 1.0 for site in sites}
+    made = quantize(smoothed, constants, sites, thresholds, INT8)  # type: ignore[arg-type]
 
     check_modules(made, CONFIG)
     blocks = {str(n.outputs[0].name): block for n, block in name_blocks(made.graph).items()}
