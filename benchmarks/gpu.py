@@ -58,17 +58,20 @@ PRESETS = [f"pit-{size}-2{suffix}" for suffix in ("", "-512") for size in SIZES]
 BATCHES = (2, 16)
 STEPS = 50
 QUICK = 480  # seconds of all parts together: with what is around them, less than nine minutes
-# Name of the row, backend, provider.
+# Name of the row, backend, provider, precisions.
 BACKENDS = (
-    ("onnxruntime CUDA", "onnxruntime", "CUDAExecutionProvider"),
-    ("onnxruntime TensorRT", "onnxruntime", "TensorrtExecutionProvider"),
-    ("onnxruntime TensorRT-RTX", "onnxruntime", "NvTensorRTRTXExecutionProvider"),
-    ("tensorrt", "tensorrt", None),
-    ("tensorrt-rtx", "tensorrt-rtx", None),
+    ("onnxruntime CUDA", "onnxruntime", "CUDAExecutionProvider", ("fp32", "fp16", "bf16", "int8")),
+    ("onnxruntime TensorRT", "onnxruntime", "TensorrtExecutionProvider", ("fp16",)),
+    ("onnxruntime TensorRT-RTX", "onnxruntime", "NvTensorRTRTXExecutionProvider", ("fp16",)),
+    ("tensorrt", "tensorrt", None, ("fp16",)),
+    ("tensorrt-rtx", "tensorrt-rtx", None, ("fp16",)),
 )
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 WANTED = "wanted.npy"  # what PyTorch predicts in fp32
 DRAWN, CHECKED = "drawn.npy", 4  # what it draws, in so few steps that rounding does not grow
-ON_CPU = (("onnxruntime CPU", "onnxruntime", "CPUExecutionProvider"),)
+ON_CPU = (("onnxruntime CPU", "onnxruntime", "CPUExecutionProvider", ("fp32",)),)
+MODES = ("max-autotune", "reduce-overhead", "default", NOT_COMPILED := "none")
+SIDE = 8192  # of the square matrices whose product is the card's best
 
 
 @dataclass
@@ -95,6 +98,7 @@ class Way:
     """How a row is opened, and what must be done before, which is not measured."""
 
     name: str
+    precision: str
     open_it: Callable[[], Pipeline]
     prepare: Callable[[], None] | None = None
 
@@ -130,22 +134,40 @@ class Count:
         steps: Of an image.
         rounds: Denoiser calls, in turn.
         images: Whole runs, in turn.
+        mode: Of torch.compile.
     """
 
     steps: int = STEPS
     rounds: int = 20
     images: int = 5
+    mode: str = MODES[0]
 
 
 @click.command()
 @click.option("--preset", "presets", multiple=True, help="By default PiT-S to XL, 256 and 512 px.")
+@click.option("--batch", "batches", type=int, multiple=True, help="By default 2 and 16.")
 @click.option("--rounds", default=Count.rounds, show_default=True, help="Calls of each row.")
 @click.option("--images", default=Count.images, show_default=True, help="Whole runs of each row.")
+@click.option("--compile", "mode", type=click.Choice(MODES), default=MODES[0], show_default=True)
+@click.option(
+    "--bundles",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="A folder that keeps the exports, PRESET.bBATCH/bundle; one that is there is taken as it "
+    "is, with its int8 where it has one.",
+)
 @click.option("--quick", is_flag=True, help="PiT-S at 256 px in 9 minutes at most.")
 @click.option("--tiny", is_flag=True, help="A tiny model on the CPU, to try the script.")
 @click.option("--keep", is_flag=True, help="Write the figures to results/gpu.json.")
 def main(
-    presets: tuple[str, ...], rounds: int, images: int, quick: bool, tiny: bool, keep: bool
+    presets: tuple[str, ...],
+    batches: tuple[int, ...],
+    rounds: int,
+    images: int,
+    mode: str,
+    bundles: Path | None,
+    quick: bool,
+    tiny: bool,
+    keep: bool,
 ) -> None:
     """Export, open, time in turn, print a table."""
     why = read_driver().problem or (None if torch.cuda.is_available() else "PyTorch has no CUDA")
@@ -153,25 +175,27 @@ def main(
         click.echo(f"gpu.py: there is no CUDA device to measure: {why}.", err=True)
         sys.exit(2)
     _forbid_tf32()
-    place, count = ("cpu", Count(3, 2, 1)) if tiny else ("cuda", Count(STEPS, rounds, images))
+    place, count = ("cpu", Count(3, 2, 1)) if tiny else ("cuda", Count(STEPS, rounds, images, mode))
     if quick and not tiny:
-        count = Count(STEPS, min(rounds, 10), min(images, 3))
+        count = Count(STEPS, min(rounds, 10), min(images, 3), mode)
     until = time.monotonic() + QUICK
     figures = {}
     for preset in presets or (["fashion"] if tiny else PRESETS[:1] if quick else PRESETS):
-        for batch in BATCHES[:1] if tiny or quick else BATCHES:
+        for batch in batches or (BATCHES[:1] if tiny or quick else BATCHES):
             click.echo(f"\n{preset}, batch {batch}: a step in ms, a run in s, median (p10 to p90)")
-            rows = (
-                _measure_apart(preset, batch, place, count, until)
-                if quick
-                else _measure(preset, batch, place, count)
-            )
+            with _folder(bundles, f"{preset}.b{batch}") as folder:
+                rows = (
+                    _measure_apart(preset, batch, place, folder, count, until)
+                    if quick
+                    else _measure(preset, batch, place, folder, count)
+                )
             figures[f"{preset}, batch {batch}"] = [
                 {"name": row.name, "precision": row.precision, "why_not": row.why_not} | row.figures
                 for row in rows
             ]
     if keep and not tiny:
-        how = {**dataclasses.asdict(count), "quick": quick, "gpu": _gpu()}
+        peak = {} if place == "cpu" else _peak()
+        how = {**dataclasses.asdict(count), "quick": quick, "gpu": _gpu(), "peak": peak}
         click.echo(record("gpu", {**how, **figures}))
 
 
@@ -193,49 +217,90 @@ def _gpu() -> dict[str, Any]:
     }
 
 
-def _measure(preset: str, batch: int, place: str, count: Count) -> list[Row]:
+@contextmanager
+def _folder(bundles: Path | None, name: str) -> Iterator[str]:
+    """Where an export lies: kept, or gone after it was measured."""
+    if bundles is None:
+        with tempfile.TemporaryDirectory() as folder:
+            yield folder
+        return
+    (bundles / name).mkdir(parents=True, exist_ok=True)
+    yield str(bundles / name)
+
+
+def _measure(preset: str, batch: int, place: str, folder: str, count: Count) -> list[Row]:
     """All rows open at once, and timed in turn."""
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            prepare(preset, batch, place, folder)
-        except Exception as error:  # one that is not foreseen must not end the others either
-            click.echo(f"  not exported: {_reason(error)}")
-            return []
-        for way in _ways(preset, Path(folder), place):
-            rows.append(row := Row(way.name, _precision(place)))
-            _open(row, way, Path(folder), place, count)
-        _interleave([row for row in rows if row.pipeline], count)
-        for row in rows:
-            if row.pipeline:
-                row.pipeline.session.close()
-                row.pipeline = None
-            _print(row)
+    try:
+        prepare(preset, batch, place, folder, count.mode)
+    except Exception as error:  # one that is not foreseen must not end the others either
+        click.echo(f"  not exported: {_reason(error)}")
+        return []
+    for way in _ways(preset, Path(folder), place, count.mode):
+        rows.append(row := Row(way.name, way.precision))
+        _open(row, way, Path(folder), place, count)
+    _interleave([row for row in rows if row.pipeline], count)
+    for row in rows:
+        if row.pipeline:
+            row.pipeline.session.close()
+            row.pipeline = None
+        _print(row)
     gc.collect()
     if place == "cuda":
         torch.cuda.empty_cache()
     return rows
 
 
-def _measure_apart(preset: str, batch: int, place: str, count: Count, until: float) -> list[Row]:
+def _measure_apart(
+    preset: str, batch: int, place: str, folder: str, count: Count, until: float
+) -> list[Row]:
     """Each row in a process of its own, which has its share of the time that is left."""
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
+    try:
+        names = _apart("prepare", [preset, batch, place, folder, count.mode], _share(until, 3))
+    except (RuntimeError, TimeoutError) as error:
+        click.echo(f"  not exported: {_reason(error)}")
+        return []
+    for index, (name, precision) in enumerate(names):
+        rows.append(row := Row(name, precision))
+        asked = [preset, folder, place, [name, precision], dataclasses.astuple(count)]
         try:
-            names = _apart("prepare", [preset, batch, place, folder], _share(until, 3))
+            row.figures = _apart("measure_one", asked, _share(until, len(names) - index))
+            row.why_not = row.figures.pop("why_not")
         except (RuntimeError, TimeoutError) as error:
-            click.echo(f"  not exported: {_reason(error)}")
-            return []
-        for index, name in enumerate(names):
-            rows.append(row := Row(name, _precision(place)))
-            asked = [preset, folder, place, name, dataclasses.astuple(count)]
-            try:
-                row.figures = _apart("measure_one", asked, _share(until, len(names) - index))
-                row.why_not = row.figures.pop("why_not")
-            except (RuntimeError, TimeoutError) as error:
-                row.why_not = _reason(error)
-            _print(row)
+            row.why_not = _reason(error)
+        _print(row)
     return rows
+
+
+def _peak() -> dict[str, float]:
+    """What the card does at best: square matrix products, and a copy on the device."""
+    peak = {}
+    random = [torch.randn(SIDE, SIDE, device="cuda") for _ in range(2)]
+    for name, dtype in DTYPES.items():
+        first, second = (matrix.to(dtype) for matrix in random)
+        taken = _device_seconds(lambda first=first, second=second: first @ second)
+        peak[f"{name}_tflops"] = 2 * SIDE**3 / taken / 1e12
+    first, second = ((20 * matrix).to(torch.int8) for matrix in random)
+    taken = _device_seconds(lambda: torch._int_mm(first, second.t()))
+    peak["int8_tops"] = 2 * SIDE**3 / taken / 1e12
+    large = torch.randn(1 << 28, device="cuda")
+    room = torch.empty_like(large)
+    taken = _device_seconds(lambda: room.copy_(large))
+    return {**peak, "copy_gb_per_s": 2 * large.nbytes / taken / 1e9}
+
+
+def _device_seconds(work: Callable[[], object], times: int = 20) -> float:
+    """The median on the device, after three calls to warm up."""
+    taken = []
+    for _ in range(3 + times):
+        before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        before.record()
+        work()
+        after.record()
+        torch.cuda.synchronize()
+        taken.append(before.elapsed_time(after) / 1e3)
+    return float(np.median(taken[3:]))
 
 
 def _share(until: float, parts: int) -> float:
@@ -274,35 +339,35 @@ def _apart(function: str, arguments: list[Any], limit: float) -> Any:
     return json.loads(said.splitlines()[-1])
 
 
-def prepare(preset: str, batch: int, place: str, folder: str) -> list[str]:
-    """Export a model and write down what it predicts: the names of what is to be compared."""
+def prepare(preset: str, batch: int, place: str, folder: str, mode: str) -> list[tuple[str, str]]:
+    """Export a model and write down what it predicts: names and precisions to be compared."""
     _forbid_tf32()
-    precisions = list(dict.fromkeys(["fp32", _precision(place)]))
+    precisions = ["fp32", "fp16"] if place == "cuda" else ["fp32"]
     bundle = Path(folder) / "bundle"
-    if not export_bundle(preset, bundle, batch=batch, precisions=precisions).passed:
+    if (
+        not bundle.exists()
+        and not export_bundle(preset, bundle, batch=batch, precisions=precisions).passed
+    ):
         raise RuntimeError("it does not predict what PyTorch does")
     manifest = open_bundle(bundle).manifest
     reference = Pipeline(manifest, _torch(preset, place, torch.float32), "fp32")
     np.save(Path(folder) / WANTED, _ask(reference))
     np.save(Path(folder) / DRAWN, _draw(reference, CHECKED))
-    return [way.name for way in _ways(preset, Path(folder), place)]
+    return [(way.name, way.precision) for way in _ways(preset, Path(folder), place, mode)]
 
 
 def measure_one(
-    preset: str, folder: str, place: str, name: str, count: list[int]
+    preset: str, folder: str, place: str, name: list[str], count: list[int]
 ) -> dict[str, Any]:
-    """Open and time one row: its figures, and why there are none."""
+    """Open and time one row, of a name and a precision: its figures, and why there are none."""
     _forbid_tf32()
-    [way] = [way for way in _ways(preset, Path(folder), place) if way.name == name]
-    row = Row(name, _precision(place))
+    ways = _ways(preset, Path(folder), place, Count(*count).mode)
+    [way] = [way for way in ways if [way.name, way.precision] == name]
+    row = Row(way.name, way.precision)
     _open(row, way, Path(folder), place, Count(*count))
     if row.pipeline:
         _interleave([row], Count(*count))
     return {**row.figures, "why_not": row.why_not}
-
-
-def _precision(place: str) -> str:
-    return "fp16" if place == "cuda" else "fp32"
 
 
 def _reason(error: Exception) -> str:
@@ -311,35 +376,33 @@ def _reason(error: Exception) -> str:
     return said.strip().splitlines()[-1]
 
 
-def _ways(preset: str, folder: Path, place: str) -> Iterator[Way]:
-    """What is to be compared."""
-    bundle, precision = folder / "bundle", _precision(place)
+def _ways(preset: str, folder: Path, place: str, mode: str) -> Iterator[Way]:
+    """What is to be compared: what takes longest to open is last."""
+    bundle = folder / "bundle"
     manifest = open_bundle(bundle).manifest
-    dtype = torch.float16 if precision == "fp16" else torch.float32
 
-    def eager() -> Pipeline:
-        return Pipeline(manifest, _torch(preset, place, dtype), precision)
+    def in_torch(precision: str, mode: str = NOT_COMPILED) -> Pipeline:
+        model = _torch(preset, place, DTYPES[precision], mode=mode)
+        return Pipeline(manifest, model, precision)
 
-    def compiled() -> Pipeline:
-        return Pipeline(manifest, _torch(preset, place, dtype, compiles=True), precision)
-
-    yield Way("torch eager", eager)
-    for name, backend, provider in BACKENDS if place == "cuda" else ON_CPU:
-        options = SessionOptions(provider=provider)
-        build = partial(_build, bundle, backend, precision)
-        yield Way(
-            name,
-            partial(
-                Pipeline.from_bundle,
-                bundle,
-                backend=backend,
-                precision=precision,
-                options=options,
-            ),
-            build if backend.startswith("tensorrt") else None,
-        )
-    if place == "cuda":  # it takes the longest to open
-        yield Way("torch.compile, max-autotune", compiled)
+    for precision in DTYPES if place == "cuda" else ["fp32"]:
+        yield Way("torch eager", precision, partial(in_torch, precision))
+    for name, backend, provider, precisions in BACKENDS if place == "cuda" else ON_CPU:
+        for precision in precisions:
+            if precision in manifest.precisions:
+                open_it = partial(
+                    Pipeline.from_bundle,
+                    bundle,
+                    backend=backend,
+                    precision=precision,
+                    options=SessionOptions(provider=provider),
+                )
+                build = partial(_build, bundle, backend, precision)
+                needs = backend.startswith("tensorrt")
+                yield Way(name, precision, open_it, build if needs else None)
+    for precision in ("fp16", "bf16") if place == "cuda" and mode != NOT_COMPILED else ():
+        open_it = partial(in_torch, precision, mode)
+        yield Way(f"torch.compile, {mode}", precision, open_it)
 
 
 def _build(bundle: Path, backend: str, precision: str) -> None:
@@ -352,7 +415,7 @@ def _build(bundle: Path, backend: str, precision: str) -> None:
     )
 
 
-def _torch(preset: str, place: str, dtype: torch.dtype, *, compiles: bool = False):
+def _torch(preset: str, place: str, dtype: torch.dtype, *, mode: str = NOT_COMPILED):
     """The model on a device; the timesteps' sines are made in fp32 in every precision."""
     model = load_source(preset).model.eval()
     frequencies = model.t_embedder.frequencies.to(place)
@@ -360,7 +423,7 @@ def _torch(preset: str, place: str, dtype: torch.dtype, *, compiles: bool = Fals
     model.t_embedder.frequencies = frequencies
     model.t_embedder.mlp.register_forward_pre_hook(lambda module, inputs: (inputs[0].to(dtype),))
     return TorchGpuSession(
-        torch.compile(model, mode="max-autotune") if compiles else model, place, dtype
+        model if mode == NOT_COMPILED else torch.compile(model, mode=mode), place, dtype
     )
 
 
@@ -383,9 +446,11 @@ def _open(row: Row, way: Way, folder: Path, place: str, count: Count) -> None:
     try:
         if way.prepare:
             way.prepare()
+        started = time.perf_counter()
         with _peak_memory(place) as peak:
             row.pipeline = way.open_it()
             answer = _ask(row.pipeline)
+            row.figures["seconds_to_first_answer"] = time.perf_counter() - started
             drawn = _draw(row.pipeline, CHECKED)
             _draw(row.pipeline, count.steps)
         row.figures["relative_l2"] = float(relative_l2(np.load(folder / WANTED), answer))
@@ -428,16 +493,16 @@ def _interleave(rows: list[Row], count: Count) -> None:
         ("ms_per_step", count.rounds, _ask),
         ("seconds_per_image_run", count.images, lambda pipeline: _draw(pipeline, count.steps)),
     ):
-        taken: dict[str, list[float]] = {row.name: [] for row in rows}
+        taken: dict[int, list[float]] = {id(row): [] for row in rows}
         for _ in track(range(times), description=key, console=Console(stderr=True)):
             for row in rows:
                 if row.why_not is None:
-                    _time(row, call, taken[row.name])
+                    _time(row, call, taken[id(row)])
         unit = 1000 if key.startswith("ms") else 1
         for row in rows:
             for name, percentile in (("median", 50), ("p10", 10), ("p90", 90)):
                 if row.why_not is None:
-                    value = float(np.percentile(taken[row.name], percentile))
+                    value = float(np.percentile(taken[id(row)], percentile))
                     row.figures[f"{key}_{name}"] = unit * value
 
 
@@ -452,7 +517,7 @@ def _time(row: Row, call: Callable[[Pipeline], object], taken: list[float]) -> N
 
 def _print(row: Row) -> None:
     if row.why_not:
-        click.echo(f"  {row.name:28} {row.why_not}")
+        click.echo(f"  {row.name:28} {row.precision} {row.why_not}")
         return
     step, run = (_spread(row, key) for key in ("ms_per_step", "seconds_per_image_run"))
     memory = row.figures["peak_memory_bytes"]
