@@ -56,7 +56,7 @@ def test_a_part_that_takes_too_long_is_ended_with_what_it_began(gpu: Any) -> Non
     started = time.monotonic()
 
     with pytest.raises(TimeoutError, match="it was not done after 1 s"):
-        gpu._apart("prepare", ["pit-xl-2", 2, "cpu", "/no/such/folder"], 1.0)
+        gpu._apart("prepare", ["pit-xl-2", 2, "cpu", "/no/such/folder", "none"], 1.0)
 
     assert time.monotonic() - started < 10
 
@@ -64,6 +64,6 @@ def test_a_part_that_takes_too_long_is_ended_with_what_it_began(gpu: Any) -> Non
 @pytest.mark.slow
 def test_a_part_that_fails_says_why_in_its_last_line(gpu: Any) -> None:
     with pytest.raises(RuntimeError) as told:
-        gpu._apart("prepare", ["no-such-preset", 2, "cpu", "/no/such/folder"], 60.0)
+        gpu._apart("prepare", ["no-such-preset", 2, "cpu", "/no/such/folder", "none"], 60.0)
 
     assert "no-such-preset" in gpu._reason(told.value)
