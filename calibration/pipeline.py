@@ -10,6 +10,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from .. import CalibrationError, OptionError
+from ..graphs.graph_file import read_graph
 from ..runtime.backend import SessionOptions
 from ..runtime.bundle.folder import Bundle, open_bundle
 from ..runtime.bundle.precision import FP16
@@ -261,4 +262,4 @@ def _log_path(bundle: Bundle) -> Path:
 
 
 def _read(bundle: Bundle, precision: str) -> ir.Model:
-    return ir.load(bundle.path(bundle.manifest.denoiser(precision).path))
+    return read_graph(bundle.path(bundle.manifest.denoiser(precision).path))

@@ -6,8 +6,10 @@ A command's file is imported when it is called, and its libraries inside it, so 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
+import os
 import signal
 import sys
 from typing import NoReturn
@@ -15,6 +17,7 @@ from typing import NoReturn
 import click
 
 from .. import PitstopError, __version__
+from .escaped import escaped
 
 COMMANDS = (
     "demo", "export", "calibrate", "build", "generate", "compare", "bench", "inspect", "doctor"
@@ -50,7 +53,7 @@ class Commands(click.Group):
         except PitstopError as error:
             if ctx.params["debug"]:
                 raise
-            click.echo(f"pitstop: {error}", err=True)
+            click.echo(f"pitstop: {escaped(str(error), one_line=True)}", err=True)
             sys.exit(2)
         except ModuleNotFoundError as error:
             if ctx.params["debug"] or error.name not in EXTRAS:
@@ -62,12 +65,12 @@ class Commands(click.Group):
             )
             sys.exit(2)
         except OSError as error:
-            if ctx.params["debug"] or error.errno != errno.ENAMETOOLONG:
+            if ctx.params["debug"] or error.errno not in REMEDIES:
                 raise
-            click.echo(
-                f"pitstop: {error.filename} is longer than a file's name may be. Name another one.",
-                err=True,
-            )
+            what = "standard output" if error.filename is None else os.fsdecode(error.filename)
+            said = f"{what}: {error.strerror}. {REMEDIES[error.errno]}."
+            click.echo(f"pitstop: {escaped(said, one_line=True)}", err=True)
+            _leave_stdout()
             sys.exit(2)
         except MemoryError as error:
             if ctx.params["debug"]:
@@ -80,6 +83,15 @@ class Commands(click.Group):
             sys.exit(2)
 
 
+# What helps where the system refuses a file that no command looked for.
+REMEDIES = {
+    errno.ENAMETOOLONG: "Name another one",
+    errno.EACCES: "Give yourself the right to it, or name another place",
+    errno.EPERM: "Give yourself the right to it, or name another place",
+    errno.ENOSPC: "Free some space there, or write to another place",
+    errno.EROFS: "Write to another place",
+    errno.EDQUOT: "Free some space there, or write to another place",
+}
 EXTRAS = {
     "torch": "export",
     "onnx": "export",
@@ -105,6 +117,16 @@ def _extra(package: str, ctx: click.Context) -> str:
 def main(debug: bool) -> None:
     """Take a PiT diffusion transformer from PyTorch to an edge device."""
     signal.signal(signal.SIGTERM, _stop)
+
+
+def _leave_stdout() -> None:
+    """Let what standard output did not take be lost, or Python would try again as it ends."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def _stop(signum: int, frame: object) -> NoReturn:

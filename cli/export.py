@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .. import CalibrationError, PitstopError
+from .escaped import escaped
 from .options import as_value, hint_options, split_names
 from .passes_table import passes_table
 from .printing import console, json_option, megabytes, pairs, stage_progress, write_json
@@ -119,7 +120,7 @@ def export(
         sys.exit(1)
     write_json(json_path, figures(out, report, calibrated))
     if not report.passed:
-        click.echo(f"pitstop: {_failure(report)}", err=True)
+        click.echo(f"pitstop: {escaped(_failure(report), one_line=True)}", err=True)
         sys.exit(1)
     _print(out, report, calibrated)
 

@@ -25,10 +25,18 @@ from rich.table import Table
 from rich.text import Text
 
 from .. import OptionError
+from .escaped import escaped
 
-# What people call their folders and classes is no markup.
-console = Console(highlight=False, soft_wrap=False, markup=False)
-messages = Console(stderr=True, highlight=False, markup=False)
+
+class HarmlessConsole(Console):
+    """A console on which no text of others is a command to the terminal, or markup."""
+
+    def render_str(self, text: str, **style: Any) -> Text:
+        return super().render_str(escaped(text), **style)
+
+
+console = HarmlessConsole(highlight=False, soft_wrap=False, markup=False)
+messages = HarmlessConsole(stderr=True, highlight=False, markup=False)
 
 
 def check_place(ctx: click.Context, option: click.Parameter, path: Path | None) -> Path | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from .. import BundleError
 from ..runtime.backend import SessionOptions
 from ..runtime.backends import import_backend
 from ..runtime.bundle.folder import GraphFile
@@ -30,6 +31,33 @@ def write_graph(model: ir.Model, folder: Path, name: str) -> GraphSpec:
         ir.external_data.load_to_model(model)
     ir.save(model, path, external_data=f"{name}.onnx.data" if big else None)
     return spec_of(model, path.relative_to(folder).as_posix())
+
+
+def read_graph(path: Path) -> ir.Model:
+    """Read a bundle's graph, whose weights may stand in files beside it.
+
+    Raises:
+        BundleError: It cannot be read, or names weights that are not beside it.
+    """
+    try:
+        model = ir.load(path)
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise BundleError(
+            f"{path} cannot be read ({error})", "Copy the bundle again, or export it again"
+        ) from error
+    for value in model.graph.initializers.values():
+        if isinstance(value.const_value, ir.ExternalTensor):
+            _check_beside(path, str(value.const_value.location))
+    return model
+
+
+def _check_beside(path: Path, location: str) -> None:
+    place = (path.parent / location).resolve()
+    if place.parent != path.parent.resolve() or not place.is_file():
+        raise BundleError(
+            f"{path} has weights in {location}, which is no file beside it",
+            "Do not use this bundle; get it from a source that you trust",
+        )
 
 
 def spec_of(model: ir.Model, path: str = "") -> GraphSpec:

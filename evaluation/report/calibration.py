@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ... import BundleError
 from ...calibration.search.budget import Point, Search
 from ...runtime.bundle.folder import Bundle
 
@@ -43,6 +44,17 @@ def read_calibration(bundle: Bundle) -> Calibration | None:
     """What is in the bundle; None where its ranges came from elsewhere, or it has no int8."""
     if COVERAGE not in bundle.manifest.files:
         return None
+    try:
+        return _read(bundle)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BundleError(
+            f"{bundle.path(COVERAGE).parent} holds no calibration's figures "
+            f"({type(error).__name__}: {error})",
+            "Calibrate again with `pitstop calibrate`",
+        ) from error
+
+
+def _read(bundle: Bundle) -> Calibration:
     coverage = json.loads(bundle.path(COVERAGE).read_text(encoding="utf-8"))
     budget = None
     if BUDGET in bundle.manifest.files:

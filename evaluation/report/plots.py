@@ -22,6 +22,7 @@ WIDTH = 10.6  # inches, of 100 pixels
 LEGEND_CHARACTERS = 150  # side by side in that width
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
+    "text.parse_math": False,  # a bundle's name may have dollars in it
     "svg.hashsalt": "pitstop",  # the same plot gives the same file
     "font.family": "sans-serif",
     "font.size": 9,

@@ -11,6 +11,7 @@ import functools
 import importlib
 import importlib.util
 import io
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -40,6 +41,7 @@ GPU_INSTALL = "pip uninstall onnxruntime && pip install 'pitstop[gpu]'"
 LIBRARIES_INSTALL = (
     "pip install 'onnxruntime-gpu[cuda,cudnn]'; TensorRT's libraries come with TensorRT"
 )
+TELEMETRY = "ORT_DISABLE_TELEMETRY"
 # The option that replays a call as a CUDA graph, by provider.
 GRAPH_OPTION = {
     CUDA: "enable_cuda_graph",
@@ -67,6 +69,18 @@ def why_not() -> str | None:
     return None
 
 
+@functools.cache
+def import_onnxruntime() -> Any:
+    """ONNX Runtime without its telemetry, which reads one variable once, as it is imported.
+
+    It would write a device's id and events into the user's cache. Who sets the variable is obeyed.
+    """
+    os.environ.setdefault(TELEMETRY, "1")
+    import onnxruntime
+
+    return onnxruntime
+
+
 def rank(options: SessionOptions, engines: Collection[str]) -> Rank | None:
     if options.provider is not None:
         return Place.ASKED, f"{options.provider} is one of its execution providers"
@@ -92,8 +106,7 @@ def why_not_provider(name: str) -> str | None:
 
 def why_not_offered(name: str) -> str | None:
     """Say that this ONNX Runtime was built without a provider, or None where it has it."""
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     available = name in onnxruntime.get_available_providers()
     if not available and name == PLUGIN and importlib.util.find_spec(PLUGIN_MODULE) is None:
         return f"its package is not installed ({PLUGIN_INSTALL})"
@@ -109,8 +122,7 @@ def why_not_started(name: str) -> str | None:
     A provider that was built in need not start: without CUDA's libraries ONNX Runtime takes its CPU
     and says so on stderr alone.
     """
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     onnxruntime.set_default_logger_severity(FATAL)
     try:
         session = _open(PROBE, name, SessionOptions(), OPTIONS.get(name, {}))
@@ -130,8 +142,7 @@ def _missing_library(name: str) -> str | None:
 
     Not before: a library that ONNX Runtime did not load first knows nothing of it.
     """
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     file = f"libonnxruntime_providers_{name.removesuffix('ExecutionProvider').lower()}.so"
     path = Path(onnxruntime.__file__).parent / "capi" / file
     try:
@@ -143,8 +154,7 @@ def _missing_library(name: str) -> str | None:
 
 
 def open_graph(graph: GraphFile, options: SessionOptions) -> Session:
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     available = onnxruntime.get_available_providers()
     chosen = _provider(options.provider, available)
     if chosen in GRAPH_OPTION:
@@ -188,8 +198,7 @@ def _open(
     options: SessionOptions,
     settings: Mapping[str, str] = MappingProxyType({}),
 ) -> Any:
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     chosen_settings = _session_options(options)
     if chosen in GRAPH_OPTION:
         _find_cuda()
@@ -206,16 +215,14 @@ def _open(
 @functools.cache
 def _find_cuda() -> None:
     """Load CUDA's libraries from their wheels, where the loader does not look."""
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     if hasattr(onnxruntime, "preload_dlls"):  # from 1.21 on; it prints what it does not find
         with redirect_stdout(io.StringIO()):
             onnxruntime.preload_dlls()
 
 
 def _session_options(options: SessionOptions) -> Any:
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3  # errors
     # The order of the file. By default, what only a graph's outputs ask for runs last: with each
@@ -281,8 +288,7 @@ def _provider(asked: str | None, available: list[str]) -> str:
 
 def _plugin_devices() -> Sequence[Any]:
     """The GPUs that the plugin can use, after ONNX Runtime was told of it."""
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     plugin = importlib.import_module(PLUGIN_MODULE)
     known = {device.ep_name for device in onnxruntime.get_ep_devices()}
     if PLUGIN not in known:

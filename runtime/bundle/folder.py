@@ -65,6 +65,7 @@ def open_bundle(folder: Path | str) -> Bundle:
             that is missing or changed.
     """
     folder = Path(folder)
+    _check_name(folder)
     try:
         return _open_bundle(folder)
     except (OSError, ValueError, RuntimeError) as error:  # a null byte, a loop of links
@@ -105,6 +106,7 @@ def new_bundle(out: Path) -> Iterator[Path]:
     Raises:
         BundleError: ``out`` holds something that is no bundle, or cannot be written.
     """
+    _check_name(out)
     place = Path(os.path.realpath(out))  # "." has a name then, and no link hinders a rename
     partial = place.parent / f".{place.name}.{os.getpid()}{PARTIAL}"
     try:
@@ -171,6 +173,14 @@ def sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _check_name(folder: Path) -> None:
+    """Refuse a name that is no text, which ONNX Runtime cannot open."""
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError as error:
+        raise BundleError(f"The name of {folder} is not UTF-8", "Rename the folder") from error
 
 
 def _link_or_copy(source: Path, place: Path) -> None:

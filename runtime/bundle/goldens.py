@@ -18,6 +18,7 @@ from ..sampling.sampler import Latent
 from ..sampling.schedule import Table, Timesteps
 from ..sampling.settings import Settings
 from ..session import Array
+from .fields import a_count, a_number, a_table, a_text
 
 FILE_NAME = "goldens.npz"
 ARRAYS = ("timesteps", "latents", "predictions", "seeds", "trajectory")
@@ -31,6 +32,8 @@ BROKEN = (  # what NumPy raises at one kind of broken file or another
     TypeError,
     AttributeError,
     RuntimeError,
+    OverflowError,
+    MemoryError,  # of a shape that the header made up
     zipfile.BadZipFile,
     zlib.error,
 )
@@ -109,6 +112,15 @@ def write_goldens(goldens: Goldens, folder: Path) -> None:
     np.savez(folder / FILE_NAME, settings=np.array(settings), **arrays)  # type: ignore[arg-type]
 
 
+def _settings(text: str) -> Settings:
+    content = a_table(json.loads(text), "settings")
+    a_count(content["steps"], "steps")
+    a_text(content["sampler"], "sampler")
+    for name in ("cfg_scale", "eta"):
+        a_number(content, name, 0.0)
+    return Settings(**content)
+
+
 def read_goldens(path: Path) -> Goldens:
     """Read what `write_goldens` wrote.
 
@@ -119,7 +131,7 @@ def read_goldens(path: Path) -> Goldens:
         # Opened here: NumPy leaves a broken archive open.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-        settings = Settings(**json.loads(str(arrays.pop("settings"))))
+        settings = _settings(str(arrays.pop("settings")))
         arrays = {OLD_NAMES.get(name, name): array for name, array in arrays.items()}
         named = {group: take_named(arrays, group) for group in NAMED}
         return Goldens(settings=settings, **named, **arrays)  # type: ignore[arg-type]

@@ -40,8 +40,8 @@ class LabelSpec:
         """
         if isinstance(label, str) and label in self.names:
             return self.names.index(label)
-        if str(label) in map(str, range(self.classes)):
-            return int(label)
+        if (index := _number(str(label), self.classes)) is not None:
+            return index
         names = f", or by name: {', '.join(self.names)}" if self.names else ""
         raise OptionError(
             f"There is no label {label!r}",
@@ -86,3 +86,10 @@ class LabelSpec:
     def examples(self, count: int) -> list[Condition]:
         """The classes in turn."""
         return [self.told(index % self.classes) for index in range(count)]
+
+
+def _number(said: str, below: int) -> int | None:
+    """A number in its plain form, where it is below another."""
+    if len(said) > len(str(below)) or not said.isdecimal() or said != str(int(said)):
+        return None
+    return int(said) if int(said) < below else None

@@ -16,7 +16,8 @@ from ... import BundleError, OptionError
 from ..sampling.condition import Condition, merge
 from ..sampling.schedule import LinearBetas, LinearFlow
 from ..session import Array
-from .fields import a_count, a_number, a_text, one_of
+from .checks import graph_fields, model_fields, pass_fields
+from .fields import a_count, a_number, a_table, a_text, one_of
 from .label import LabelSpec
 from .precision import PRECISIONS
 
@@ -278,7 +279,7 @@ class Manifest:
         try:
             content: dict[str, Any] = json.loads(text)
             found = content["schema_version"]
-            if found not in READABLE:
+            if type(found) is not int or found not in READABLE:
                 raise BundleError(
                     f"This bundle has schema version {found}, this pitstop reads {SCHEMA_VERSION}",
                     "Install the version of pitstop that wrote it, or export it again with this one"
@@ -310,7 +311,7 @@ def _manifest(content: dict[str, Any]) -> Manifest:
     channel, row, column = (a_count(number, "latent_shape") for number in content["latent_shape"])
     values = {
         **content,
-        "model": ModelSpec(**content["model"]),
+        "model": ModelSpec(**model_fields(content["model"])),
         "batch": a_count(content["batch"], "batch"),
         "latent_shape": (channel, row, column),
         "conditions": tuple(map(_condition, content["conditions"])),
@@ -323,8 +324,10 @@ def _manifest(content: dict[str, Any]) -> Manifest:
         "latent_shift": a_number(content, "latent_shift", 0.0),
         "goldens": a_text(content["goldens"], "goldens"),
         "graphs": {name: _graph_spec(graph) for name, graph in content["graphs"].items()},
-        "passes": tuple(_pass_report(report) for report in content["passes"]),
-        "files": {str(path): str(digest) for path, digest in content["files"].items()},
+        "passes": tuple(PassReport(**pass_fields(report)) for report in content["passes"]),
+        "files": a_table(content["files"], "files"),
+        "versions": a_table(content.get("versions", {}), "versions"),
+        "target": a_text(content.get("target", "portable"), "target"),
     }
     manifest = Manifest(**values)
     if not manifest.precisions:
@@ -336,6 +339,10 @@ def _manifest(content: dict[str, Any]) -> Manifest:
     if (manifest.prediction_type == "velocity") != isinstance(manifest.schedule, LinearFlow):
         raise ValueError(
             f"prediction_type {manifest.prediction_type} does not go with {manifest.schedule}"
+        )
+    if manifest.cfg_channels > manifest.latent_shape[0]:
+        raise ValueError(
+            f"cfg_channels is {manifest.cfg_channels} of {manifest.latent_shape[0]} channels"
         )
     if not manifest.latent_scale > 0:
         raise ValueError(f"latent_scale is {manifest.latent_scale}, not above 0")
@@ -398,15 +405,11 @@ def _check_decoder(spec: GraphSpec, latent_shape: tuple[int, int, int]) -> None:
         raise ValueError(f"the decoder's shapes {shapes} do not go with a latent {latent_shape}")
 
 
-def _pass_report(content: dict[str, Any]) -> PassReport:
-    return PassReport(**{**content, "rewritten": tuple(content["rewritten"])})
-
-
 def _graph_spec(content: dict[str, Any]) -> GraphSpec:
     sides = {side: tuple(map(_tensor_spec, content[side])) for side in ("inputs", "outputs")}
     if not sides["outputs"]:
         raise ValueError("a graph has no outputs")
-    return GraphSpec(**{**content, **sides, "path": a_text(content["path"], "path")})
+    return GraphSpec(**{**graph_fields(content), **sides})
 
 
 def _tensor_spec(content: dict[str, Any]) -> TensorSpec:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pitstop import BundleError
 from pitstop.calibration.pipeline import calibrate_bundle
 from pitstop.calibration.recipe import Recipe
 from pitstop.evaluation.accuracy.measure import Asked, measure
@@ -73,3 +74,16 @@ def test_a_graph_whose_numbers_overflowed_is_not_among_the_budgets_points(
 
     assert calibration is not None
     assert calibration.points == ((1, 30.0), (3, 41.5))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"rows": 3}', "null", 100_000 * "["])
+def test_figures_that_cannot_be_read_are_told_in_one_line(
+    calibrated: Path, tmp_path: Path, text: str
+) -> None:
+    bundle = Path(shutil.copytree(calibrated, tmp_path / "bundle"))
+    (bundle / "calibration" / "coverage.json").write_text(text)
+    (bundle / "manifest.json").unlink()
+    write_manifest(bundle, open_bundle(calibrated).manifest)
+
+    with pytest.raises(BundleError, match="holds no calibration's figures"):
+        read_calibration(open_bundle(bundle))

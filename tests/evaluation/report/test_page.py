@@ -256,3 +256,7 @@ def test_a_browser_shows_the_page_whole(broken: Accuracy, tmp_path: Path) -> Non
     for colour in (COLOURS[0], "#c0262d"):  # the curve, and the verdict with the bad block
         rgb = np.array([int(colour[at : at + 2], 16) for at in (1, 3, 5)])
         assert (np.abs(pixels - rgb).max(axis=1) <= 4).sum() > 200
+
+
+def test_a_dollar_in_a_name_is_no_mathematics() -> None:
+    assert ">costs $5_a$ or $^</text>" in plot_curves([Curve("costs $5_a$ or $^", [0.1], [30.0])])

@@ -1,4 +1,6 @@
+import dataclasses
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +10,7 @@ from bundle_helpers import one_line, toy_manifest, zero_goldens
 
 from pitstop import BundleError
 from pitstop.runtime.bundle.goldens import ARRAYS, NAMED, Goldens, read_goldens, write_goldens
+from pitstop.runtime.sampling.settings import Settings
 
 FILED = ["settings", *ARRAYS, "conditions.label", "told.label"]  # as they stand in the file
 
@@ -91,6 +94,14 @@ def put_pickle(path: Path) -> None:
     np.savez(path, settings=np.array({"a": 1}, dtype=object))
 
 
+def claim_a_shape(path: Path) -> None:
+    """An array whose header says that it is larger than any memory."""
+    header = "{'descr': '<f4', 'fortran_order': False, 'shape': (100000000000000000000,), }"
+    array = b"\x93NUMPY\x01\x00" + (128 - 10).to_bytes(2, "little") + header.ljust(117).encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("latents.npy", array + b"\n")
+
+
 def leave_out(name: str) -> Callable[[Path], None]:
     def change(path: Path) -> None:
         with np.load(path) as archive:
@@ -123,7 +134,12 @@ def set_settings(text: str) -> Callable[[Path], None]:
         Path.unlink,
         add_an_array,
         *map(leave_out, FILED),
+        claim_a_shape,
         *map(set_settings, ["{", "3", json.dumps({"walks": 3})]),
+        *(
+            set_settings(json.dumps({**dataclasses.asdict(Settings()), **wrong}))
+            for wrong in ({"sampler": {"a": 1}}, {"steps": 5.5}, {"cfg_scale": "4"})
+        ),
     ],
     ids=lambda change: change.__name__,
 )

@@ -113,6 +113,74 @@ def test_another_schema_version_is_told_with_both_versions(version: object, reme
     assert told.value.remedy.startswith(remedy)
 
 
+@pytest.mark.parametrize("version", [True, 3.0])
+def test_a_schema_version_is_a_whole_number(version: object) -> None:
+    with pytest.raises(BundleError, match="has schema version"):
+        Manifest.from_json(content(schema_version=version))
+
+
+MODEL = json.loads(toy_manifest().to_json())["model"]
+PASS = {
+    "name": "fold_bridge",
+    "nodes_before": {"Add": 2},
+    "nodes_after": {"Add": 1},
+    "weight_bytes_before": 8,
+    "weight_bytes_after": 4,
+    "rewritten": ["add"],
+    "skipped": {"mul": "it has no bias"},
+    "relative_l2": 0.0,
+}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": None},
+        {"model": {**MODEL, "config": {}}},
+        {"model": {**MODEL, "config": "dit"}},
+        {"model": {**MODEL, "parameters": "many"}},
+        {"model": {**MODEL, "flops_per_call": None}},
+        {"model": {**MODEL, "licence": ["MIT"]}},
+        {"passes": [{**PASS, "nodes_before": [2]}]},
+        {"passes": [{**PASS, "nodes_after": {"Add": "one"}}]},
+        {"passes": [{**PASS, "weight_bytes_after": None}]},
+        {"passes": [{**PASS, "skipped": {"mul": 3}}]},
+        {"passes": [{**PASS, "relative_l2": "small"}]},
+        {"passes": [{**PASS, "rewritten": [3]}]},
+        {"passes": [{**PASS, "block_moves_after": {"Reshape": "one"}}]},
+        {"files": ["graphs/denoiser.fp32.onnx"]},
+        {"latent_space": "vae", "latent_scale": 10**400},
+        {"cfg_channels": 99},
+        {"batch": 10**30},
+    ],
+)
+def test_a_part_of_another_type_is_told_in_one_line(changes: dict[str, object]) -> None:
+    with pytest.raises(BundleError) as told:
+        Manifest.from_json(content(**changes))
+    assert one_line(told.value).startswith("manifest.json cannot be read: ")
+    assert len(told.value.problem) < 300
+
+
+def test_what_a_pass_did_is_read() -> None:
+    [report] = Manifest.from_json(content(passes=[PASS])).passes
+    assert report.rewritten == ("add",)
+
+
+@pytest.mark.parametrize("classes", [2**20 + 1, 10**9])
+def test_more_classes_than_any_model_has_are_told(classes: int) -> None:
+    [label] = json.loads(content())["conditions"]
+    changed = {**label, "classes": classes, "null": None, "names": []}
+    with pytest.raises(BundleError, match=f"classes has {classes} where a whole number"):
+        Manifest.from_json(content(conditions=[changed]))
+
+
+def test_half_a_character_in_a_label_is_told() -> None:
+    [label] = json.loads(content())["conditions"]
+    names = ["shirt", "shoe", "\ud83d"]
+    with pytest.raises(BundleError, match="surrogates not allowed"):
+        Manifest.from_json(content(conditions=[{**label, "names": names}]))
+
+
 def test_a_newer_schema_is_told_before_its_new_fields_are_read() -> None:
     with pytest.raises(BundleError, match="has schema version 4"):
         Manifest.from_json('{"schema_version": 4, "graph": {}}')
