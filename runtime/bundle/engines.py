@@ -22,6 +22,7 @@ from ... import EngineError, __version__
 from ..machine.system import platform_name
 from .engine_key import EngineKey
 from .folder import ENGINES, Bundle, sha256
+from .in_place import held
 from .precision import QUANTIZED
 
 PLAN = "engine.plan"
@@ -224,17 +225,18 @@ def new_engine(bundle: Path, key: EngineKey) -> Iterator[Path]:
     place = bundle / ENGINES / key.digest
     partial = place.with_name(f".{key.digest}{PARTIAL}")
     try:
-        place.parent.mkdir(exist_ok=True)
-        with _locked(place.with_name(f".{key.digest}{LOCK}"), key):
-            _remove(partial)  # of a build that was killed
-            partial.mkdir()
-            try:
-                yield partial
-                if (partial / METADATA).exists():
-                    _remove(place)
-                    partial.rename(place)
-            finally:
-                _remove(partial)
+        with held(bundle, shared=True):  # what puts another bundle here waits
+            place.parent.mkdir(exist_ok=True)
+            with _locked(place.with_name(f".{key.digest}{LOCK}"), key):
+                _remove(partial)  # of a build that was killed
+                partial.mkdir()
+                try:
+                    yield partial
+                    if (partial / METADATA).exists():
+                        _remove(place)
+                        partial.rename(place)
+                finally:
+                    _remove(partial)
     except OSError as error:
         raise EngineError(
             f"{place} cannot be written ({error.strerror or error})",

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import glob
 import hashlib
 import os
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ... import BundleError
+from .in_place import beside, held, put_back, put_in_place
 from .manifest import FILE_NAME, GraphSpec, Manifest
 
-PARTIAL = ".partial"
-OLD = ".old"
 ENGINES = "engines"  # what was built here; the manifest does not know it
 
 
@@ -77,7 +75,7 @@ def open_bundle(folder: Path | str) -> Bundle:
 
 def _open_bundle(folder: Path) -> Bundle:
     path = folder / FILE_NAME
-    if not path.is_file():
+    if not path.is_file() and not (not folder.exists() and put_back(_place(folder))):
         raise BundleError(
             f"{folder} is not a bundle: it has no {FILE_NAME}",
             "Name the folder that `pitstop export --out` made",
@@ -106,24 +104,34 @@ def new_bundle(out: Path) -> Iterator[Path]:
     Raises:
         BundleError: ``out`` holds something that is no bundle, or cannot be written.
     """
+    with _completed(out, lambda partial: None) as partial:
+        yield partial
+
+
+@contextlib.contextmanager
+def _completed(out: Path, complete: Callable[[Path], None]) -> Iterator[Path]:
+    """As `new_bundle`; ``complete`` has the last word, when nobody works in ``out`` any more."""
     _check_name(out)
-    place = Path(os.path.realpath(out))  # "." has a name then, and no link hinders a rename
-    partial = place.parent / f".{place.name}.{os.getpid()}{PARTIAL}"
+    place = _place(out)
     try:
         _check_replaceable(place)
         place.parent.mkdir(parents=True, exist_ok=True)
-        _remove_stale(place)
-        partial.mkdir()
-        yield partial
-        if (partial / FILE_NAME).exists():
-            _put_in_place(partial, place)
+        with beside(place) as partial:
+            yield partial
+            if (partial / FILE_NAME).exists():
+                with held(place) if place.exists() else contextlib.nullcontext():
+                    complete(partial)
+                    put_in_place(partial, place)
     except OSError as error:
         raise BundleError(
             f"{out} cannot be written ({error.strerror or error})",
             "Free some space there, or choose another folder with `--out`",
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _place(folder: Path) -> Path:
+    """Where a bundle lies: "." has a name then, and no link hinders a rename."""
+    return Path(os.path.realpath(folder))
 
 
 @contextlib.contextmanager
@@ -133,16 +141,19 @@ def extended_bundle(bundle: Bundle, dropped: Collection[str]) -> Iterator[Path]:
     The files are linked where the file system can, so they must not be written to. What somebody
     put beside them comes along, but for hidden files; so do engines, whose keys say what they fit.
     """
-    with new_bundle(bundle.folder) as folder:
+
+    def bring_unlisted(folder: Path) -> None:
+        for name in _unlisted(bundle):
+            if not (folder / name).exists():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                _link_or_copy(bundle.path(name), folder / name)
+
+    with _completed(bundle.folder, bring_unlisted) as folder:
         for name in bundle.manifest.files:
             if name not in dropped:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 _link_or_copy(bundle.path(name), folder / name)
         yield folder
-        for name in _unlisted(bundle):
-            if not (folder / name).exists():
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                _link_or_copy(bundle.path(name), folder / name)
 
 
 def _unlisted(bundle: Bundle) -> Iterator[str]:
@@ -217,35 +228,3 @@ def _check_replaceable(out: Path) -> None:
         raise BundleError(
             f"{out} exists and is no bundle", "Choose a new folder with `--out`, or remove it"
         )
-
-
-def _remove_stale(out: Path) -> None:
-    """Remove what a killed export left beside ``out``, and put back what it had moved away."""
-    for path in out.parent.glob(f".{glob.escape(out.name)}.*{PARTIAL}"):
-        marks = path.name.removeprefix(f".{out.name}.")
-        if not _is_stale(marks.removesuffix(PARTIAL).removesuffix(OLD)):
-            continue
-        if marks.endswith(OLD + PARTIAL) and not out.exists():
-            path.rename(out)
-        else:
-            shutil.rmtree(path)
-
-
-def _is_stale(pid: str) -> bool:
-    """Whether nobody works there: in a container, an export may get a dead one's number."""
-    return pid.isdecimal() and (int(pid) == os.getpid() or not Path(f"/proc/{pid}").exists())
-
-
-def _put_in_place(partial: Path, out: Path) -> None:
-    if not out.exists():
-        partial.rename(out)
-        return
-    old = out.with_name(f".{out.name}.{os.getpid()}{OLD}{PARTIAL}")
-    try:
-        out.rename(old)
-        partial.rename(out)
-    except BaseException:
-        if not out.exists():
-            old.rename(out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
