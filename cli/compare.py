@@ -12,6 +12,7 @@ from click.core import ParameterSource
 from rich.text import Text
 
 from .. import OptionError
+from ..runtime.figures import counted
 from .options import as_value, sampling_options, session_options, split_names
 from .printing import (
     check_place,
@@ -187,8 +188,9 @@ def _row_figures(row: Row) -> dict[str, Any]:
 
 def _print(accuracy: Accuracy, report: Path | None) -> None:
     console.print(
-        f"against PyTorch in fp32, {accuracy.reference}: {len(accuracy.goldens.seeds)} images, "
-        f"{accuracy.goldens.settings.steps} steps\n"
+        f"against PyTorch in fp32, {accuracy.reference}: "
+        f"{counted(len(accuracy.goldens.seeds), 'image')}, "
+        f"{counted(accuracy.goldens.settings.steps, 'step')}\n"
     )
     if len(accuracy.rows) == 1:
         _print_details(accuracy.rows[0].comparison)

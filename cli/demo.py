@@ -38,7 +38,7 @@ def demo(out: Path, json_path: Path | None) -> None:
     except PassBroken as error:
         click.echo(
             f"pitstop: {error}. No bundle was written; reinstall with the versions in "
-            "constraints.txt.",
+            "the project's constraints.txt.",
             err=True,
         )
         sys.exit(1)
@@ -84,6 +84,6 @@ def _print(made: Demo) -> None:
     )
     console.print(
         "ONNX Runtime's CPU provider computes fp16 in fp32 between nodes; a GPU rounds more often: "
-        "docs/precision.md."
+        "the project's docs/precision.md."
     )
     console.print(f"bundle   {made.bundle}\npicture  {made.picture}")

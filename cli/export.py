@@ -191,7 +191,7 @@ def _failure(report: ExportReport) -> str:
         )
     name, parity = next(item for item in report.parities.items() if not item[1].passed)
     remedy = (
-        "reinstall with the versions in constraints.txt, or report the checkpoint"
+        "reinstall with the versions in the project's constraints.txt, or report the checkpoint"
         if name == "fp32"
         else f"leave {name} out of `--precision`"
     )

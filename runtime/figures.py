@@ -1,10 +1,15 @@
-"""Figures as JSON, in which a number that is not finite becomes null."""
+"""Figures as text: as JSON, in which a number that is not finite becomes null, and counted."""
 
 from __future__ import annotations
 
 import json
 import math
 from typing import Any
+
+
+def counted(number: int, what: str) -> str:
+    """``1 image``, ``2 images``."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def as_json(figures: Any, *, indent: int) -> str:

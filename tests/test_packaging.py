@@ -49,8 +49,8 @@ def test_no_package_is_a_folder_that_is_not_shipped() -> None:
     assert not rooms & NOT_SHIPPED
 
 
-def test_the_root_holds_no_python_but_its_init() -> None:
-    assert [path.name for path in ROOT.glob("*.py")] == ["__init__.py"]
+def test_the_root_holds_no_python_but_its_init_and_the_command() -> None:
+    assert sorted(path.name for path in ROOT.glob("*.py")) == ["__init__.py", "__main__.py"]
 
 
 def test_the_wheel_holds_every_file_of_every_package(wheel: list[PurePosixPath]) -> None:
@@ -74,3 +74,12 @@ def test_the_wheel_holds_the_weights_the_types_and_the_licence(wheel: list[PureP
 def test_the_wheel_holds_nothing_but_the_package(wheel: list[PurePosixPath]) -> None:
     assert {path.parts[0] for path in wheel if ".dist-info" not in path.parts[0]} == {"pitstop"}
     assert not NOT_SHIPPED & {path.parts[1] for path in wheel}
+
+
+def test_the_package_runs_as_a_module() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pitstop", "--version"], capture_output=True, text=True, check=False
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("pitstop, version ")

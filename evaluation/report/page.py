@@ -6,6 +6,7 @@ import base64
 import datetime
 import io
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +14,14 @@ from pathlib import Path
 import jinja2
 import numpy as np
 import numpy.typing as npt
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from PIL import Image
 
 from ... import __version__
 from ...runtime.bundle.manifest import CONDITIONER
 from ...runtime.bundle.precision import QUANTIZED
 from ...runtime.distance import latent_peak
+from ...runtime.figures import counted
 from ...runtime.image import written_whole
 from ...runtime.machine.system import this_machine
 from ...runtime.sampling.sampler import Latent
@@ -52,7 +54,13 @@ def render(accuracy: Accuracy) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"decibel": decibel, "small": small, "percent": percent}
+    environment.filters |= {
+        "decibel": decibel,
+        "small": small,
+        "percent": percent,
+        "counted": counted,
+        "code": code,
+    }
     measured = [row for row in accuracy.rows if row.blocks is not None]
     return environment.get_template("report.html").render(
         accuracy=accuracy,
@@ -86,6 +94,11 @@ def decibel(value: float) -> str:
     if math.isnan(value):
         return "not a number"
     return "equal" if math.isinf(value) else f"{value:.1f} dB"
+
+
+def code(text: str) -> Markup:
+    """Text whose words in backticks are set as code."""
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # escaped
 
 
 def small(value: float) -> str:

@@ -22,7 +22,6 @@ WIDTH = 10.6  # inches, of 100 pixels
 LEGEND_CHARACTERS = 150  # side by side in that width
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
-    "text.parse_math": False,  # a bundle's name may have dollars in it
     "svg.hashsalt": "pitstop",  # the same plot gives the same file
     "font.family": "sans-serif",
     "font.size": 9,
@@ -71,7 +70,7 @@ def plot_curves(curves: Sequence[Curve]) -> str:
         left, right = figure.subplots(1, 2)
         for curve, style in zip(curves, _styles(curves), strict=True):
             steps = range(1, len(curve.relative_l2) + 1)
-            left.plot(steps, _drawable(curve.relative_l2), label=curve.name, **style)
+            left.plot(steps, _drawable(curve.relative_l2), label=_literal(curve.name), **style)
             right.plot(steps, _drawable(curve.psnr_db), **style)
         _logarithmic(left, [error for curve in curves for error in curve.relative_l2])
         left.set_title("relative L2 of the latents, lower is better")
@@ -92,14 +91,19 @@ def plot_blocks(series: Sequence[BlockSeries]) -> str:
         for colour, one in zip(_cycle(len(series)), series, strict=True):
             places = [names.index(name) for name in one.errors if name in names]
             errors = [one.errors[names[place]] for place in places]
-            axes.plot(places, _drawable(errors), "o-", ms=4, lw=1, color=colour, label=one.name)
+            axes.plot(
+                places, _drawable(errors), "o-", ms=4, lw=1, color=colour, label=_literal(one.name)
+            )
             axes.axhline(one.limit, color=colour, lw=1, ls=(0, (4, 4)))
             for name in one.bad:
                 _name_bad(axes, names.index(name), one.errors[name], name)
         _logarithmic(axes, [error for one in series for error in (*one.errors.values(), one.limit)])
         axes.set_title("relative L2 of what leaves each block, fed what the reference's was")
         axes.set_xticks(
-            range(len(names)), names, rotation=60 if len(names) < 32 else 90, ha="right"
+            range(len(names)),
+            list(map(_literal, names)),
+            rotation=60 if len(names) < 32 else 90,
+            ha="right",
         )
         axes.margins(x=0.02, y=0.12)
         _legend(figure, [one.name for one in series])
@@ -113,7 +117,7 @@ def plot_drift(drift: Mapping[str, Sequence[float | None]]) -> str:
         axes = figure.subplots()
         rows = [[math.nan if part is None else part for part in parts] for parts in drift.values()]
         drawn = axes.imshow(rows, aspect="auto", cmap="viridis_r", vmin=0, vmax=1)
-        axes.set_yticks(range(len(rows)), list(drift), fontsize=7)
+        axes.set_yticks(range(len(rows)), list(map(_literal, drift)), fontsize=7)
         axes.set_xticks([])
         axes.set_xlabel("from the clean end of the timesteps to the noise, in equal parts")
         axes.set_title("largest value of each quantized activation, over its largest anywhere")
@@ -121,11 +125,16 @@ def plot_drift(drift: Mapping[str, Sequence[float | None]]) -> str:
         return _svg(figure)
 
 
+def _literal(name: str) -> str:
+    """A name in which a dollar is no mathematics."""
+    return name.replace("$", r"\$")
+
+
 def _name_bad(axes: Axes, place: int, error: float, name: str) -> None:
     if math.isfinite(error):
         axes.plot([place], [error], "o", ms=11, mfc="none", mec="#c0262d", mew=1.6)
         axes.annotate(
-            name, (place, error), (0, 9), textcoords="offset points",
+            _literal(name), (place, error), (0, 9), textcoords="offset points",
             ha="center", color="#c0262d", fontweight="bold",
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
         )  # fmt: skip

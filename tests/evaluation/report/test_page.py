@@ -16,7 +16,7 @@ from PIL import Image
 
 from pitstop import OptionError
 from pitstop.evaluation.accuracy.measure import Accuracy, Asked, Row, measure
-from pitstop.evaluation.report.page import SHOWN, decibel, render, small, write_report
+from pitstop.evaluation.report.page import SHOWN, code, decibel, render, small, write_report
 from pitstop.evaluation.report.plots import COLOURS, BlockSeries, Curve, plot_blocks, plot_curves
 from pitstop.runtime.bundle.folder import Bundle
 from pitstop.runtime.sampling.settings import Settings
@@ -149,7 +149,8 @@ def test_from_goldens_the_page_says_what_is_missing(exported: Path) -> None:
     text = Reader(render(measure(Asked([exported], whole=True)))).text
 
     assert "Not measured; the reason is at the end of this page." in text
-    assert "it runs with `--checkpoint`" in text
+    assert "it runs with --checkpoint" in text
+    assert "`" not in text
 
 
 def test_names_from_a_bundle_are_text_and_no_markup(sound: Accuracy) -> None:
@@ -260,3 +261,7 @@ def test_a_browser_shows_the_page_whole(broken: Accuracy, tmp_path: Path) -> Non
 
 def test_a_dollar_in_a_name_is_no_mathematics() -> None:
     assert ">costs $5_a$ or $^</text>" in plot_curves([Curve("costs $5_a$ or $^", [0.1], [30.0])])
+
+
+def test_words_in_backticks_are_set_as_code_and_nothing_else_is_markup() -> None:
+    assert code("no `--classifier` was <given>") == "no <code>--classifier</code> was &lt;given&gt;"
