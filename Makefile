@@ -5,6 +5,7 @@
 #   make test-slow   all tests but those for GPUs
 #   make test-gpu    the tests for machines with CUDA; they need no network
 #   make check       format, lint and types
+#   make fuzz        damaged and odd input, seeded: about 5 minutes
 #   make bench       every benchmark but that of GPUs, one after the other
 #
 # Each sets up .venv first if need be. PYTHON=python3.13 chooses the interpreter.
@@ -14,7 +15,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 EXTRAS := cpu,openvino,export,report,tensorrt-rtx,dev
 
-.PHONY: demo test test-slow test-gpu check bench
+.PHONY: demo test test-slow test-gpu check fuzz bench
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -37,8 +38,11 @@ check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+fuzz: $(INSTALLED)
+	$(BIN)/python benchmarks/fuzz.py $(if $(SEED),--seed $(SEED))
+
 bench: $(INSTALLED)
-	set -e; for script in $(filter-out benchmarks/gpu.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$script; done
+	set -e; for script in $(filter-out $(addprefix benchmarks/,gpu.py fuzz.py damage.py record.py),$(wildcard benchmarks/*.py)); do $(BIN)/python $$script; done
 
 # PyTorch goes first and by its pin: a package that asks for "any torch" would bring the newest one
 # with gigabytes of CUDA libraries. tensorrt-stubs, which mypy reads, asks for TensorRT itself: it goes

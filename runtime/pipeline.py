@@ -18,11 +18,11 @@ from .bundle.folder import open_bundle
 from .bundle.manifest import LATENT, Manifest
 from .decoder import Decode, TiledDecoder
 from .opened import OpenedBundle, open_denoiser
+from .sampling.asked import as_labels, as_seeds
 from .sampling.condition import Condition, unstack
 from .sampling.conditioner import Conditioner, Plain
 from .sampling.host_loop import HostLoop, run_rows
 from .sampling.loop import Loop
-from .sampling.noise import MAX_SEED
 from .sampling.request import Request
 from .sampling.sampler import Latent, Sampler
 from .sampling.samplers import AUTO, default_sampler, make_sampler
@@ -195,9 +195,8 @@ class Pipeline(Closing):
         """
         settings = Settings(steps, sampler, cfg_scale, eta)
         label = self.manifest.label
-        told = [label.told(label.index(one)) for one in labels]
-        seeds = _check_seeds(range(len(labels)) if seeds is None else seeds, len(labels))
-        latents = self.draw(told, seeds, settings, on_step)
+        told = [label.told(label.index(one)) for one in as_labels(labels)]
+        latents = self.draw(told, range(len(told)) if seeds is None else seeds, settings, on_step)
         return Samples(latents, self.manifest.latent_space, self.decode)
 
     def draw(
@@ -241,7 +240,12 @@ class Pipeline(Closing):
     def requests(
         self, conditions: Sequence[Condition], seeds: Sequence[int], settings: Settings
     ) -> list[Request]:
-        """What is asked of the loop, one after the other."""
+        """What is asked of the loop, one after the other.
+
+        Raises:
+            OptionError: A seed or a setting that is none.
+        """
+        seeds = as_seeds(seeds, len(conditions))
         sampler = self.sampler(settings)
         return [
             Request(
@@ -289,16 +293,3 @@ class Pipeline(Closing):
 def _telling(on_step: OnStep | None, images: int) -> Callable[[Sequence[Latent]], None]:
     """What tells of a step of a request, whoever looks."""
     return lambda latents: None if on_step is None else on_step(images)
-
-
-def _check_seeds(seeds: Sequence[int], images: int) -> Sequence[int]:
-    if not images:
-        raise OptionError("No labels were given", "Give one label for each image")
-    if len(seeds) != images:
-        raise OptionError(
-            f"{len(seeds)} seeds were given for {images} labels", "Give one seed for each label"
-        )
-    for seed in seeds:
-        if not 0 <= seed <= MAX_SEED:
-            raise OptionError(f"The seed is {seed}", f"Choose one from 0 to {MAX_SEED}")
-    return seeds

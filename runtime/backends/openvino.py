@@ -56,6 +56,7 @@ def open_graph(graph: GraphFile, options: SessionOptions) -> OpenVinoSession:
         import openvino
     failures = (
         RuntimeError,
+        UnicodeDecodeError,  # of a name in the graph
         openvino.frontend.GeneralFailure,
         openvino.frontend.InitializationFailure,
         openvino.frontend.NotImplementedFailure,

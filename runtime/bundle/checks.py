@@ -52,6 +52,12 @@ def pass_fields(content: object) -> dict[str, Any]:
     return {**report, "rewritten": tuple(_words(name, "rewritten") for name in report["rewritten"])}
 
 
+def digests(content: object) -> dict[str, str]:
+    """The sha256 of every file, by its path."""
+    files = a_table(content, "files")
+    return {path: a_text(digest, path) for path, digest in files.items()}
+
+
 def _counts(content: object, name: str) -> None:
     for operator, count in a_table(content, name).items():
         a_count(count, operator, least=0)

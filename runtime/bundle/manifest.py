@@ -16,7 +16,7 @@ from ... import BundleError, OptionError
 from ..sampling.condition import Condition, merge
 from ..sampling.schedule import LinearBetas, LinearFlow
 from ..session import Array
-from .checks import graph_fields, model_fields, pass_fields
+from .checks import digests, graph_fields, model_fields, pass_fields
 from .fields import a_count, a_number, a_table, a_text, one_of
 from .label import LabelSpec
 from .precision import PRECISIONS
@@ -325,7 +325,7 @@ def _manifest(content: dict[str, Any]) -> Manifest:
         "goldens": a_text(content["goldens"], "goldens"),
         "graphs": {name: _graph_spec(graph) for name, graph in content["graphs"].items()},
         "passes": tuple(PassReport(**pass_fields(report)) for report in content["passes"]),
-        "files": a_table(content["files"], "files"),
+        "files": digests(content["files"]),
         "versions": a_table(content.get("versions", {}), "versions"),
         "target": a_text(content.get("target", "portable"), "target"),
     }
@@ -346,6 +346,8 @@ def _manifest(content: dict[str, Any]) -> Manifest:
         )
     if not manifest.latent_scale > 0:
         raise ValueError(f"latent_scale is {manifest.latent_scale}, not above 0")
+    for precision in manifest.precisions:
+        _check_denoiser(manifest.denoiser(precision), manifest)
     for name in DECODERS:
         if name in manifest.graphs:
             _check_decoder(manifest.graphs[name], manifest.latent_shape)
@@ -390,6 +392,20 @@ def _schedule(content: dict[str, Any]) -> LinearBetas | LinearFlow:
     if not 0 < betas.beta_start <= betas.beta_end < 1:
         raise ValueError(f"the betas are {betas.beta_start} to {betas.beta_end}, not inside (0, 1)")
     return betas
+
+
+def _check_denoiser(spec: GraphSpec, manifest: Manifest) -> None:
+    """Refuse a denoiser that takes other latents, or predicts other channels, than is said."""
+    channels, *sides = manifest.latent_shape
+    latent = (manifest.batch, channels, *sides)
+    prediction = (manifest.batch, (1 + manifest.learn_sigma) * channels, *sides)
+    for name, tensors, wanted in (
+        (LATENT, spec.inputs, latent),
+        (PREDICTION, spec.outputs, prediction),
+    ):
+        found = [tensor.shape for tensor in tensors if tensor.name == name]
+        if found != [wanted]:
+            raise ValueError(f"{spec.path} has {name} of shapes {found}, not {list(wanted)}")
 
 
 def _check_decoder(spec: GraphSpec, latent_shape: tuple[int, int, int]) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import numpy as np
+from functools import partial
 
 from ... import OptionError
+from .asked import a_number, a_whole_number
 from .samplers import AUTO
 
 
@@ -28,7 +28,14 @@ class Settings:
     eta: float = 0.0
 
     def __post_init__(self) -> None:
-        if not np.isfinite(self.cfg_scale) or self.cfg_scale < 0:
+        set_field = partial(object.__setattr__, self)  # NumPy's and PyTorch's become Python's
+        set_field("steps", a_whole_number(self.steps, "steps"))
+        scale = a_number(self.cfg_scale, "The guidance scale", "a number of at least 0")
+        set_field("cfg_scale", scale)
+        set_field("eta", a_number(self.eta, "eta", "0 to 1"))
+        if not isinstance(self.sampler, str):
+            raise OptionError(f"sampler is {self.sampler!r}", "Give a name, such as 'ddim'")
+        if self.cfg_scale < 0:
             raise OptionError(
                 f"The guidance scale is {self.cfg_scale}", "Choose a number of at least 0"
             )

@@ -1,0 +1,98 @@
+"""What users ask for in Python: taken where it is meant, or refused with how to say it."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+from ... import OptionError
+
+MAX_SEED = 2**64 - 1
+
+
+def a_whole_number(value: object, name: str) -> int:
+    """A whole number of Python, NumPy or PyTorch.
+
+    Raises:
+        OptionError: It is something else, ``5.5``, ``"5"`` and ``True`` too.
+    """
+    if not isinstance(value, bool):
+        try:
+            return operator.index(value)  # type: ignore[arg-type]
+        except TypeError:
+            pass
+    raise OptionError(f"{name} is {_said(value)}", "Give a whole number, such as 8")
+
+
+def a_number(value: object, name: str, wanted: str) -> float:
+    """A finite number; ``wanted`` says which are meant.
+
+    Raises:
+        OptionError: It is something else.
+    """
+    if isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    raise OptionError(f"{name} is {_said(value)}", f"Choose {wanted}")
+
+
+def a_list(values: Any, name: str, example: str) -> list[Any]:
+    """The members of a list, tuple, range or array.
+
+    Raises:
+        OptionError: It is a text, one value, or what can be gone through only once.
+    """
+    if isinstance(values, str | bytes):
+        raise OptionError(
+            f"{name} is the text {_said(values)}, not a list", f"Give a list, such as {example}"
+        )
+    try:
+        length = len(values)
+    except TypeError:
+        remedy = f"Give `list({name})`" if hasattr(values, "__iter__") else "Give a list"
+        raise OptionError(
+            f"{name} is {_said(values)}, not a list", f"{remedy}, such as {example}"
+        ) from None
+    if not hasattr(values, "__getitem__") or isinstance(values, dict):
+        raise OptionError(
+            f"{name} is a {type(values).__name__}, which has no order",
+            f"Give a list, such as {example}",
+        )
+    return [values[index] for index in range(length)]
+
+
+def as_labels(labels: Any) -> list[int | str]:
+    """The classes of images, each by number or by name.
+
+    Raises:
+        OptionError: No list, or one of something else.
+    """
+    listed = a_list(labels, "labels", "[3] or ['shoe']")
+    return [str(one) if isinstance(one, str) else a_whole_number(one, "A label") for one in listed]
+
+
+def as_seeds(seeds: Any, images: int) -> Sequence[int]:
+    """A seed for each image, in [0, 2**64).
+
+    Raises:
+        OptionError: No list, another length, or a seed that is none.
+    """
+    if not images:
+        raise OptionError("No labels were given", "Give one label for each image")
+    listed = a_list(seeds, "seeds", "[0, 1]")
+    if len(listed) != images:
+        raise OptionError(
+            f"{len(listed)} seeds were given for {images} labels", "Give one seed for each label"
+        )
+    whole = [a_whole_number(seed, "A seed") for seed in listed]
+    for seed in whole:
+        if not 0 <= seed <= MAX_SEED:
+            raise OptionError(f"The seed is {seed}", f"Choose one from 0 to {MAX_SEED}")
+    return whole
+
+
+def _said(value: object) -> str:
+    said = " ".join(repr(value).split())
+    return said if len(said) <= 60 else f"{said[:60]}…"
