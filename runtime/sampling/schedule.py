@@ -7,6 +7,7 @@ same properties, so nobody else needs to know which one a model has.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -183,15 +184,18 @@ class LinearFlow:
 
 
 def linspace_timesteps(steps: int, train_steps: int) -> Timesteps:
-    """``steps`` timesteps from the last to 0, rounded half to even: DiT's respacing.
+    """``steps`` timesteps from the last to 0: official DiT's respacing, to the timestep.
 
-    25 of 1000: 999, 957, ..., 83, 42, 0.
+    Its stride accumulates in float64 and each sum is rounded half to even (``space_timesteps`` of
+    ADM's respace.py). 25 of 1000: 999, 957, ..., 42, 0. A single one is the last, not ADM's 0,
+    where there is no noise to take away.
     """
     check_steps(steps, train_steps)
     if steps == 1:
         return np.array([train_steps - 1], dtype=np.int64)
     stride = (train_steps - 1) / (steps - 1)
-    return np.array([round(stride * k) for k in reversed(range(steps))], dtype=np.int64)
+    sums = itertools.accumulate([stride] * (steps - 1), initial=0.0)
+    return np.array([round(total) for total in sums], dtype=np.int64)[::-1].copy()
 
 
 def leading_timesteps(steps: int, train_steps: int) -> Timesteps:

@@ -157,3 +157,18 @@ def test_a_flow_is_visited_from_the_noise_to_the_data(data_at: int, times: list[
     assert schedule.timesteps.tolist() == times
     assert schedule.grid.tolist() == [*times, data_at]
     assert schedule.grid.dtype == np.float64
+
+
+def official_respacing(steps: int, train_steps: int) -> list[int]:
+    """ADM's rule, as its ``space_timesteps`` goes through one section."""
+    stride = (train_steps - 1) / (steps - 1)
+    taken, current = [], 0.0
+    for _ in range(steps):
+        taken.append(round(current))
+        current += stride
+    return taken[::-1]
+
+
+def test_respacing_is_the_official_one_for_every_count() -> None:
+    for steps in range(2, 1001):
+        assert linspace_timesteps(steps, 1000).tolist() == official_respacing(steps, 1000)
