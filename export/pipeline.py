@@ -21,6 +21,7 @@ from .goldens import draw_goldens, golden_settings
 from .lowering.lower import LOW, choose_precisions, lower
 from .optimize import DENOISER, Optimized, choose_steps, denoiser_calls, example_feeds, optimize
 from .parity import FP32_TOLERANCE, Parity, check_parity
+from .pipeline_folder import with_pipeline
 from .step_graph import step_graph
 from .target import check_precisions, find_target
 from .trace import VAE_FACTOR, Hints, TorchSession, load_source, manifest_for, trace
@@ -116,7 +117,8 @@ def export_bundle(
     factor = VAE_FACTOR if read is None else read.factor
     checkpoint = load_source(source, image_size, seed, hints, factor)
     with new_bundle(out) as folder:
-        manifest = manifest_for(checkpoint, Path(source).stem, batch)
+        plain = manifest_for(checkpoint, Path(source).stem, batch)
+        manifest, notes = with_pipeline(source, plain)
         if read is not None:
             manifest = manifest_with(read, manifest)
         on_stage("tracing")
@@ -150,7 +152,7 @@ def export_bundle(
             report = dataclasses.replace(report, decoders=decoders, passes=manifest.passes)
         if report.passed:
             write_manifest(folder, manifest)
-    return dataclasses.replace(report, notes=checkpoint.notes)
+    return dataclasses.replace(report, notes=(*checkpoint.notes, *notes))
 
 
 def _draw_goldens(reference: Pipeline, images: int) -> Goldens:

@@ -40,7 +40,7 @@ from ..runtime.bundle.goldens import FILE_NAME
 from ..runtime.bundle.label import LabelSpec
 from ..runtime.bundle.manifest import LATENT_SCALES, Manifest, ModelSpec
 from ..runtime.machine.system import installed_versions
-from ..runtime.sampling.schedule import LinearBetas, LinearFlow
+from ..runtime.sampling.schedule import Betas, LinearFlow
 from ..runtime.session import Array
 
 OPSET = 19
@@ -134,10 +134,10 @@ def manifest_for(checkpoint: Checkpoint, name: str, batch: int) -> Manifest:
     )
 
 
-def training(checkpoint: Checkpoint) -> LinearBetas | LinearFlow:
+def training(checkpoint: Checkpoint) -> Betas | LinearFlow:
     """What a checkpoint's model calls time, and the noise that it knows."""
     config = checkpoint.config
-    return LinearFlow(config.data_at) if config.prediction_type == "velocity" else LinearBetas()
+    return LinearFlow(config.data_at) if config.prediction_type == "velocity" else Betas()
 
 
 def describe(checkpoint: Checkpoint, name: str, batch: int) -> ModelSpec:

@@ -267,7 +267,11 @@ class Pipeline(Closing):
     def sampler(self, settings: Settings) -> Sampler:
         """The rule that ``settings`` names, on this model's schedule."""
         return make_sampler(
-            settings.sampler, self.manifest.schedule, settings.steps, eta=settings.eta
+            settings.sampler,
+            self.manifest.schedule,
+            settings.steps,
+            eta=settings.eta,
+            predicts=self.manifest.prediction_type,
         )
 
     def settle(self, settings: Settings) -> Settings:

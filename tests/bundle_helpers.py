@@ -21,7 +21,7 @@ from pitstop.runtime.bundle.manifest import (
     TensorSpec,
 )
 from pitstop.runtime.sampling.sampler import Latent
-from pitstop.runtime.sampling.schedule import LinearBetas
+from pitstop.runtime.sampling.schedule import Betas
 from pitstop.runtime.sampling.settings import Settings
 from pitstop.runtime.session import Array
 
@@ -59,7 +59,7 @@ def toy_manifest(*, batch: int = 2, split: bool = False, null_class: bool = True
         prediction_type="epsilon",
         learn_sigma=False,
         cfg_channels=1,
-        schedule=LinearBetas(),
+        schedule=Betas(),
         graphs=_split_graphs(batch) if split else {"denoiser.fp32": _whole_graph(batch)},
         goldens=goldens.FILE_NAME,
         versions={"onnx": onnx.__version__},

@@ -40,6 +40,8 @@ class LabelSpec:
         """
         if isinstance(label, str) and label in self.names:
             return self.names.index(label)
+        if isinstance(label, str) and (index := self._by_synonym(label)) is not None:
+            return index
         if (index := _number(str(label), self.classes)) is not None:
             return index
         names = f", or by name: {', '.join(self.names)}" if self.names else ""
@@ -47,6 +49,16 @@ class LabelSpec:
             f"There is no label {label!r}",
             f"Labels go by number from 0 to {self.classes - 1}{names}",
         )
+
+    def _by_synonym(self, label: str) -> int | None:
+        """The class one of whose names, as ImageNet lists them with commas, is this."""
+        found = [index for index, name in enumerate(self.names) if label in name.split(", ")]
+        if len(found) > 1:
+            raise OptionError(
+                f"{len(found)} classes are called {label!r}",
+                f"Name one by its number: {', '.join(map(str, found))}",
+            )
+        return found[0] if found else None
 
     def told(self, index: int) -> Condition:
         """What an image of a class is told."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from ... import BundleError, OptionError
 from ..sampling.condition import Condition, merge
-from ..sampling.schedule import LinearBetas, LinearFlow
+from ..sampling.schedule import BETA_RULES, Betas, LinearFlow
 from ..session import Array
 from .checks import digests, graph_fields, model_fields, pass_fields
 from .fields import a_count, a_number, a_table, a_text, one_of
@@ -31,7 +31,7 @@ LATENT, TIMESTEP, PREDICTION = "latent", "timestep", "prediction"  # of a denois
 STEP = "step"
 DECODERS = ("decoder.fp32", "decoder.fp16")
 LATENT_SPACES = ("pixel", "vae")
-PREDICTION_TYPES = ("epsilon", "velocity")
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample", "velocity")
 LATENT_SCALES = {"pixel": 1.0, "vae": 0.18215}  # of the model's latent; Stable Diffusion's VAE
 IMAGE_CHANNELS = (1, 3)  # grey or RGB
 DTYPES = ("float32", "float16", "int64", "int32", "int8", "uint8", "bool")
@@ -141,7 +141,8 @@ class Manifest:
         latent_space: ``pixel`` where the latent is the image in [-1, 1], ``vae`` where a decoder
             is needed.
         conditions: What an image is told beside its noise, each with what stands for nothing said.
-        prediction_type: What the denoiser predicts: ``epsilon``, or the ``velocity`` of a flow.
+        prediction_type: What the denoiser predicts: ``epsilon`` (the noise), ``v_prediction``,
+            ``sample`` (the image), or the ``velocity`` of a flow.
         learn_sigma: Whether the second half of the output's channels is a learned variance.
         cfg_channels: How many leading channels guidance acts on.
         schedule: The noise that the model was trained with, and what it calls time.
@@ -165,7 +166,7 @@ class Manifest:
     prediction_type: str
     learn_sigma: bool
     cfg_channels: int
-    schedule: LinearBetas | LinearFlow
+    schedule: Betas | LinearFlow
     graphs: Mapping[str, GraphSpec]
     goldens: str
     files: Mapping[str, str] = field(default_factory=dict)
@@ -382,13 +383,17 @@ def _condition(content: dict[str, Any]) -> LabelSpec:
     return label
 
 
-def _schedule(content: dict[str, Any]) -> LinearBetas | LinearFlow:
+def _schedule(content: dict[str, Any]) -> Betas | LinearFlow:
     if "data_at" in content:
         flow = LinearFlow(**content)
         one_of(content, "data_at", (0, 1))
         return flow
-    betas = LinearBetas(**content)
+    trained = tuple(a_number({"beta": beta}, "beta", 0.0) for beta in content.get("trained", ()))
+    betas = Betas(**{**content, "trained": trained})
     a_count(betas.train_steps, "train_steps")
+    one_of({"rule": betas.rule}, "rule", BETA_RULES)
+    if trained and (len(trained) != betas.train_steps or not all(0 < b < 1 for b in trained)):
+        raise ValueError(f"{len(trained)} betas for {betas.train_steps} steps, each in (0, 1)")
     if not 0 < betas.beta_start <= betas.beta_end < 1:
         raise ValueError(f"the betas are {betas.beta_start} to {betas.beta_end}, not inside (0, 1)")
     return betas

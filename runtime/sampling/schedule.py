@@ -1,6 +1,6 @@
 """What a model was trained on the way from noise to data, and what a run visits of it.
 
-Two kinds: `LinearBetas` counts timesteps and says how much of the image is left at each, and a
+Two kinds: `Betas` counts timesteps and says how much of the image is left at each, and a
 `LinearFlow` is the straight line between noise and image, in a time from 0 to 1. Both have the
 same properties, so nobody else needs to know which one a model has.
 """
@@ -18,6 +18,9 @@ from ... import OptionError
 
 Table = npt.NDArray[np.float64]
 Timesteps = npt.NDArray[np.int64]
+LINEAR, SCALED_LINEAR, SQUARED_COSINE = "linear", "scaled_linear", "squaredcos_cap_v2"
+BETA_RULES = (LINEAR, SCALED_LINEAR, SQUARED_COSINE)
+MOST_BETA = 0.999  # of the squared cosine, as the paper cuts it
 MOST_FLOW_STEPS = 10_000  # of a run; far beyond where a finer grid changes anything
 
 
@@ -73,6 +76,10 @@ class Training(Protocol):
     """What a model was trained on, as far as a run must know it."""
 
     @property
+    def called(self) -> str:
+        """In users' words."""
+
+    @property
     def last_timestep(self) -> int:
         """The largest that the denoiser may be fed; the smallest is 0."""
 
@@ -92,18 +99,24 @@ class Training(Protocol):
 
 
 @dataclass(frozen=True)
-class LinearBetas:
-    """The noise that a model was trained with: betas rise linearly over the timesteps.
+class Betas:
+    """The noise that a model was trained with, as diffusers names it.
 
     Attributes:
         train_steps: Timesteps in training.
         beta_start: Beta of timestep 0, in (0, 1).
         beta_end: Beta of the last timestep, in (0, 1).
+        rule: How they rise: ``linear``; ``scaled_linear``, linear in their square roots (latent
+            diffusion); or ``squaredcos_cap_v2``, of Nichol and Dhariwal (2021, eq. 17), which
+            has no start and end.
+        trained: The betas themselves, [train_steps], where a model brings its own; else empty.
     """
 
     train_steps: int = 1000
     beta_start: float = 1e-4
     beta_end: float = 0.02
+    rule: str = LINEAR
+    trained: tuple[float, ...] = ()
 
     @property
     def last_timestep(self) -> int:
@@ -125,8 +138,26 @@ class LinearBetas:
 
     def alpha_bar(self) -> Table:
         """float64 [train_steps]: the product of (1 - beta) up to each timestep."""
-        betas = np.linspace(self.beta_start, self.beta_end, self.train_steps, dtype=np.float64)
-        return np.cumprod(1.0 - betas, dtype=np.float64)
+        return np.cumprod(1.0 - self.betas(), dtype=np.float64)
+
+    @property
+    def called(self) -> str:
+        """In users' words."""
+        if self.trained:
+            return f"{self.train_steps} timesteps, betas of the model's own"
+        ends = f" {self.beta_start:g} to {self.beta_end:g}" if self.rule != SQUARED_COSINE else ""
+        return f"{self.train_steps} timesteps, betas {self.rule}{ends}"
+
+    def betas(self) -> Table:
+        """float64 [train_steps], each in (0, 1)."""
+        if self.trained:
+            return np.array(self.trained, dtype=np.float64)
+        if self.rule == SQUARED_COSINE:
+            return _squared_cosine(self.train_steps)
+        power = 0.5 if self.rule == SCALED_LINEAR else 1.0
+        ends = (self.beta_start**power, self.beta_end**power)
+        betas: Table = np.linspace(*ends, self.train_steps, dtype=np.float64) ** (1 / power)
+        return betas
 
     def visit(self, timesteps: Timesteps) -> Schedule:
         """The schedule of a run that visits ``timesteps``, given in falling order."""
@@ -145,6 +176,11 @@ class LinearFlow:
     """
 
     data_at: int = 0
+
+    @property
+    def called(self) -> str:
+        """In users' words."""
+        return f"the straight line from noise to data, the data at {self.data_at}"
 
     @property
     def last_timestep(self) -> int:
@@ -181,6 +217,12 @@ class LinearFlow:
 
     def _cut(self, intervals: int) -> Table:
         return np.linspace(1 - self.data_at, self.data_at, intervals + 1)
+
+
+def _squared_cosine(train_steps: int) -> Table:
+    left = np.cos((np.arange(train_steps + 1) / train_steps + 0.008) / 1.008 * np.pi / 2) ** 2
+    betas: Table = np.minimum(1 - left[1:] / left[:-1], MOST_BETA)
+    return betas
 
 
 def linspace_timesteps(steps: int, train_steps: int) -> Timesteps:

@@ -38,7 +38,7 @@ from pitstop.runtime.distance import psnr, relative_l2
 from pitstop.runtime.pipeline import Pipeline
 from pitstop.runtime.sampling.noise import START, draw_noise
 from pitstop.runtime.sampling.sampler import Latent
-from pitstop.runtime.sampling.schedule import LinearBetas, LinearFlow
+from pitstop.runtime.sampling.schedule import Betas, LinearFlow
 
 STEPS = 50
 SCALE = 2.5
@@ -153,7 +153,7 @@ def official_dit(folder: Path) -> Source:
         Hints(num_heads=SHAPE.heads),
         forward,
         {"ddpm": lambda: ddpm(forward, 3), "ddim": lambda: ddim(forward, 3)},
-        {"prediction_type": "epsilon", "schedule": LinearBetas(), "cfg_channels": 3},
+        {"prediction_type": "epsilon", "schedule": Betas(), "cfg_channels": 3},
     )
 
 
@@ -168,7 +168,7 @@ def diffusers_dit(folder: Path) -> Source:
         Hints(),
         forward,
         {"ddim": lambda: ddim(forward, 4)},
-        {"prediction_type": "epsilon", "schedule": LinearBetas(), "cfg_channels": 4},
+        {"prediction_type": "epsilon", "schedule": Betas(), "cfg_channels": 4},
     )
 
 
@@ -214,7 +214,7 @@ def edt(folder: Path) -> Source:
         Hints(),
         forward,
         {"ddpm": lambda: ddpm(forward, 3), "ddim": lambda: ddim(forward, 3)},
-        {"prediction_type": "epsilon", "schedule": LinearBetas(), "cfg_channels": 3},
+        {"prediction_type": "epsilon", "schedule": Betas(), "cfg_channels": 3},
     )
 
 

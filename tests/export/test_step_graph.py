@@ -22,7 +22,7 @@ from pitstop.runtime.sampling.request import Request
 from pitstop.runtime.sampling.sampler import Latent, Sampler
 from pitstop.runtime.sampling.samplers import make_sampler
 from pitstop.runtime.sampling.samplers.ddpm import Ddpm
-from pitstop.runtime.sampling.schedule import LinearBetas, LinearFlow
+from pitstop.runtime.sampling.schedule import Betas, LinearFlow
 from pitstop.runtime.session import Array
 
 TOLERANCE = 1e-6  # relative L2 of one step
@@ -53,7 +53,7 @@ def manifest_for(*, flow: bool = False, learn_sigma: bool = False, batch: int = 
         latent_shape=(CHANNELS, *SHAPE[1:]),
         learn_sigma=learn_sigma,
         cfg_channels=3,
-        schedule=LinearFlow() if flow else LinearBetas(),
+        schedule=LinearFlow() if flow else Betas(),
         prediction_type="velocity" if flow else "epsilon",
     )
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from .... import OptionError, one_of
 from ..sampler import Sampler
 from ..schedule import (
+    Betas,
     FlowSchedule,
-    LinearBetas,
     LinearFlow,
     Schedule,
     Timesteps,
@@ -17,6 +17,7 @@ from ..schedule import (
     linspace_timesteps,
     open_timesteps,
 )
+from .converted import Converted
 from .ddim import Ddim
 from .ddpm import Ddpm
 from .dpmpp_2m import Dpmpp2m
@@ -24,6 +25,7 @@ from .euler import Euler
 from .heun import Heun
 
 AUTO = "auto"
+EPSILON = "epsilon"
 
 # For models that find the noise at training timesteps.
 SAMPLERS: dict[str, tuple[Callable[[Schedule], Sampler], Callable[[int, int], Timesteps]]] = {
@@ -41,14 +43,19 @@ FLOW_SAMPLERS: dict[
 }
 
 
-def default_sampler(training: LinearBetas | LinearFlow) -> str:
+def default_sampler(training: Betas | LinearFlow) -> str:
     """What ``auto`` stands for: deterministic, and one denoiser call a step."""
     return "euler" if isinstance(training, LinearFlow) else "ddim"
 
 
 @functools.lru_cache(maxsize=32)
 def make_sampler(
-    name: str, training: LinearBetas | LinearFlow, steps: int, *, eta: float = 0.0
+    name: str,
+    training: Betas | LinearFlow,
+    steps: int,
+    *,
+    eta: float = 0.0,
+    predicts: str = EPSILON,
 ) -> Sampler:
     """Make the sampler that ``--sampler`` calls ``name``, on the timesteps that belong to it.
 
@@ -57,6 +64,8 @@ def make_sampler(
         training: What the model was trained with.
         steps: Denoiser calls, from 1 to ``training.most_steps``.
         eta: For ddim alone: the share of DDPM's noise that is drawn afresh, in [0, 1].
+        predicts: What the model finds where it is no flow: ``epsilon``, ``v_prediction`` or
+            ``sample``.
 
     Returns:
         The same one for the same arguments: it keeps no state.
@@ -78,7 +87,8 @@ def make_sampler(
         return rule(visit(training, steps))
     sampler, spread = SAMPLERS[name]
     schedule = training.visit(spread(steps, training.train_steps))
-    return Ddim(schedule, eta) if name == "ddim" else sampler(schedule)
+    made = Ddim(schedule, eta) if name == "ddim" else sampler(schedule)
+    return made if predicts == EPSILON else Converted(made, schedule, predicts)
 
 
 def _check_name(name: str, fitting: Iterable[str]) -> None:

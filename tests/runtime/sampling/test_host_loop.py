@@ -17,11 +17,11 @@ from pitstop.runtime.sampling.noise import START, draw_noise
 from pitstop.runtime.sampling.request import Request
 from pitstop.runtime.sampling.sampler import Latent, Memory, Prediction, Sampler
 from pitstop.runtime.sampling.samplers import make_sampler
-from pitstop.runtime.sampling.schedule import LinearBetas, Schedule
+from pitstop.runtime.sampling.schedule import Betas, Schedule
 from pitstop.runtime.sampling.settings import Settings
 from pitstop.runtime.session import Array
 
-BETAS = LinearBetas()
+BETAS = Betas()
 MANIFEST = dataclasses.replace(toy_manifest(batch=2), learn_sigma=True, cfg_channels=1)
 
 

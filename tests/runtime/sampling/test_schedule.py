@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pitstop import OptionError
 from pitstop.runtime.sampling.schedule import (
-    LinearBetas,
+    Betas,
     LinearFlow,
     Timesteps,
     leading_timesteps,
@@ -25,12 +25,12 @@ ALL_SPREADS = pytest.mark.parametrize(
 
 
 def test_alpha_bar_is_the_product_of_what_the_betas_leave() -> None:
-    found = LinearBetas(train_steps=3, beta_start=0.1, beta_end=0.3).alpha_bar()
+    found = Betas(train_steps=3, beta_start=0.1, beta_end=0.3).alpha_bar()
     np.testing.assert_allclose(found, [0.9, 0.9 * 0.8, 0.9 * 0.8 * 0.7], rtol=1e-15)
 
 
 def test_the_default_is_what_dit_was_trained_with() -> None:
-    found = LinearBetas().alpha_bar()
+    found = Betas().alpha_bar()
     assert found.dtype == np.float64
     assert len(found) == 1000
     assert found[0] == pytest.approx(0.9999, rel=1e-12)
@@ -41,7 +41,7 @@ def test_alpha_bar_is_that_of_diffusers() -> None:
     theirs = DDPMScheduler().alphas_cumprod
     assert theirs.dtype == torch.float32
     # A thousand float32 products, each rounded by up to 6e-8.
-    np.testing.assert_allclose(LinearBetas().alpha_bar(), theirs.numpy(), rtol=1e-5)
+    np.testing.assert_allclose(Betas().alpha_bar(), theirs.numpy(), rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_a_half_is_rounded_to_the_even_timestep() -> None:
 
 
 def test_the_betas_between_250_timesteps_are_those_of_official_dit() -> None:
-    bars = LinearBetas().visit(linspace_timesteps(250, 1000)).alpha_bar
+    bars = Betas().visit(linspace_timesteps(250, 1000)).alpha_bar
     betas = (1 - bars[:-1] / bars[1:])[::-1]
     assert betas[0] == pytest.approx(1e-4, rel=1e-9)
     assert betas[1] == pytest.approx(5.9907e-4, rel=1e-5)  # as many digits as are known
@@ -110,7 +110,7 @@ def test_as_many_open_steps_as_in_training_visit_one_timestep_twice() -> None:
 @ALL_SPREADS
 @given(steps=st.integers(1, 1000))
 def test_a_schedule_brings_back_more_of_the_image_at_every_step(spread: Spread, steps: int) -> None:
-    schedule = LinearBetas().visit(spread(steps, 1000))
+    schedule = Betas().visit(spread(steps, 1000))
     assert schedule.steps == steps
     assert len(schedule.alpha_bar) == steps + 1
     assert schedule.alpha_bar.dtype == np.float64
@@ -132,9 +132,9 @@ def test_a_step_count_that_does_not_fit_is_told_with_both_numbers(
     assert "1 to 1000 steps" in told.value.remedy
 
 
-@pytest.mark.parametrize("training", [LinearBetas(), LinearFlow(0), LinearFlow(1)], ids=str)
+@pytest.mark.parametrize("training", [Betas(), LinearFlow(0), LinearFlow(1)], ids=str)
 def test_what_a_model_may_be_fed_is_spread_from_0_to_the_last(
-    training: LinearBetas | LinearFlow,
+    training: Betas | LinearFlow,
 ) -> None:
     spread = training.spread(5)
     assert spread.dtype == training.timestep_dtype
@@ -146,7 +146,7 @@ def test_the_noise_level_rises_from_the_data() -> None:
     times = np.array([0.0, 0.25, 1.0])
     assert LinearFlow(0).noise_level(times).tolist() == [0, 0.25, 1]
     assert LinearFlow(1).noise_level(times).tolist() == [1, 0.75, 0]
-    assert LinearBetas().noise_level(np.array([0, 125, 999])).tolist() == [0, 0.125, 0.999]
+    assert Betas().noise_level(np.array([0, 125, 999])).tolist() == [0, 0.125, 0.999]
 
 
 @pytest.mark.parametrize(

@@ -19,11 +19,11 @@ from sampler_helpers import (
 from pitstop.runtime.sampling.noise import START, draw_noise
 from pitstop.runtime.sampling.sampler import Latent, Prediction
 from pitstop.runtime.sampling.samplers.ddim import Ddim
-from pitstop.runtime.sampling.schedule import LinearBetas, leading_timesteps
+from pitstop.runtime.sampling.schedule import Betas, leading_timesteps
 
 
 def ddim(steps: int, eta: float = 0.0) -> Ddim:
-    return Ddim(LinearBetas().visit(leading_timesteps(steps, 1000)), eta)
+    return Ddim(Betas().visit(leading_timesteps(steps, 1000)), eta)
 
 
 def walk_diffusers(steps: int, eta: float) -> list[Latent]:

@@ -23,13 +23,13 @@ from sampler_helpers import (
 from pitstop.runtime.sampling.noise import START, draw_noise
 from pitstop.runtime.sampling.sampler import Latent, Prediction
 from pitstop.runtime.sampling.samplers.ddpm import Ddpm
-from pitstop.runtime.sampling.schedule import LinearBetas, linspace_timesteps
+from pitstop.runtime.sampling.schedule import Betas, linspace_timesteps
 
 Fixed = Literal["fixed_small", "fixed_large"]
 
 
 def ddpm(steps: int, variance: Fixed = "fixed_small") -> Ddpm:
-    return Ddpm(LinearBetas().visit(linspace_timesteps(steps, 1000)), variance)
+    return Ddpm(Betas().visit(linspace_timesteps(steps, 1000)), variance)
 
 
 def walk_diffusers(
@@ -38,7 +38,7 @@ def walk_diffusers(
     scheduler = DDPMScheduler(variance_type=variance_type, clip_sample=False)
     # Its own table is float32, and 1 - alpha_bar is up to 1.7e-4 off in it: with that, 250 steps
     # end 1.3e-5 away. That its table is ours but for the rounding, test_schedule.py shows.
-    scheduler.alphas_cumprod = torch.from_numpy(LinearBetas().alpha_bar())
+    scheduler.alphas_cumprod = torch.from_numpy(Betas().alpha_bar())
     scheduler.set_timesteps(timesteps=sampler.schedule.timesteps.tolist())
 
     def step(index: int, latent: Latent, prediction: Prediction, noise: Latent) -> Latent:

@@ -18,11 +18,11 @@ from pitstop.runtime.sampling.noise import START, draw_noise
 from pitstop.runtime.sampling.sampler import Latent, Prediction
 from pitstop.runtime.sampling.samplers.ddim import Ddim
 from pitstop.runtime.sampling.samplers.dpmpp_2m import Dpmpp2m
-from pitstop.runtime.sampling.schedule import LinearBetas, Schedule, open_timesteps
+from pitstop.runtime.sampling.schedule import Betas, Schedule, open_timesteps
 
 
 def dpmpp_2m(steps: int) -> Dpmpp2m:
-    return Dpmpp2m(LinearBetas().visit(open_timesteps(steps, 1000)))
+    return Dpmpp2m(Betas().visit(open_timesteps(steps, 1000)))
 
 
 def walk_diffusers(steps: int) -> list[Latent]:

@@ -8,9 +8,9 @@ from pitstop.runtime.sampling.samplers.ddpm import Ddpm
 from pitstop.runtime.sampling.samplers.dpmpp_2m import Dpmpp2m
 from pitstop.runtime.sampling.samplers.euler import Euler
 from pitstop.runtime.sampling.samplers.heun import Heun
-from pitstop.runtime.sampling.schedule import LinearBetas, LinearFlow
+from pitstop.runtime.sampling.schedule import Betas, LinearFlow
 
-BETAS = LinearBetas()
+BETAS = Betas()
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_a_flow_has_samplers_of_its_own(
 
 
 @pytest.mark.parametrize(("training", "kind"), [(BETAS, Ddim), (LinearFlow(1), Euler)])
-def test_auto_is_the_models_own(training: LinearBetas | LinearFlow, kind: type[object]) -> None:
+def test_auto_is_the_models_own(training: Betas | LinearFlow, kind: type[object]) -> None:
     assert type(make_sampler("auto", training, 5)) is kind
 
 
@@ -97,7 +97,7 @@ def test_auto_is_the_models_own(training: LinearBetas | LinearFlow, kind: type[o
     ],
 )
 def test_a_sampler_of_another_kind_of_model_is_told_with_those_that_fit(
-    training: LinearBetas | LinearFlow, name: str, predicts: str, fitting: str
+    training: Betas | LinearFlow, name: str, predicts: str, fitting: str
 ) -> None:
     with pytest.raises(OptionError) as told:
         make_sampler(name, training, 5)
