@@ -139,6 +139,8 @@ def _spread_figures(name: str, series: Spread) -> dict[str, float]:
 
 
 def _print(timed: Bench, plot: Path | None) -> None:
+    from ..runtime.machine.system import this_machine
+
     for cells in (_speed_cells, _part_cells):
         lines = [(row.name, cells(timed, row)) for row in timed.rows]
         columns = [name for name in lines[0][1] if any(line[name] for _, line in lines)]
@@ -152,6 +154,9 @@ def _print(timed: Bench, plot: Path | None) -> None:
     best = next(iter(timed.matmul_flops.items()), None)
     if best is not None:
         console.print(f"peak: matmuls at {best[1] / 1e9:,.0f} GFLOP/s, {best[0]}", markup=False)
+    machine = this_machine()
+    features = ", ".join(machine.cpu_features) or "no features that precisions differ by"
+    console.print(f"on: {machine.processor}, {machine.cores} cores, {features}", markup=False)
     for warning in timed.warnings:
         console.print(f"warning: this machine is noisy: {warning}", style="yellow", markup=False)
     for reason in timed.left_out:

@@ -53,9 +53,18 @@ def _machine_rows(machine: Machine) -> list[tuple[str, str]]:
     return [
         ("system", f"{machine.system}, Python {machine.python}"),
         ("processor", f"{machine.processor}, {machine.cores} cores"),
+        ("CPU features", ", ".join(machine.cpu_features) or "none that precisions differ by"),
+        ("int8 here", _int8(machine)),
         ("memory", f"{_gib(machine.memory_bytes)}, {_gib(machine.free_bytes)} free"),
         ("packages", packages),
     ]
+
+
+def _int8(machine: Machine) -> str:
+    from ..runtime.machine.cpu import why_int8_saturates
+
+    why = why_int8_saturates(machine.cpu_features)
+    return f"not exact: {why}; choose fp32" if why else "exact"
 
 
 def _nvidia_rows(nvidia: Nvidia) -> list[tuple[str, str]]:

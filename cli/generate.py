@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .options import sampling_options, session_options
-from .printing import console, json_option, pairs, step_progress, write_json
+from .printing import console, json_option, messages, pairs, step_progress, write_json
 
 if TYPE_CHECKING:
     from ..runtime.backend import SessionOptions
@@ -81,4 +81,21 @@ def _print(done: RunReport, out: Path, chosen: Choice | None) -> None:
             *([("latents", f"through the host: {done.why_on_host}")] if done.why_on_host else []),
             ("time", f"{done.seconds:.1f} s, {done.ms_per_step or 0:.0f} ms a step"),
         ])
+    )
+    if why := _why_not_exact(done):
+        messages.print(
+            f"note: {done.precision} is not exact here: {why}; fp32 is exact", style="yellow"
+        )
+
+
+def _why_not_exact(done: RunReport) -> str | None:
+    from ..runtime.bundle.precision import QUANTIZED
+    from ..runtime.machine.cpu import why_int8_saturates
+    from ..runtime.machine.system import this_machine
+
+    on_cpu = "cpu" in done.device.lower()
+    return (
+        why_int8_saturates(this_machine().cpu_features)
+        if on_cpu and done.precision in QUANTIZED
+        else None
     )

@@ -17,7 +17,7 @@ from .. import CheckpointError
 from ..runtime.bundle.manifest import Manifest
 from ..runtime.sampling.schedule import BETA_RULES, Betas
 
-INDEX, CONFIG = "model_index.json", "config.json"
+INDEX, CONFIG, TRANSFORMER = "model_index.json", "config.json", "transformer"
 SCHEDULER = Path("scheduler", "scheduler_config.json")
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 # Fields that are honoured, with the value that diffusers gives one that is not there.
@@ -78,13 +78,16 @@ def with_pipeline(source: str, manifest: Manifest) -> tuple[Manifest, tuple[str,
     """The manifest with what the pipeline around a checkpoint says, and notes of what it lacks.
 
     Args:
-        source: A checkpoint's path; other than a folder of a pipeline it says nothing.
+        source: A checkpoint's path; other than a folder of a pipeline, or the transformer in it,
+            it says nothing.
         manifest: Of the checkpoint.
 
     Raises:
         CheckpointError: A file is damaged, or says what our samplers do not do.
     """
     folder = Path(source)
+    if folder.name == TRANSFORMER and (folder.parent / INDEX).is_file():
+        folder = folder.parent
     if not (folder / INDEX).is_file():
         return manifest, _notes_without(folder, manifest)
     manifest = _with_labels(manifest, _read(folder / INDEX).get("id2label"))
@@ -194,5 +197,5 @@ def _refused(path: Path, why: str) -> CheckpointError:
     return CheckpointError(
         f"{path} {why}",
         "Where other samplers will do, put a DDIMScheduler's config of the same betas there; "
-        f"name {path.parent.parent / 'transformer'} to take the betas of DiT",
+        f"copy {path.parent.parent / TRANSFORMER} elsewhere and name that to take DiT's betas",
     )

@@ -94,7 +94,11 @@ def read_set(path: Path, manifest: Manifest) -> CalibrationSet:
             settings=Settings(**facts["settings"]),
             seed=int(facts["seed"]),
         )
-    except (*BROKEN, OptionError) as error:
+    except OptionError as error:
+        raise CalibrationError(
+            f"{path} has settings that cannot be: {error.problem}", REMEDY
+        ) from error
+    except BROKEN as error:
         raise CalibrationError(f"{path} holds no calibration set ({error})", REMEDY) from error
     if why := _why_not(drawn, manifest):
         raise CalibrationError(f"{path} {why}", REMEDY)
@@ -117,17 +121,12 @@ def _why_not_facts(drawn: CalibrationSet, manifest: Manifest) -> str | None:
     if not 0 <= drawn.seed < MAX_SEED:
         return f"has seed {drawn.seed}, expected 0 to {MAX_SEED - 1}"
     steps, most = drawn.settings.steps, manifest.schedule.most_steps
-    if type(steps) is not int or not 1 <= steps <= most:
+    if not 1 <= steps <= most:
         return f"was drawn in {steps} steps, expected 1 to {most}"
     return _why_not_sampler(drawn.settings, manifest)
 
 
 def _why_not_sampler(settings: Settings, manifest: Manifest) -> str | None:
-    for name in ("cfg_scale", "eta"):
-        if type(number := getattr(settings, name)) not in {int, float}:
-            return f"has the setting {name} {number!r}, expected a number"
-    if not isinstance(settings.sampler, str):
-        return f"has the setting sampler {settings.sampler!r}, expected a name"
     try:
         make_sampler(settings.sampler, manifest.schedule, settings.steps, eta=settings.eta)
     except OptionError as error:

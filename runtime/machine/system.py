@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from .cpu import CPUINFO, cpu_features
 from .nvidia import is_jetson, read_jetpack
 
 JETSON = "Jetson"
@@ -37,6 +38,7 @@ class Machine:
         system: Operating system and architecture.
         python: Python's version.
         processor: The CPU's name.
+        cpu_features: Those that precisions differ by, as `machine.cpu` names them.
         cores: CPUs that this process may use.
         memory_bytes: Main memory in all; None where the system does not tell.
         free_bytes: Main memory that is free now, or None.
@@ -48,6 +50,7 @@ class Machine:
     system: str
     python: str
     processor: str
+    cpu_features: tuple[str, ...]
     cores: int
     memory_bytes: int | None
     free_bytes: int | None
@@ -69,6 +72,7 @@ def this_machine() -> Machine:
         system=platform_name(),
         python=platform.python_version(),
         processor=_processor(),
+        cpu_features=cpu_features("\n".join(_lines(CPUINFO))),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1,
         memory_bytes=memory.get("MemTotal"),
         free_bytes=memory.get("MemAvailable"),
@@ -90,7 +94,7 @@ def installed_versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 def _processor() -> str:
-    for line in _lines(Path("/proc/cpuinfo")):
+    for line in _lines(CPUINFO):
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()

@@ -187,6 +187,14 @@ def test_a_folder_without_a_scheduler_gets_a_note_of_what_was_assumed(tmp_path: 
     assert "rise linearly from 0.0001 to 0.02" in note
 
 
+def test_the_transformer_inside_a_pipeline_goes_by_its_scheduler_too(tmp_path: Path) -> None:
+    folder = pipeline(tmp_path, DDIMScheduler(clip_sample=False, prediction_type="sample"))
+
+    manifest, notes = with_pipeline(str(folder / "transformer"), toy_manifest())
+
+    assert (manifest.prediction_type, notes) == ("sample", ())
+
+
 def test_what_is_no_folder_says_nothing() -> None:
     assert with_pipeline("pit-s-2", toy_manifest()) == (toy_manifest(), ())
 

@@ -1,0 +1,52 @@
+"""What `generate` says beside its pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from bundle_helpers import toy_manifest, write_bundle
+from cli_helpers import run
+
+from pitstop.runtime.bundle.folder import open_bundle, write_manifest
+from pitstop.runtime.machine import system
+
+FEW = ("--num", "1", "--steps", "2", "--backend", "onnxruntime")
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Path:
+    """A bundle that calls its graph int8 too."""
+    folder = write_bundle(tmp_path / "toy", toy_manifest())
+    manifest = open_bundle(folder).manifest
+    graphs = {**manifest.graphs, "denoiser.int8": manifest.graphs["denoiser.fp32"]}
+    (folder / "manifest.json").unlink()
+    write_manifest(folder, dataclasses.replace(manifest, graphs=graphs))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("features", "precision", "noted"),
+    [
+        ("avx2", "int8", True),
+        ("avx2", "fp32", False),
+        ("avx2 avx512f avx512_vnni", "int8", False),
+    ],
+)
+def test_int8_is_noted_where_the_cpu_cuts_its_sums_off(
+    toy: Path, monkeypatch: pytest.MonkeyPatch, features: str, precision: str, noted: bool
+) -> None:
+    monkeypatch.setattr(system, "cpu_features", lambda text: cpu_named(features))
+
+    done = run("generate", toy, "--out", toy.parent / "out", "--precision", precision, *FEW)
+
+    assert done.exit_code == 0, done.output
+    said = " ".join(done.stderr.split())
+    assert ("note: int8 is not exact here: this CPU has neither VNNI nor AMX" in said) is noted
+
+
+def cpu_named(flags: str) -> tuple[str, ...]:
+    from pitstop.runtime.machine.cpu import cpu_features
+
+    return cpu_features(f"flags : {flags}")
