@@ -24,6 +24,7 @@ from pathlib import Path
 
 import click
 from click.testing import CliRunner, Result
+from PIL import Image
 from record import record
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
@@ -65,7 +66,12 @@ class Case:
         return Path(shutil.copytree(self.sources / "toy", self.folder / "toy"))
 
     def run(self, *arguments: object) -> Result:
-        return CliRunner().invoke(pitstop, [str(argument) for argument in arguments])
+        signal.alarm(LIMIT)
+        result = CliRunner().invoke(pitstop, [str(argument) for argument in arguments])
+        signal.alarm(0)
+        if isinstance(result.exception, Hang):
+            raise result.exception
+        return result
 
 
 def changed_manifest(case: Case) -> list[Result]:
@@ -129,7 +135,7 @@ def damaged_pickle(case: Case) -> list[Result]:
     """A PyTorch file that is damaged, or would run code."""
     path = case.folder / case.random.choice(["model.pt", "model.ckpt", "model.pth"])
     if case.random.random() < 0.3:
-        path.write_bytes(hostile_pickle(case.folder.parent / CANARY))
+        path.write_bytes(hostile_pickle(case.sources.parent / CANARY))
     else:
         content = (case.sources / "tiny.pt").read_bytes()
         path.write_bytes(damage_bytes(content, case.random))
@@ -140,12 +146,20 @@ def odd_picture(case: Case) -> list[Result]:
     """Something that is no whole picture lies where one is to be drawn."""
     bundle, out = case.bundle(), case.folder / "out"
     first = case.run("generate", bundle, "--out", out, "--num", "1", "--steps", "2")
-    for path in sorted(out.glob("*.png")):
+    drawn = {path: _pixels(path) for path in sorted(out.glob("*.png"))}
+    for path in drawn:
         path.write_bytes(damage_bytes(path.read_bytes(), case.random))
     again = case.run("generate", bundle, "--out", out, "--num", "1", "--steps", "2")
     if again.exit_code != 0:
         raise AssertionError(f"not drawn again: {again.stderr}")
+    if {path: _pixels(path) for path in drawn} != drawn:
+        raise AssertionError("another picture than before")
     return [first, again]
+
+
+def _pixels(path: Path) -> bytes:
+    with Image.open(path) as image:
+        return image.tobytes()
 
 
 KINDS: list[tuple[Callable[[Case], list[Result]], int]] = [
@@ -172,7 +186,7 @@ def run_case(sources: Path, seed: int, number: int) -> tuple[str, str | None]:
         kind = case.random.choices(*zip(*KINDS, strict=True))[0]
         before = _outside(Path(folder), sources)
         signal.signal(signal.SIGALRM, _hang)
-        signal.alarm(LIMIT)
+        os.chdir(place)
         try:
             wrong = next(filter(None, map(_look_at, kind(case))), None)
         except Hang:
@@ -180,7 +194,7 @@ def run_case(sources: Path, seed: int, number: int) -> tuple[str, str | None]:
         except AssertionError as error:
             wrong = str(error)
         finally:
-            signal.alarm(0)
+            os.chdir(sources)
         if wrong is None and _outside(Path(folder), sources) != before:
             wrong = "a file outside the case's folder"
         return kind.__name__, wrong
@@ -196,8 +210,6 @@ def _outside(folder: Path, sources: Path) -> set[str]:
 
 def _look_at(result: Result) -> str | None:
     """What is wrong with how a command ended."""
-    if isinstance(result.exception, Hang):
-        raise result.exception
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         lines = "".join(traceback.format_exception(result.exception)).strip().splitlines()
         return " | ".join(line.strip() for line in lines[-4:])
@@ -256,7 +268,7 @@ def main(seed: int, cases: int, case: int | None, keep: bool) -> None:
                         click.echo(wrong[-1])
             pool.close()  # a child that is stopped would say so
             pool.join()
-        if (Path(folder) / CANARY).exists() or (sources.parent / CANARY).exists():
+        if (sources.parent / CANARY).exists():
             wrong.append("the code of a file ran")
     seconds = time.monotonic() - started
     click.echo(

@@ -67,7 +67,8 @@ class Commands(click.Group):
         except OSError as error:
             if ctx.params["debug"] or error.errno not in REMEDIES:
                 raise
-            what = "standard output" if error.filename is None else os.fsdecode(error.filename)
+            unnamed = "standard output or a file"
+            what = unnamed if error.filename is None else os.fsdecode(error.filename)
             said = f"{what}: {error.strerror}. {REMEDIES[error.errno]}."
             click.echo(f"pitstop: {escaped(said, one_line=True)}", err=True)
             _leave_stdout()

@@ -64,6 +64,8 @@ def _int8(machine: Machine) -> str:
     from ..runtime.machine.cpu import why_int8_saturates
 
     why = why_int8_saturates(machine.cpu_features)
+    if not machine.cpu_features:
+        return "not known"
     return f"not exact: {why}; choose fp32" if why else "exact"
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import CheckpointError
+from ..runtime.bundle.fields import a_number
 from ..runtime.bundle.manifest import Manifest
 from ..runtime.sampling.schedule import BETA_RULES, Betas
 
@@ -85,17 +86,25 @@ def with_pipeline(source: str, manifest: Manifest) -> tuple[Manifest, tuple[str,
     Raises:
         CheckpointError: A file is damaged, or says what our samplers do not do.
     """
-    folder = Path(source)
-    if folder.name == TRANSFORMER and (folder.parent / INDEX).is_file():
-        folder = folder.parent
-    if not (folder / INDEX).is_file():
-        return manifest, _notes_without(folder, manifest)
-    manifest = _with_labels(manifest, _read(folder / INDEX).get("id2label"))
+    folder = _pipeline_of(Path(source).resolve())
+    if folder is None:
+        return manifest, _notes_without(Path(source), manifest)
+    if (folder / INDEX).is_file():
+        manifest = _with_labels(manifest, _read(folder / INDEX).get("id2label"))
     if (folder / "vae" / CONFIG).is_file() and manifest.latent_space == "vae":
         manifest = _with_latents(manifest, folder / "vae" / CONFIG)
     if not (folder / SCHEDULER).is_file():
         return manifest, _notes_without(folder, manifest)
     return _with_scheduler(manifest, folder / SCHEDULER), ()
+
+
+def _pipeline_of(path: Path) -> Path | None:
+    """The pipeline that a path is, or is the transformer of, or a file of the transformer of."""
+    around = [one.parent for one in (path, path.parent) if one.name == TRANSFORMER]
+    for folder in (path, *around):
+        if any((folder / name).is_file() for name in (INDEX, SCHEDULER)):
+            return folder
+    return None
 
 
 def _notes_without(folder: Path, manifest: Manifest) -> tuple[str, ...]:
@@ -114,10 +123,18 @@ def _with_scheduler(manifest: Manifest, path: Path) -> Manifest:
     content = _read(path)
     name = str(content.get("_class_name"))
     if manifest.prediction_type == "velocity":
-        raise _refused(path, f"is for noise ({name}), and the model is a flow")
+        raise CheckpointError(
+            f"{path} is a {name}, and no scheduler is honoured for a flow",
+            f"Copy {path.parent.parent / TRANSFORMER} elsewhere and name that: times run evenly",
+        )
     if name not in EXPECTED:
         raise _refused(path, f"is of the class {name}, not one of {', '.join(EXPECTED)}")
     _check_fields(path, content, EXPECTED[name])
+    learned = content.get("variance_type", "fixed_small") == "learned_range"
+    if name == "DDPMScheduler" and learned is not manifest.learn_sigma:
+        learns = "learns" if manifest.learn_sigma else "does not learn"
+        said = content.get("variance_type", "fixed_small")
+        raise _refused(path, f"has variance_type {said}, and the model {learns} its variance")
     said = {**HONOURED, **{field: content[field] for field in HONOURED if field in content}}
     if said["prediction_type"] not in PREDICTIONS:
         raise _refused(path, f"has the prediction_type {said['prediction_type']!r}")
@@ -144,12 +161,16 @@ def _betas(path: Path, said: Mapping[str, Any]) -> Betas:
     trained, rule = said["trained_betas"], said["beta_schedule"]
     steps, start, end = (said[n] for n in ("num_train_timesteps", "beta_start", "beta_end"))
     numbers = [start, end] if trained is None else trained
-    if not isinstance(numbers, list) or not all(_is_share(beta) for beta in numbers):
+    if not isinstance(numbers, list) or not numbers or not all(map(_is_share, numbers)):
         raise _refused(path, "has betas that are no numbers in (0, 1)")
     if rule not in BETA_RULES and trained is None:
         raise _refused(path, f"has the beta_schedule {rule}, not one of {', '.join(BETA_RULES)}")
-    if type(steps) is not int or not 1 <= steps <= 1_000_000 or start > end:
-        raise _refused(path, f"has {steps} timesteps and betas from {start} to {end}")
+    if type(steps) is not int or not 1 <= steps <= 1_000_000:
+        raise _refused(path, f"has {steps} timesteps")
+    if trained is not None and len(trained) != steps:
+        raise _refused(path, f"has {len(trained)} trained_betas for {steps} timesteps")
+    if trained is None and start > end:
+        raise _refused(path, f"has betas that fall, from {start} to {end}")
     if trained is not None:
         return Betas(train_steps=len(trained), trained=tuple(map(float, trained)))
     return Betas(steps, float(start), float(end), rule)
@@ -164,10 +185,16 @@ def _with_latents(manifest: Manifest, path: Path) -> Manifest:
     content = _read(path)
     scale = content.get("scaling_factor", manifest.latent_scale)
     shift = content.get("shift_factor") or 0.0
-    for number in (scale, shift):
-        if not isinstance(number, int | float) or not math.isfinite(number):
-            raise _refused(path, f"has the latents' scale {scale} and shift {shift}")
-    return dataclasses.replace(manifest, latent_scale=float(scale), latent_shift=float(shift))
+    try:
+        scale, shift = a_number({"": scale}, "", 1.0), a_number({"": shift}, "", 0.0)
+    except ValueError:
+        scale = 0.0
+    if not scale > 0:
+        raise CheckpointError(
+            f"{path} has no scaling_factor above 0, or a shift_factor that is no number",
+            "Name the model's own VAE with `--vae`, and take that file away",
+        )
+    return dataclasses.replace(manifest, latent_scale=scale, latent_shift=shift)
 
 
 def _with_labels(manifest: Manifest, names: object) -> Manifest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from .. import OptionError
 from .sampling.sampler import Latent
 from .whole_file import whole_file
 
-METADATA_KEY = "pitstop"
+METADATA_KEY, PIXELS_KEY = "pitstop", "pitstop-pixels-sha256"
 MODES = {1: "L", 3: "RGB"}
 
 
@@ -46,6 +47,7 @@ def save_png(image: Image.Image, path: Path, parameters: Mapping[str, Any] | Non
     metadata = PngInfo()
     if parameters is not None:
         metadata.add_text(METADATA_KEY, json.dumps(parameters))
+        metadata.add_text(PIXELS_KEY, _sha256(image))
     with written_whole(path) as beside:
         image.save(beside, format="PNG", pnginfo=metadata)
 
@@ -72,6 +74,10 @@ def written_whole(path: Path, option: str = "--out") -> Iterator[Path]:
         ) from error
 
 
+def _sha256(image: Image.Image) -> str:
+    return hashlib.sha256(image.tobytes()).hexdigest()
+
+
 def read_parameters(path: Path) -> dict[str, Any] | None:
     """The parameters inside a PNG that `save_png` wrote, or None.
 
@@ -81,4 +87,6 @@ def read_parameters(path: Path) -> dict[str, Any] | None:
     with Image.open(path) as image:
         image.load()
         text = image.info.get(METADATA_KEY)
+        if image.info.get(PIXELS_KEY) not in {None, _sha256(image)}:
+            raise OSError(f"the pixels of {path} have changed")
     return None if text is None else dict(json.loads(text))

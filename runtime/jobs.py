@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import math
 import re
 import time
@@ -183,6 +185,7 @@ def parameters(pipeline: Pipeline, image: PlannedImage, settings: Settings) -> d
         "pitstop": __version__,
         "model": manifest.model.name,
         **{f"{name}_sha256": manifest.files[spec.path] for name, spec in graphs.items()},
+        "schedule_sha256": _schedule_sha256(manifest),
         "precision": pipeline.precision,
         "backend": pipeline.session.device,
         "label": image.label,
@@ -190,6 +193,17 @@ def parameters(pipeline: Pipeline, image: PlannedImage, settings: Settings) -> d
         "seed": image.seed,
         **dataclasses.asdict(settings),
     }
+
+
+def _schedule_sha256(manifest: Manifest) -> str:
+    """Of what the graphs' answers are taken for: two exports of the same weights may differ."""
+    facts = [
+        manifest.prediction_type,
+        dataclasses.asdict(manifest.schedule),
+        manifest.latent_scale,
+        manifest.latent_shift,
+    ]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def _is_drawn(pipeline: Pipeline, image: PlannedImage, settings: Settings, out: Path) -> bool:

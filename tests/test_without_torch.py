@@ -72,7 +72,7 @@ def test_compare_writes_a_page_with_what_the_goldens_show(bundle: Path, tmp_path
     page = (tmp_path / "page.html").read_text()
     assert "failed against PyTorch</title>" in page
     assert "SSIM: scikit-image is not installed" in page  # it stands on scipy
-    assert "it runs with `--checkpoint`" in page
+    assert "it runs with <code>--checkpoint</code>" in page
 
 
 def test_bench_times_the_bundle_and_says_what_it_lacks(bundle: Path, tmp_path: Path) -> None:

@@ -75,7 +75,9 @@ def open_bundle(folder: Path | str) -> Bundle:
 
 def _open_bundle(folder: Path) -> Bundle:
     path = folder / FILE_NAME
-    if not path.is_file() and not (not folder.exists() and put_back(_place(folder))):
+    if not folder.exists():
+        put_back(_place(folder))
+    if not path.is_file():
         raise BundleError(
             f"{folder} is not a bundle: it has no {FILE_NAME}",
             "Name the folder that `pitstop export --out` made",
@@ -120,6 +122,7 @@ def _completed(out: Path, complete: Callable[[Path], None]) -> Iterator[Path]:
             yield partial
             if (partial / FILE_NAME).exists():
                 with held(place) if place.exists() else contextlib.nullcontext():
+                    _check_replaceable(place)
                     complete(partial)
                     put_in_place(partial, place)
     except OSError as error:
@@ -143,6 +146,7 @@ def extended_bundle(bundle: Bundle, dropped: Collection[str]) -> Iterator[Path]:
     """
 
     def bring_unlisted(folder: Path) -> None:
+        _check_unchanged(bundle)
         for name in _unlisted(bundle):
             if not (folder / name).exists():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -154,6 +158,15 @@ def extended_bundle(bundle: Bundle, dropped: Collection[str]) -> Iterator[Path]:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 _link_or_copy(bundle.path(name), folder / name)
         yield folder
+
+
+def _check_unchanged(bundle: Bundle) -> None:
+    """Refuse a folder that has another bundle in it than was opened."""
+    path = bundle.folder / FILE_NAME
+    if Manifest.from_json(path.read_text(encoding="utf-8")) != bundle.manifest:
+        raise BundleError(
+            f"{bundle.folder} has become another bundle meanwhile", "Run the command again on it"
+        )
 
 
 def _unlisted(bundle: Bundle) -> Iterator[str]:

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PARTIAL = ".partial"
+TOKEN = 8  # letters of what tells folders beside one place apart
 OLD = ".old"
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of renameat2(2)
 
@@ -32,13 +33,17 @@ def beside(place: Path) -> Iterator[Path]:
         OSError: It cannot be made.
     """
     remove_abandoned(place)
-    folder = place.with_name(f".{place.name}.{secrets.token_hex(4)}{PARTIAL}")
-    folder.mkdir()
-    try:
-        with held(folder):
+    with contextlib.ExitStack() as made:
+        while True:
+            folder = place.with_name(f".{place.name}.{secrets.token_hex(4)}{PARTIAL}")
+            folder.mkdir()
+            try:
+                made.enter_context(held(folder))
+            except FileNotFoundError:  # taken for abandoned before it was held
+                continue
+            made.callback(shutil.rmtree, folder, ignore_errors=True)
             yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+            return
 
 
 @contextlib.contextmanager
@@ -77,10 +82,14 @@ def put_in_place(partial: Path, place: Path) -> None:
 
 def put_back(place: Path) -> bool:
     """Give a folder that was moved away its name again, where who moved it was killed."""
-    for old in _left(place):
-        if old.name.endswith(OLD + PARTIAL) and not place.exists() and _is_abandoned(old):
-            old.rename(place)
-            return True
+    try:
+        for old in _left(place):
+            with _abandoned(old) as is_abandoned:
+                if is_abandoned and old.name.endswith(OLD + PARTIAL) and not place.exists():
+                    old.rename(place)
+                    return True
+    except OSError:  # no folder to look in, no right to rename, or another one was first
+        return False
     return False
 
 
@@ -88,8 +97,9 @@ def remove_abandoned(place: Path) -> None:
     """Remove what killed processes left beside a folder, and put back what they moved away."""
     put_back(place)
     for folder in _left(place):
-        if _is_abandoned(folder):
-            shutil.rmtree(folder)
+        with _abandoned(folder) as is_abandoned:
+            if is_abandoned:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _left(place: Path) -> list[Path]:
@@ -98,17 +108,29 @@ def _left(place: Path) -> list[Path]:
     return sorted(path for path in place.parent.iterdir() if name.fullmatch(path.name))
 
 
-def _is_abandoned(folder: Path) -> bool:
+@contextlib.contextmanager
+def _abandoned(folder: Path) -> Iterator[bool]:
+    """Whether nobody works in a folder, and nobody begins to before the block ends."""
+    token = folder.name.removesuffix(PARTIAL).removesuffix(OLD).rpartition(".")[2]
+    if len(token) < TOKEN:  # a process's number, of an older pitstop, which held nothing
+        yield not Path(f"/proc/{token}").exists()
+        return
     try:
         number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:
-        return False
+        yield False
+        return
+    try:
+        yield _locks(number)
+    finally:
+        os.close(number)
+
+
+def _locks(number: int) -> bool:
     try:
         fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:  # somebody works there, or the file system has no locks
         return False
-    finally:
-        os.close(number)
     return True
 
 
@@ -131,4 +153,6 @@ def _rename_both(partial: Path, place: Path) -> None:
         if not place.exists():
             old.rename(place)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    done = old.with_name(old.name.replace(OLD + PARTIAL, PARTIAL))  # not to be put back any more
+    old.rename(done)
+    shutil.rmtree(done, ignore_errors=True)

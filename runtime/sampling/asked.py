@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import numbers
 import operator
@@ -33,8 +34,9 @@ def a_number(value: object, name: str, wanted: str) -> float:
     Raises:
         OptionError: It is something else.
     """
-    if isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
+    with contextlib.suppress(OverflowError):  # of a whole number that no float holds
+        if isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
     raise OptionError(f"{name} is {_said(value)}", f"Choose {wanted}")
 
 

@@ -28,7 +28,7 @@ class Settings:
     eta: float = 0.0
 
     def __post_init__(self) -> None:
-        set_field = partial(object.__setattr__, self)  # NumPy's and PyTorch's become Python's
+        set_field = partial(object.__setattr__, self)  # NumPy's numbers become Python's
         set_field("steps", a_whole_number(self.steps, "steps"))
         scale = a_number(self.cfg_scale, "The guidance scale", "a number of at least 0")
         set_field("cfg_scale", scale)

@@ -73,8 +73,8 @@ def test_a_full_disk_under_standard_output_is_one_line(toy: Path) -> None:
 
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
-        "pitstop: standard output: No space left on device. Free some space there, or write to "
-        "another place."
+        "pitstop: standard output or a file: No space left on device. Free some space there, or "
+        "write to another place."
     ]
 
 

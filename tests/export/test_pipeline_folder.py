@@ -40,7 +40,10 @@ BETAS: dict[str, dict[str, Any]] = {
     "other linear": {"beta_start": 8e-4, "beta_end": 0.012, "num_train_timesteps": 500},
     "scaled_linear": {"beta_schedule": "scaled_linear", "beta_start": 8.5e-4, "beta_end": 0.012},
     "squaredcos_cap_v2": {"beta_schedule": "squaredcos_cap_v2"},
-    "trained_betas": {"trained_betas": np.geomspace(1e-4, 0.05, 300).tolist()},
+    "trained_betas": {
+        "trained_betas": np.geomspace(1e-4, 0.05, 300).tolist(),
+        "num_train_timesteps": 300,
+    },
 }
 PREDICTIONS = ["epsilon", "v_prediction", "sample"]
 STEPS = 20
@@ -90,10 +93,6 @@ def test_every_latent_on_the_way_is_that_of_the_pipelines_own_scheduler(
 ) -> None:
     make, options = CLASSES[sampler]
     scheduler = make(**options, **BETAS[betas], prediction_type=predicts)
-    if betas == "trained_betas":  # diffusers counts its own number of steps beside them
-        scheduler = make(
-            **options, **BETAS[betas], prediction_type=predicts, num_train_timesteps=300
-        )
     folder = pipeline(tmp_path, scheduler)
 
     manifest, notes = with_pipeline(str(folder), toy_manifest())
@@ -139,6 +138,14 @@ def test_the_manifest_keeps_what_the_scheduler_says(tmp_path: Path) -> None:
         (DDIMScheduler, {"beta_start": "small"}, "has betas that are no numbers"),
         (DDIMScheduler, {"beta_end": 2.0}, "has betas that are no numbers in (0, 1)"),
         (DDIMScheduler, {"num_train_timesteps": 0}, "has 0 timesteps"),
+        (DDIMScheduler, {"trained_betas": []}, "has betas that are no numbers"),
+        (DDIMScheduler, {"trained_betas": [0.1, 0.2]}, "has 2 trained_betas for 1000 timesteps"),
+        (DDIMScheduler, {"beta_start": 0.03}, "has betas that fall, from 0.03 to 0.02"),
+        (
+            DDPMScheduler,
+            {"variance_type": "learned_range"},
+            "the model does not learn its variance",
+        ),
         (DDIMScheduler, {"snr_gamma": 5}, "has snr_gamma 5, which is not known"),
         (DDIMScheduler, {"_class_name": "PNDMScheduler"}, "is of the class PNDMScheduler"),
         (DDPMScheduler, {"variance_type": "fixed_large"}, "has variance_type fixed_large"),

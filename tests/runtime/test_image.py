@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from bundle_helpers import one_line
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from pitstop import OptionError
 from pitstop.runtime.image import make_grid, read_parameters, save_png, to_images
@@ -99,3 +100,19 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path: Path, place: str) -> N
     assert one_line(told.value).startswith(f"{tmp_path / place} cannot be written (")
     assert "choose another folder with `--out`" in told.value.remedy
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_a_picture_whose_pixels_have_changed_is_not_taken_for_the_one_that_was_drawn(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "picture.png"
+    save_png(Image.new("L", (4, 4), 10), path, {"seed": 1})
+    assert read_parameters(path) == {"seed": 1}
+    with Image.open(path) as drawn:
+        kept = PngInfo()
+        for name, text in drawn.info.items():
+            kept.add_text(name, text)
+    Image.new("L", (4, 4), 11).save(path, pnginfo=kept)
+
+    with pytest.raises(OSError, match="have changed"):
+        read_parameters(path)

@@ -267,7 +267,7 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path: Path, place: str) -> N
 
 
 def test_what_a_dead_process_left_is_removed(tmp_path: Path) -> None:
-    (tmp_path / ".toy.123.partial").mkdir()  # of an older pitstop
+    (tmp_path / ".toy.9999999.partial").mkdir()  # of an older pitstop
     (tmp_path / ".toy.0123abcd.partial").mkdir()
 
     write_bundle(tmp_path / "toy")
@@ -378,7 +378,7 @@ def test_a_bundle_that_is_on_its_way_is_not_put_back(folder: Path) -> None:
 
 
 def test_a_bundle_that_a_dead_process_had_moved_away_is_put_back(folder: Path) -> None:
-    folder.rename(folder.with_name(".toy.123.old.partial"))
+    folder.rename(folder.with_name(".toy.9999999.old.partial"))
 
     with pytest.raises(RuntimeError), new_bundle(folder):
         raise RuntimeError
