@@ -60,10 +60,18 @@ class Case:
     def __init__(self, folder: Path, sources: Path, seed: int, number: int) -> None:
         self.folder, self.sources = folder, sources
         self.random = random.Random(f"{seed} {number}")
-        self.seed = seed
 
     def bundle(self) -> Path:
         return Path(shutil.copytree(self.sources / "toy", self.folder / "toy"))
+
+    def a_file(self, bundle: Path) -> Path:
+        """One of a bundle's files, but not its manifest."""
+        files = [path for path in sorted(bundle.rglob("*")) if path.name != "manifest.json"]
+        return self.random.choice(files)
+
+    def generate(self, bundle: Path) -> Result:
+        few = ("--num", "1", "--steps", "2")
+        return self.run("generate", bundle, "--out", self.folder / "out", *few)
 
     def run(self, *arguments: object) -> Result:
         signal.alarm(LIMIT)
@@ -82,16 +90,16 @@ def changed_manifest(case: Case) -> list[Result]:
     for _ in range(case.random.choice([1, 1, 2])):
         content = damage_json(content, case.random)
     path.write_bytes(json.dumps(content).encode("utf-8", "surrogatepass"))
-    return [case.run("inspect", bundle), _generate(case, bundle)]
+    return [case.run("inspect", bundle), case.generate(bundle)]
 
 
 def changed_file(case: Case) -> list[Result]:
     """A file of the bundle is damaged, and the manifest knows nothing: that must be noticed."""
     bundle = case.bundle()
-    path = case.random.choice([p for p in sorted(bundle.rglob("*")) if p.name != "manifest.json"])
+    path = case.a_file(bundle)
     before = path.read_bytes()
     path.write_bytes(damage_bytes(before, case.random))
-    results = [case.run("inspect", bundle), _generate(case, bundle)]
+    results = [case.run("inspect", bundle), case.generate(bundle)]
     if path.read_bytes() != before and any(result.exit_code == 0 for result in results):
         raise AssertionError(f"success over a changed {path.name}")
     return results
@@ -101,11 +109,11 @@ def broken_inside(case: Case) -> list[Result]:
     """A file of the bundle is damaged, and the manifest has its new hash."""
     bundle = case.bundle()
     manifest = json.loads((bundle / "manifest.json").read_text())
-    path = case.random.choice([p for p in sorted(bundle.rglob("*")) if p.name != "manifest.json"])
+    path = case.a_file(bundle)
     path.write_bytes(damage_bytes(path.read_bytes(), case.random))
     manifest["files"][path.relative_to(bundle).as_posix()] = sha256(path)
     (bundle / "manifest.json").write_text(json.dumps(manifest))
-    return [case.run("inspect", bundle), _generate(case, bundle), case.run("compare", bundle)]
+    return [case.run("inspect", bundle), case.generate(bundle), case.run("compare", bundle)]
 
 
 def odd_options(case: Case) -> list[Result]:
@@ -144,12 +152,12 @@ def damaged_pickle(case: Case) -> list[Result]:
 
 def odd_picture(case: Case) -> list[Result]:
     """Something that is no whole picture lies where one is to be drawn."""
-    bundle, out = case.bundle(), case.folder / "out"
-    first = case.run("generate", bundle, "--out", out, "--num", "1", "--steps", "2")
-    drawn = {path: _pixels(path) for path in sorted(out.glob("*.png"))}
+    bundle = case.bundle()
+    first = case.generate(bundle)
+    drawn = {path: _pixels(path) for path in sorted((case.folder / "out").glob("*.png"))}
     for path in drawn:
         path.write_bytes(damage_bytes(path.read_bytes(), case.random))
-    again = case.run("generate", bundle, "--out", out, "--num", "1", "--steps", "2")
+    again = case.generate(bundle)
     if again.exit_code != 0:
         raise AssertionError(f"not drawn again: {again.stderr}")
     if {path: _pixels(path) for path in drawn} != drawn:
@@ -171,10 +179,6 @@ KINDS: list[tuple[Callable[[Case], list[Result]], int]] = [
     (damaged_pickle, 5),
     (odd_picture, 3),
 ]
-
-
-def _generate(case: Case, bundle: Path) -> Result:
-    return case.run("generate", bundle, "--out", case.folder / "out", "--num", "1", "--steps", "2")
 
 
 def run_case(sources: Path, seed: int, number: int) -> tuple[str, str | None]:

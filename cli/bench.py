@@ -15,6 +15,7 @@ from .printing import check_place, console, json_option, megabytes, step_progres
 if TYPE_CHECKING:
     from ..evaluation.speed.bench import Bench, Row
     from ..evaluation.speed.spread import Spread
+    from ..runtime.machine.system import Machine
 
 
 @click.command()
@@ -71,6 +72,7 @@ def bench(
     """
     from ..evaluation.speed.bench import run_bench
     from ..evaluation.speed.contenders import Wanted
+    from ..runtime.machine.system import this_machine
 
     if plot is not None:
         from ..evaluation.speed.plot import check_suffix, plot_bench
@@ -83,16 +85,15 @@ def bench(
             return lambda: progress.advance(task)
 
         timed = run_bench(bundles, Wanted(**wanted), steps=steps, rounds=rounds, on_turns=on_turns)
-    write_json(json_path, figures(timed))
+    machine = this_machine()
+    write_json(json_path, figures(timed, machine))
     if plot is not None:
         plot_bench(timed, plot)
-    _print(timed, plot)
+    _print(timed, machine, plot)
 
 
-def figures(timed: Bench) -> dict[str, Any]:
+def figures(timed: Bench, machine: Machine) -> dict[str, Any]:
     """The figures for ``--json``; what was not measured is null."""
-    from ..runtime.machine.system import this_machine
-
     return {
         "rows": [_row_figures(timed, row) for row in timed.rows],
         "steps": timed.steps,
@@ -100,7 +101,7 @@ def figures(timed: Bench) -> dict[str, Any]:
         "matmul_flops_per_second": timed.matmul_flops,
         "warnings": timed.warnings,
         "not_measured": timed.left_out,
-        "machine": dataclasses.asdict(this_machine()),
+        "machine": dataclasses.asdict(machine),
     }
 
 
@@ -138,9 +139,7 @@ def _spread_figures(name: str, series: Spread) -> dict[str, float]:
     return {f"{name}_{part}": value for part, value in dataclasses.asdict(series).items()}
 
 
-def _print(timed: Bench, plot: Path | None) -> None:
-    from ..runtime.machine.system import this_machine
-
+def _print(timed: Bench, machine: Machine, plot: Path | None) -> None:
     for cells in (_speed_cells, _part_cells):
         lines = [(row.name, cells(timed, row)) for row in timed.rows]
         columns = [name for name in lines[0][1] if any(line[name] for _, line in lines)]
@@ -154,7 +153,6 @@ def _print(timed: Bench, plot: Path | None) -> None:
     best = next(iter(timed.matmul_flops.items()), None)
     if best is not None:
         console.print(f"peak: matmuls at {best[1] / 1e9:,.0f} GFLOP/s, {best[0]}", markup=False)
-    machine = this_machine()
     features = ", ".join(machine.cpu_features) or "no features that precisions differ by"
     console.print(f"on: {machine.processor}, {machine.cores} cores, {features}", markup=False)
     for warning in timed.warnings:

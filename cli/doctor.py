@@ -63,9 +63,9 @@ def _machine_rows(machine: Machine) -> list[tuple[str, str]]:
 def _int8(machine: Machine) -> str:
     from ..runtime.machine.cpu import why_int8_saturates
 
-    why = why_int8_saturates(machine.cpu_features)
     if not machine.cpu_features:
         return "not known"
+    why = why_int8_saturates(machine.cpu_features)
     return f"not exact: {why}; choose fp32" if why else "exact"
 
 

@@ -90,12 +90,7 @@ def _print(done: RunReport, out: Path, chosen: Choice | None) -> None:
 
 def _why_not_exact(done: RunReport) -> str | None:
     from ..runtime.bundle.precision import QUANTIZED
-    from ..runtime.machine.cpu import why_int8_saturates
-    from ..runtime.machine.system import this_machine
+    from ..runtime.machine.cpu import cpu_features, why_int8_saturates
 
     on_cpu = "cpu" in done.device.lower()
-    return (
-        why_int8_saturates(this_machine().cpu_features)
-        if on_cpu and done.precision in QUANTIZED
-        else None
-    )
+    return why_int8_saturates(cpu_features()) if on_cpu and done.precision in QUANTIZED else None

@@ -117,8 +117,8 @@ def export_bundle(
     factor = VAE_FACTOR if read is None else read.factor
     checkpoint = load_source(source, image_size, seed, hints, factor)
     with new_bundle(out) as folder:
-        plain = manifest_for(checkpoint, Path(source).stem, batch)
-        manifest, notes = with_pipeline(source, plain)
+        manifest = manifest_for(checkpoint, Path(source).stem, batch)
+        manifest, notes = with_pipeline(source, manifest)
         if read is not None:
             manifest = manifest_with(read, manifest)
         on_stage("tracing")

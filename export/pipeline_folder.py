@@ -16,11 +16,12 @@ from typing import Any
 from .. import CheckpointError
 from ..runtime.bundle.fields import a_number
 from ..runtime.bundle.manifest import Manifest
+from ..runtime.sampling.sampler import NOISE_PREDICTIONS
 from ..runtime.sampling.schedule import BETA_RULES, Betas
 
 INDEX, CONFIG, TRANSFORMER = "model_index.json", "config.json", "transformer"
 SCHEDULER = Path("scheduler", "scheduler_config.json")
-PREDICTIONS = ("epsilon", "v_prediction", "sample")
+FIXED, LEARNED = "fixed_small", "learned_range"  # the variance of DDPM
 # Fields that are honoured, with the value that diffusers gives one that is not there.
 HONOURED: Mapping[str, Any] = {
     "num_train_timesteps": 1000,
@@ -30,9 +31,16 @@ HONOURED: Mapping[str, Any] = {
     "trained_betas": None,
     "prediction_type": "epsilon",
 }
+NO_BETAS = "has betas that are no numbers in (0, 1)"
+MOST_STEPS = 1_000_000
 # Fields that change nothing while those above them in `EXPECTED` have their value.
-IDLE = {"clip_sample_range", "dynamic_thresholding_ratio", "sample_max_value", "flow_shift"}
-IDLE |= {"time_shift_type"}
+IDLE = {
+    "clip_sample_range",
+    "dynamic_thresholding_ratio",
+    "sample_max_value",
+    "flow_shift",
+    "time_shift_type",
+}
 COMMON: Mapping[str, tuple[Any, ...]] = {
     "thresholding": (False,),
     "rescale_betas_zero_snr": (False,),
@@ -49,7 +57,7 @@ EXPECTED: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
     "DDPMScheduler": {
         **COMMON,
         "clip_sample": (False,),
-        "variance_type": ("fixed_small", "learned_range"),
+        "variance_type": (FIXED, LEARNED),
         "timestep_spacing": ("leading",),
     },
     "DPMSolverMultistepScheduler": {
@@ -67,7 +75,7 @@ EXPECTED: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
         "use_dynamic_shifting": (False,),
         "final_sigmas_type": ("zero",),
         "lambda_min_clipped": (-math.inf, None),
-        "variance_type": (None, "learned_range"),
+        "variance_type": (None, LEARNED),
         "timestep_spacing": ("linspace",),
     },
 }
@@ -130,16 +138,20 @@ def _with_scheduler(manifest: Manifest, path: Path) -> Manifest:
     if name not in EXPECTED:
         raise _refused(path, f"is of the class {name}, not one of {', '.join(EXPECTED)}")
     _check_fields(path, content, EXPECTED[name])
-    learned = content.get("variance_type", "fixed_small") == "learned_range"
-    if name == "DDPMScheduler" and learned is not manifest.learn_sigma:
-        learns = "learns" if manifest.learn_sigma else "does not learn"
-        said = content.get("variance_type", "fixed_small")
-        raise _refused(path, f"has variance_type {said}, and the model {learns} its variance")
+    if name == "DDPMScheduler":
+        _check_variance(path, content.get("variance_type", FIXED), manifest)
     said = {**HONOURED, **{field: content[field] for field in HONOURED if field in content}}
-    if said["prediction_type"] not in PREDICTIONS:
+    if said["prediction_type"] not in NOISE_PREDICTIONS:
         raise _refused(path, f"has the prediction_type {said['prediction_type']!r}")
     schedule = _betas(path, said)
     return dataclasses.replace(manifest, schedule=schedule, prediction_type=said["prediction_type"])
+
+
+def _check_variance(path: Path, said: str, manifest: Manifest) -> None:
+    """Refuse a variance that is learned where the model learns none, and the other way round."""
+    if (said == LEARNED) is not manifest.learn_sigma:
+        learns = "learns" if manifest.learn_sigma else "does not learn"
+        raise _refused(path, f"has variance_type {said}, and the model {learns} its variance")
 
 
 def _check_fields(
@@ -158,22 +170,30 @@ def _check_fields(
 
 
 def _betas(path: Path, said: Mapping[str, Any]) -> Betas:
-    trained, rule = said["trained_betas"], said["beta_schedule"]
-    steps, start, end = (said[n] for n in ("num_train_timesteps", "beta_start", "beta_end"))
-    numbers = [start, end] if trained is None else trained
-    if not isinstance(numbers, list) or not numbers or not all(map(_is_share, numbers)):
-        raise _refused(path, "has betas that are no numbers in (0, 1)")
-    if rule not in BETA_RULES and trained is None:
-        raise _refused(path, f"has the beta_schedule {rule}, not one of {', '.join(BETA_RULES)}")
-    if type(steps) is not int or not 1 <= steps <= 1_000_000:
+    steps, trained, rule = (
+        said[n] for n in ("num_train_timesteps", "trained_betas", "beta_schedule")
+    )
+    if type(steps) is not int or not 1 <= steps <= MOST_STEPS:
         raise _refused(path, f"has {steps} timesteps")
-    if trained is not None and len(trained) != steps:
-        raise _refused(path, f"has {len(trained)} trained_betas for {steps} timesteps")
-    if trained is None and start > end:
-        raise _refused(path, f"has betas that fall, from {start} to {end}")
     if trained is not None:
-        return Betas(train_steps=len(trained), trained=tuple(map(float, trained)))
+        return Betas(steps, trained=_trained(path, trained, steps))
+    start, end, rule = said["beta_start"], said["beta_end"], said["beta_schedule"]
+    if not _is_share(start) or not _is_share(end):
+        raise _refused(path, NO_BETAS)
+    if start > end:
+        raise _refused(path, f"has betas that fall, from {start} to {end}")
+    if rule not in BETA_RULES:
+        raise _refused(path, f"has the beta_schedule {rule}, not one of {', '.join(BETA_RULES)}")
     return Betas(steps, float(start), float(end), rule)
+
+
+def _trained(path: Path, betas: object, steps: int) -> tuple[float, ...]:
+    """The betas that a model brings itself."""
+    if not isinstance(betas, list) or not betas or not all(map(_is_share, betas)):
+        raise _refused(path, NO_BETAS)
+    if len(betas) != steps:
+        raise _refused(path, f"has {len(betas)} trained_betas for {steps} timesteps")
+    return tuple(map(float, betas))
 
 
 def _is_share(beta: object) -> bool:

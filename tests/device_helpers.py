@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,11 @@ def on_onnxruntime(graph: GraphFile) -> Session:
 
 def on_engines(graph: GraphFile, cudart: MadeUpCudart | None = None) -> Session:
     cudart = cudart or MadeUpCudart()
-    cuda = Cuda(cudart)
+    return engines_in(Cuda(cudart), graph, lambda each: played(each, cudart))
+
+
+def engines_in(cuda: Cuda, graph: GraphFile, load: Callable[[GraphFile], Any]) -> Session:
+    """A denoiser's engine, and the step's beside it, in one stream; ``load`` makes an engine."""
 
     def open_step(
         denoiser: EngineSession,
@@ -76,10 +81,10 @@ def on_engines(graph: GraphFile, cudart: MadeUpCudart | None = None) -> Session:
         step: GraphFile,
         conditioner: Conditioner | None,
     ) -> EngineLoop:
-        stepping = EngineSession(played(step, cudart), step.spec, cuda, "made up")
+        stepping = EngineSession(load(step), step.spec, cuda, "made up")
         return EngineLoop(denoiser, stepping, cuda, manifest, conditioner)
 
-    return EngineSession(played(graph, cudart), graph.spec, cuda, "made up", open_step)
+    return EngineSession(load(graph), graph.spec, cuda, "made up", open_step)
 
 
 def played(graph: GraphFile, cudart: MadeUpCudart) -> Any:

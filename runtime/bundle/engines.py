@@ -22,13 +22,12 @@ from ... import EngineError, __version__
 from ..machine.system import platform_name
 from .engine_key import EngineKey
 from .folder import ENGINES, Bundle, sha256
-from .in_place import held
+from .in_place import PARTIAL, held
 from .precision import QUANTIZED
 
 PLAN = "engine.plan"
 METADATA = "metadata.json"
 TIMING_CACHE = "timing.cache"
-PARTIAL = ".partial"
 LOCK = ".lock"
 RANGES = "calibration/ranges.json"
 

@@ -2,60 +2,43 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, TypeVar, cast
 
 import numpy as np
 
+from ..said import is_finite, shortly
 from ..session import Array
 
 T = TypeVar("T")
-MOST_SAID = 60  # letters of a value that is refused
-
-
 MOST = 2**20  # classes, channels, rows: beyond any model, and what a damaged file may claim
 
 
 def a_count(value: object, name: str, *, least: int = 1, most: int = MOST) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         raise ValueError(
-            f"{name} has {_short(value)} where a whole number from {least} to {most} is expected"
+            f"{name} has {shortly(value)} where a whole number from {least} to {most} is expected"
         )
     return value
 
 
 def a_number(content: dict[str, Any], name: str, default: float) -> float:
     value = content.get(name, default)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not _is_finite(value):
-        raise ValueError(f"{name} has {_short(value)} where a finite number is expected")
+    if not isinstance(value, int | float) or isinstance(value, bool) or not is_finite(value):
+        raise ValueError(f"{name} has {shortly(value)} where a finite number is expected")
     return float(value)
 
 
 def a_text(value: object, name: str) -> str:
     if not isinstance(value, str) or not value:
-        raise ValueError(f"{name} has {_short(value)} where text is expected")
+        raise ValueError(f"{name} has {shortly(value)} where text is expected")
     value.encode()  # no half of a character, which nothing could print
     return value
 
 
 def a_table(value: object, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ValueError(f"{name} has {_short(value)} where a table is expected")
+        raise ValueError(f"{name} has {shortly(value)} where a table is expected")
     return value
-
-
-def _is_finite(value: float) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # a whole number that no float holds
-        return False
-
-
-def _short(value: object) -> str:
-    said = (
-        repr(value) if not isinstance(value, int) or abs(value) < 10**40 else "an enormous number"
-    )
-    return said if len(said) <= MOST_SAID else f"{said[:MOST_SAID]}…"
 
 
 def one_of(content: dict[str, Any], name: str, values: tuple[T, ...]) -> T:

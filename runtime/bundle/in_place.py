@@ -80,17 +80,13 @@ def put_in_place(partial: Path, place: Path) -> None:
         _rename_both(partial, place)
 
 
-def put_back(place: Path) -> bool:
+def put_back(place: Path) -> None:
     """Give a folder that was moved away its name again, where who moved it was killed."""
-    try:
+    with contextlib.suppress(OSError):  # no folder to look in, no right, or another was first
         for old in _left(place):
             with _abandoned(old) as is_abandoned:
                 if is_abandoned and old.name.endswith(OLD + PARTIAL) and not place.exists():
                     old.rename(place)
-                    return True
-    except OSError:  # no folder to look in, no right to rename, or another one was first
-        return False
-    return False
 
 
 def remove_abandoned(place: Path) -> None:

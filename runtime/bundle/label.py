@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from ... import OptionError
 from ..sampling.condition import Condition
 from ..session import Array
-from .fields import why_not_numbers
+from .fields import a_count, a_text, one_of, why_not_numbers
 
 
 @dataclass(frozen=True)
@@ -105,3 +105,26 @@ def _number(said: str, below: int) -> int | None:
     if len(said) > len(str(below)) or not said.isdecimal() or said != str(int(said)):
         return None
     return int(said) if int(said) < below else None
+
+
+def read_label(content: dict[str, Any]) -> LabelSpec:
+    """A manifest's condition, each field of its type.
+
+    Raises:
+        ValueError: A field is missing, of another type, or does not go with another.
+    """
+    one_of(content, "kind", ("label",))
+    null = content["null"]
+    values = {
+        **content,
+        "classes": a_count(content["classes"], "classes"),
+        "null": None if null is None else a_count(null, "null", least=0),
+        "names": tuple(a_text(name, "names") for name in content["names"]),
+        "name": a_text(content["name"], "name"),
+    }
+    label = LabelSpec(**values)
+    if label.null is not None and label.null > label.classes:
+        raise ValueError(f"null is {label.null}, beyond the {label.classes} classes")
+    if len(label.names) not in {0, label.classes}:
+        raise ValueError(f"{len(label.names)} labels for {label.classes} classes")
+    return label

@@ -14,12 +14,14 @@ from typing import Any
 
 from ... import BundleError, OptionError
 from ..sampling.condition import Condition, merge
-from ..sampling.schedule import BETA_RULES, Betas, LinearFlow
+from ..sampling.sampler import NOISE_PREDICTIONS
+from ..sampling.schedule import Betas, LinearFlow
 from ..session import Array
 from .checks import digests, graph_fields, model_fields, pass_fields
 from .fields import a_count, a_number, a_table, a_text, one_of
-from .label import LabelSpec
+from .label import LabelSpec, read_label
 from .precision import PRECISIONS
+from .schedule import read_schedule
 
 SCHEMA_VERSION = 3
 # 2 adds flows, the latent's scale and shift, and the weights' licence; 3 names the conditions.
@@ -31,7 +33,7 @@ LATENT, TIMESTEP, PREDICTION = "latent", "timestep", "prediction"  # of a denois
 STEP = "step"
 DECODERS = ("decoder.fp32", "decoder.fp16")
 LATENT_SPACES = ("pixel", "vae")
-PREDICTION_TYPES = ("epsilon", "v_prediction", "sample", "velocity")
+PREDICTION_TYPES = (*NOISE_PREDICTIONS, "velocity")
 LATENT_SCALES = {"pixel": 1.0, "vae": 0.18215}  # of the model's latent; Stable Diffusion's VAE
 IMAGE_CHANNELS = (1, 3)  # grey or RGB
 DTYPES = ("float32", "float16", "int64", "int32", "int8", "uint8", "bool")
@@ -315,12 +317,12 @@ def _manifest(content: dict[str, Any]) -> Manifest:
         "model": ModelSpec(**model_fields(content["model"])),
         "batch": a_count(content["batch"], "batch"),
         "latent_shape": (channel, row, column),
-        "conditions": tuple(map(_condition, content["conditions"])),
+        "conditions": tuple(map(read_label, content["conditions"])),
         "prediction_type": one_of(content, "prediction_type", PREDICTION_TYPES),
         "latent_space": one_of(content, "latent_space", LATENT_SPACES),
         "learn_sigma": one_of(content, "learn_sigma", (False, True)),
         "cfg_channels": a_count(content["cfg_channels"], "cfg_channels"),
-        "schedule": _schedule(content["schedule"]),
+        "schedule": read_schedule(content["schedule"]),
         "latent_scale": a_number(content, "latent_scale", LATENT_SCALES[content["latent_space"]]),
         "latent_shift": a_number(content, "latent_shift", 0.0),
         "goldens": a_text(content["goldens"], "goldens"),
@@ -363,40 +365,6 @@ def _with_conditions(content: dict[str, Any]) -> dict[str, Any]:
     classes, null, names = (content.pop(name) for name in ("num_classes", "null_class", "labels"))
     label = {"classes": classes, "null": null, "names": names, "name": "label", "kind": "label"}
     return {**content, "conditions": [label]}
-
-
-def _condition(content: dict[str, Any]) -> LabelSpec:
-    one_of(content, "kind", ("label",))
-    null = content["null"]
-    values = {
-        **content,
-        "classes": a_count(content["classes"], "classes"),
-        "null": None if null is None else a_count(null, "null", least=0),
-        "names": tuple(a_text(name, "names") for name in content["names"]),
-        "name": a_text(content["name"], "name"),
-    }
-    label = LabelSpec(**values)
-    if label.null is not None and label.null > label.classes:
-        raise ValueError(f"null is {label.null}, beyond the {label.classes} classes")
-    if len(label.names) not in {0, label.classes}:
-        raise ValueError(f"{len(label.names)} labels for {label.classes} classes")
-    return label
-
-
-def _schedule(content: dict[str, Any]) -> Betas | LinearFlow:
-    if "data_at" in content:
-        flow = LinearFlow(**content)
-        one_of(content, "data_at", (0, 1))
-        return flow
-    trained = tuple(a_number({"beta": beta}, "beta", 0.0) for beta in content.get("trained", ()))
-    betas = Betas(**{**content, "trained": trained})
-    a_count(betas.train_steps, "train_steps")
-    one_of({"rule": betas.rule}, "rule", BETA_RULES)
-    if trained and (len(trained) != betas.train_steps or not all(0 < b < 1 for b in trained)):
-        raise ValueError(f"{len(trained)} betas for {betas.train_steps} steps, each in (0, 1)")
-    if not 0 < betas.beta_start <= betas.beta_end < 1:
-        raise ValueError(f"the betas are {betas.beta_start} to {betas.beta_end}, not inside (0, 1)")
-    return betas
 
 
 def _check_denoiser(spec: GraphSpec, manifest: Manifest) -> None:

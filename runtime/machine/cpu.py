@@ -21,13 +21,9 @@ FLAGS = {
 EXACT_INT8 = ("VNNI", "AMX-INT8")  # 8-bit products are summed in 32 bits
 
 
-def cpu_features(cpuinfo: str) -> tuple[str, ...]:
-    """The features that Linux tells of, in `FLAGS`'s order.
-
-    Args:
-        cpuinfo: The text of /proc/cpuinfo.
-    """
-    flags = set(_flags(cpuinfo.splitlines()))
+def cpu_features() -> tuple[str, ...]:
+    """This CPU's features, as far as Linux tells, in `FLAGS`'s order."""
+    flags = set(_flags(cpuinfo()))
     return tuple(name for name, names in FLAGS.items() if names & flags)
 
 
@@ -40,6 +36,11 @@ def why_int8_saturates(features: Collection[str]) -> str | None:
     if "AVX2" not in features or any(name in features for name in EXACT_INT8):
         return None
     return "this CPU has neither VNNI nor AMX: sums of 8-bit products are cut off at 16 bits"
+
+
+def cpuinfo() -> list[str]:
+    """What Linux tells of the CPUs, in lines; nothing elsewhere."""
+    return CPUINFO.read_text(errors="replace").splitlines() if CPUINFO.is_file() else []
 
 
 def _flags(lines: Iterable[str]) -> list[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from .cpu import CPUINFO, cpu_features
+from .cpu import cpu_features, cpuinfo
 from .nvidia import is_jetson, read_jetpack
 
 JETSON = "Jetson"
@@ -72,7 +72,7 @@ def this_machine() -> Machine:
         system=platform_name(),
         python=platform.python_version(),
         processor=_processor(),
-        cpu_features=cpu_features("\n".join(_lines(CPUINFO))),
+        cpu_features=cpu_features(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1,
         memory_bytes=memory.get("MemTotal"),
         free_bytes=memory.get("MemAvailable"),
@@ -94,7 +94,7 @@ def installed_versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 def _processor() -> str:
-    for line in _lines(CPUINFO):
+    for line in cpuinfo():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
 import numbers
 import operator
 from collections.abc import Sequence
 from typing import Any
 
 from ... import OptionError
+from ..said import is_finite, shortly
 
 MAX_SEED = 2**64 - 1
 
@@ -25,7 +24,7 @@ def a_whole_number(value: object, name: str) -> int:
             return operator.index(value)  # type: ignore[arg-type]
         except TypeError:
             pass
-    raise OptionError(f"{name} is {_said(value)}", "Give a whole number, such as 8")
+    raise OptionError(f"{name} is {shortly(value)}", "Give a whole number, such as 8")
 
 
 def a_number(value: object, name: str, wanted: str) -> float:
@@ -34,10 +33,9 @@ def a_number(value: object, name: str, wanted: str) -> float:
     Raises:
         OptionError: It is something else.
     """
-    with contextlib.suppress(OverflowError):  # of a whole number that no float holds
-        if isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value):
-            return float(value)
-    raise OptionError(f"{name} is {_said(value)}", f"Choose {wanted}")
+    if isinstance(value, numbers.Real) and not isinstance(value, bool) and is_finite(value):
+        return float(value)
+    raise OptionError(f"{name} is {shortly(value)}", f"Choose {wanted}")
 
 
 def a_list(values: Any, name: str, example: str) -> list[Any]:
@@ -48,14 +46,14 @@ def a_list(values: Any, name: str, example: str) -> list[Any]:
     """
     if isinstance(values, str | bytes):
         raise OptionError(
-            f"{name} is the text {_said(values)}, not a list", f"Give a list, such as {example}"
+            f"{name} is the text {shortly(values)}, not a list", f"Give a list, such as {example}"
         )
     try:
         length = len(values)
     except TypeError:
         remedy = f"Give `list({name})`" if hasattr(values, "__iter__") else "Give a list"
         raise OptionError(
-            f"{name} is {_said(values)}, not a list", f"{remedy}, such as {example}"
+            f"{name} is {shortly(values)}, not a list", f"{remedy}, such as {example}"
         ) from None
     if not hasattr(values, "__getitem__") or isinstance(values, dict):
         raise OptionError(
@@ -91,10 +89,5 @@ def as_seeds(seeds: Any, images: int) -> Sequence[int]:
     whole = [a_whole_number(seed, "A seed") for seed in listed]
     for seed in whole:
         if not 0 <= seed <= MAX_SEED:
-            raise OptionError(f"The seed is {seed}", f"Choose one from 0 to {MAX_SEED}")
+            raise OptionError(f"The seed is {shortly(seed)}", f"Choose one from 0 to {MAX_SEED}")
     return whole
-
-
-def _said(value: object) -> str:
-    said = " ".join(repr(value).split())
-    return said if len(said) <= 60 else f"{said[:60]}…"

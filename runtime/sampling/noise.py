@@ -10,11 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .asked import MAX_SEED
 from .sampler import Latent
 
 START = 0  # the draw that a run starts from; step k takes draw k + 1
-__all__ = ["MAX_SEED", "START", "draw_noise"]
 
 
 def draw_noise(seeds: Sequence[int], draw: int, shape: tuple[int, int, int]) -> Latent:

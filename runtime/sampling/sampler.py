@@ -13,6 +13,10 @@ from .schedule import Visits
 Latent = npt.NDArray[np.float32]
 
 
+EPSILON, V_PREDICTION, SAMPLE = "epsilon", "v_prediction", "sample"
+NOISE_PREDICTIONS = (EPSILON, V_PREDICTION, SAMPLE)  # each tells the noise; a flow's velocity not
+
+
 @dataclass(frozen=True)
 class Prediction:
     """What the denoiser says of a latent, after guidance.

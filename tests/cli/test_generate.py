@@ -10,7 +10,7 @@ from bundle_helpers import toy_manifest, write_bundle
 from cli_helpers import run
 
 from pitstop.runtime.bundle.folder import open_bundle, write_manifest
-from pitstop.runtime.machine import system
+from pitstop.runtime.machine import cpu
 
 FEW = ("--num", "1", "--steps", "2", "--backend", "onnxruntime")
 
@@ -37,16 +37,12 @@ def toy(tmp_path: Path) -> Path:
 def test_int8_is_noted_where_the_cpu_cuts_its_sums_off(
     toy: Path, monkeypatch: pytest.MonkeyPatch, features: str, precision: str, noted: bool
 ) -> None:
-    monkeypatch.setattr(system, "cpu_features", lambda text: cpu_named(features))
+    told = toy.parent / "cpuinfo"
+    told.write_text(f"flags : {features}")
+    monkeypatch.setattr(cpu, "CPUINFO", told)
 
     done = run("generate", toy, "--out", toy.parent / "out", "--precision", precision, *FEW)
 
     assert done.exit_code == 0, done.output
     said = " ".join(done.stderr.split())
     assert ("note: int8 is not exact here: this CPU has neither VNNI nor AMX" in said) is noted
-
-
-def cpu_named(flags: str) -> tuple[str, ...]:
-    from pitstop.runtime.machine.cpu import cpu_features
-
-    return cpu_features(f"flags : {flags}")

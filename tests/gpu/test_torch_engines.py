@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from device_helpers import engines_in
 
 from pitstop.runtime.backend import SessionOptions
 from pitstop.runtime.backends import Choice, import_backend
 from pitstop.runtime.backends import onnxruntime as onnxruntime_backend
-from pitstop.runtime.bundle.folder import Bundle, GraphFile
-from pitstop.runtime.bundle.manifest import Manifest
+from pitstop.runtime.bundle.folder import Bundle
 from pitstop.runtime.devices.cuda import Cuda, import_cudart, why_no_cudart
-from pitstop.runtime.devices.engine_loop import EngineLoop
-from pitstop.runtime.devices.engine_session import EngineSession
 from pitstop.runtime.distance import relative_l2
 from pitstop.runtime.opened import OpenedBundle
 from pitstop.runtime.pipeline import Pipeline
-from pitstop.runtime.sampling.conditioner import Conditioner
 from pitstop.runtime.sampling.settings import Settings
 
 pytestmark = pytest.mark.gpu
@@ -36,19 +33,11 @@ class Opened:
         self.launches = 0
         self.cuda.launch = self._launch  # type: ignore[method-assign]
 
-        def session(graph: GraphFile, open_step=None) -> EngineSession:
-            engine = TorchEngine(graph, capturable=capturable)
-            return EngineSession(engine, graph.spec, self.cuda, "PyTorch", open_step)
-
-        def open_step(
-            denoiser: EngineSession,
-            manifest: Manifest,
-            step: GraphFile,
-            conditioner: Conditioner | None,
-        ) -> EngineLoop:
-            return EngineLoop(denoiser, session(step), self.cuda, manifest, conditioner)
-
-        denoiser = session(bundle.graph(f"denoiser.{precision}"), open_step)
+        denoiser = engines_in(
+            self.cuda,
+            bundle.graph(f"denoiser.{precision}"),
+            lambda graph: TorchEngine(graph, capturable=capturable),
+        )
         chosen = Choice("onnxruntime", import_backend("onnxruntime"))
         self.pipeline = Pipeline.of(OpenedBundle(bundle, precision, denoiser, chosen, CPU))
 

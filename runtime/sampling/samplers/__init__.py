@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Iterable
 
 from .... import OptionError, one_of
-from ..sampler import Sampler
+from ..sampler import EPSILON, Sampler
 from ..schedule import (
     Betas,
     FlowSchedule,
@@ -25,7 +25,6 @@ from .euler import Euler
 from .heun import Heun
 
 AUTO = "auto"
-EPSILON = "epsilon"
 
 # For models that find the noise at training timesteps.
 SAMPLERS: dict[str, tuple[Callable[[Schedule], Sampler], Callable[[int, int], Timesteps]]] = {

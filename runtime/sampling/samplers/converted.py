@@ -13,10 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ..sampler import Latent, Memory, Prediction, Sampler
+from ..sampler import V_PREDICTION, Latent, Memory, Prediction, Sampler
 from ..schedule import Schedule
-
-V_PREDICTION, SAMPLE = "v_prediction", "sample"
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from pitstop.runtime.machine import cpu
 from pitstop.runtime.machine.cpu import cpu_features, why_int8_saturates
 
 CPUINFO = """processor\t: 0
@@ -38,13 +41,26 @@ processor\t: 1
     ],
 )
 def test_a_cpus_features_tell_whether_int8_is_exact(
-    name: str, flags: str, features: tuple[str, ...], exact: bool
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    flags: str,
+    features: tuple[str, ...],
+    exact: bool,
 ) -> None:
-    found = cpu_features(CPUINFO.format(name=name, flags=flags))
+    told = tmp_path / "cpuinfo"
+    told.write_text(CPUINFO.format(name=name, flags=flags))
+    monkeypatch.setattr(cpu, "CPUINFO", told)
+
+    found = cpu_features()
 
     assert found == features
     assert (why_int8_saturates(found) is None) is exact
 
 
-def test_a_system_that_tells_nothing_has_no_features() -> None:
-    assert cpu_features("") == ()
+def test_a_system_that_tells_nothing_has_no_features(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu, "CPUINFO", tmp_path / "none")
+
+    assert cpu_features() == ()

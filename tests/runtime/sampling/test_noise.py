@@ -2,7 +2,8 @@ import numpy as np
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from pitstop.runtime.sampling.noise import MAX_SEED, START, draw_noise
+from pitstop.runtime.sampling.asked import MAX_SEED
+from pitstop.runtime.sampling.noise import START, draw_noise
 
 SHAPE = (4, 8, 8)
 SEEDS = st.integers(0, MAX_SEED)
