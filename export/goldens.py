@@ -49,7 +49,7 @@ def draw_goldens(
     trajectory = reference.trajectories(told, seeds.tolist(), settings, on_step)
 
     steps = np.linspace(0, settings.steps - 1, min(CALLS, settings.steps)).round().astype(np.int64)
-    start = draw_noise(seeds.tolist(), START, manifest.latent_shape)
+    start = draw_noise(seeds.tolist(), START, manifest.latent_shape, manifest.noise)
     fed = np.concatenate([start[None], trajectory])[steps][:, np.arange(manifest.batch) % images]
     conditions = stack(manifest.both_branches(manifest.batch))
     timesteps = reference.sampler(settings).schedule.timesteps[steps]

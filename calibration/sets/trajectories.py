@@ -49,7 +49,7 @@ def draw_set(
     latents, kept_steps, conditions = [], [], []
     for group in pipeline.groups(num, settings):
         walked = pipeline.trajectories(told[group], seeds[group], settings, on_step)
-        start = draw_noise(seeds[group], START, manifest.latent_shape)
+        start = draw_noise(seeds[group], START, manifest.latent_shape, manifest.noise)
         fed = np.concatenate([start[None], walked[:-1]])
         for place, index in enumerate(range(num)[group]):
             turn = sum(divmod(index, turns))

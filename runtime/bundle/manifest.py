@@ -14,6 +14,8 @@ from typing import Any
 
 from ... import BundleError, OptionError
 from ..sampling.condition import Condition, merge
+from ..sampling.noise import NUMPY, PORTABLE
+from ..sampling.noise import RULES as NOISE_RULES
 from ..sampling.sampler import NOISE_PREDICTIONS
 from ..sampling.schedule import Betas, LinearFlow
 from ..session import Array
@@ -23,9 +25,10 @@ from .label import LabelSpec, read_label
 from .precision import PRECISIONS
 from .schedule import read_schedule
 
-SCHEMA_VERSION = 3
-# 2 adds flows, the latent's scale and shift, and the weights' licence; 3 names the conditions.
-READABLE = (1, 2, 3)
+SCHEMA_VERSION = 4
+# 2 adds flows, the latent's scale and shift, and the weights' licence; 3 names the conditions; 4
+# names the noise's rule, and what betas rise by.
+READABLE = (1, 2, 3, 4)
 FILE_NAME = "manifest.json"
 CONDITIONER = "conditioner"
 CONDITIONERS = (CONDITIONER,)  # asked before the loop, for what the denoiser is fed in it
@@ -158,6 +161,7 @@ class Manifest:
         target: What the graphs were made for, e.g. ``portable``.
         latent_scale: The latent is ``(z - latent_shift) * latent_scale`` of what a decoder takes.
         latent_shift: See ``latent_scale``.
+        noise: The rule by which seeds become noise, one of ``sampling.noise.RULES``.
     """
 
     model: ModelSpec
@@ -177,6 +181,7 @@ class Manifest:
     target: str = "portable"
     latent_scale: float = 1.0
     latent_shift: float = 0.0
+    noise: str = PORTABLE
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -289,7 +294,7 @@ class Manifest:
                     if isinstance(found, int) and found > SCHEMA_VERSION
                     else "Export it again with this version of pitstop",
                 )
-            return _manifest(_with_conditions(content))
+            return _manifest(_as_of_today(content))
         except json.JSONDecodeError as error:
             raise _unreadable(f"it is not JSON ({error})") from error
         except KeyError as error:
@@ -325,6 +330,7 @@ def _manifest(content: dict[str, Any]) -> Manifest:
         "schedule": read_schedule(content["schedule"]),
         "latent_scale": a_number(content, "latent_scale", LATENT_SCALES[content["latent_space"]]),
         "latent_shift": a_number(content, "latent_shift", 0.0),
+        "noise": one_of(content, "noise", NOISE_RULES),
         "goldens": a_text(content["goldens"], "goldens"),
         "graphs": {name: _graph_spec(graph) for name, graph in content["graphs"].items()},
         "passes": tuple(PassReport(**pass_fields(report)) for report in content["passes"]),
@@ -357,11 +363,17 @@ def _manifest(content: dict[str, Any]) -> Manifest:
     return manifest
 
 
-def _with_conditions(content: dict[str, Any]) -> dict[str, Any]:
-    """A manifest of version 1 or 2, whose one condition stood in three fields, as one of today."""
-    if content["schema_version"] == SCHEMA_VERSION:
-        return content
+def _as_of_today(content: dict[str, Any]) -> dict[str, Any]:
+    """An older manifest as one of today, that means the same."""
+    written = content["schema_version"]
     content = {**content, "schema_version": SCHEMA_VERSION}
+    if written < 4:
+        content["noise"] = NUMPY
+    return _with_conditions(content) if written < 3 else content
+
+
+def _with_conditions(content: dict[str, Any]) -> dict[str, Any]:
+    """The one condition, which stood in three fields before version 3."""
     classes, null, names = (content.pop(name) for name in ("num_classes", "null_class", "labels"))
     label = {"classes": classes, "null": null, "names": names, "name": "label", "kind": "label"}
     return {**content, "conditions": [label]}

@@ -62,11 +62,12 @@ def why_not_on_device(
 
 @dataclass(frozen=True)
 class _Lane:
-    """A request in a run: its factors, and what feeds its rows."""
+    """A request in a run: its factors, what feeds its rows, and its noise's rule."""
 
     request: Request
     table: StepTable
     feeder: Feeder
+    rule: str
 
     def moves_at(self, step: int) -> bool:
         return self.request.start <= step < self.request.end
@@ -85,7 +86,7 @@ class _Lane:
 
     def noise(self, draw: int, shape: tuple[int, int, int]) -> Latent:
         """Of its images, for each of its rows."""
-        drawn = draw_noise(self.request.seeds, draw, shape)
+        drawn = draw_noise(self.request.seeds, draw, shape, self.rule)
         return np.resize(drawn, (len(self.request.told), *shape))
 
 
@@ -199,9 +200,8 @@ class DeviceRun:
 
 def _lane(request: Request, manifest: Manifest, conditioner: Conditioner | None) -> _Lane:
     table = step_table(request.sampler, learned_variance=manifest.learn_sigma)
-    if conditioner is None:
-        return _Lane(request, table, Plain())
-    return _Lane(request, table, conditioner.prepare(table.timesteps, request.told))
+    feeder = Plain() if conditioner is None else conditioner.prepare(table.timesteps, request.told)
+    return _Lane(request, table, feeder, manifest.noise)
 
 
 def _is_shared(step: GraphSpec) -> bool:

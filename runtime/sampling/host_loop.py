@@ -90,7 +90,7 @@ class Way:
         self._told = request.told
         self._memory: Memory = ()
         self._index = 0
-        self.latent = draw_noise(request.seeds, START, manifest.latent_shape)
+        self.latent = draw_noise(request.seeds, START, manifest.latent_shape, manifest.noise)
 
     @property
     def asks(self) -> bool:
@@ -132,7 +132,8 @@ class Way:
         request = self.request
         if not request.sampler.stochastic:
             return None
-        return draw_noise(request.seeds, self._index + 1, self._manifest.latent_shape)
+        shape, rule = self._manifest.latent_shape, self._manifest.noise
+        return draw_noise(request.seeds, self._index + 1, shape, rule)
 
     def _nothing_said(self) -> Prediction:
         nothing = np.zeros_like(self.latent)

@@ -129,8 +129,8 @@ def test_garbage_instead_of_a_manifest_is_told(folder: Path) -> None:
 
 def test_a_newer_schema_is_told_before_the_files_are_looked_at(folder: Path) -> None:
     (folder / GRAPH).unlink()
-    change_manifest(folder, lambda content: content.update(schema_version=4))
-    assert "schema version 4" in told_by_opening(folder).problem
+    change_manifest(folder, lambda content: content.update(schema_version=5))
+    assert "schema version 5" in told_by_opening(folder).problem
 
 
 @pytest.mark.parametrize("place", [".", "nothing", 300 * "n"])

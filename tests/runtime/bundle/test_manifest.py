@@ -7,6 +7,7 @@ from bundle_helpers import LABELS, one_line, toy_manifest, with_label
 
 from pitstop import BundleError, OptionError
 from pitstop.runtime.bundle.manifest import Manifest, PassReport
+from pitstop.runtime.sampling.noise import NUMPY, PORTABLE
 from pitstop.runtime.sampling.schedule import LinearFlow
 
 FOLD = PassReport("fold", {"Mul": 2}, {"Mul": 1}, 52, 48, ("y",), {"z": "has two users"}, 2.5e-8)
@@ -100,7 +101,7 @@ def test_an_unknown_precision_is_told_with_the_known_ones() -> None:
 @pytest.mark.parametrize(
     ("version", "remedy"),
     [
-        (4, "Install the version of pitstop that wrote it"),
+        (5, "Install the version of pitstop that wrote it"),
         (0, "Export it again with this version"),
         ("one", "Export it again with this version"),
         (None, "Export it again with this version"),
@@ -109,11 +110,11 @@ def test_an_unknown_precision_is_told_with_the_known_ones() -> None:
 def test_another_schema_version_is_told_with_both_versions(version: object, remedy: str) -> None:
     with pytest.raises(BundleError) as told:
         Manifest.from_json(content(schema_version=version))
-    assert f"has schema version {version}, this pitstop reads 3" in one_line(told.value)
+    assert f"has schema version {version}, this pitstop reads 4" in one_line(told.value)
     assert told.value.remedy.startswith(remedy)
 
 
-@pytest.mark.parametrize("version", [True, 3.0])
+@pytest.mark.parametrize("version", [True, 4.0])
 def test_a_schema_version_is_a_whole_number(version: object) -> None:
     with pytest.raises(BundleError, match="has schema version"):
         Manifest.from_json(content(schema_version=version))
@@ -182,8 +183,8 @@ def test_half_a_character_in_a_label_is_told() -> None:
 
 
 def test_a_newer_schema_is_told_before_its_new_fields_are_read() -> None:
-    with pytest.raises(BundleError, match="has schema version 4"):
-        Manifest.from_json('{"schema_version": 4, "graph": {}}')
+    with pytest.raises(BundleError, match="has schema version 5"):
+        Manifest.from_json('{"schema_version": 5, "graph": {}}')
 
 
 @pytest.mark.parametrize(
@@ -287,6 +288,23 @@ def before_version_3(version: int = 2, **changes: object) -> str:
     return json.dumps({**fields, **old, **changes})
 
 
+@pytest.mark.parametrize(("version", "rule"), [(2, NUMPY), (3, NUMPY), (4, PORTABLE)])
+def test_a_manifest_keeps_the_noise_that_it_was_written_for(version: int, rule: str) -> None:
+    text = before_version_3(version) if version < 3 else content(schema_version=version)
+    fields = json.loads(text)
+    if version < 4:
+        del fields["noise"]
+    once = Manifest.from_json(json.dumps(fields))
+    again = Manifest.from_json(once.to_json())
+    assert (once.noise, again.noise, again.schema_version) == (rule, rule, 4)
+
+
+@pytest.mark.parametrize("rule", ["mersenne", 3, None])
+def test_a_rule_of_noise_that_nobody_knows_is_told(rule: object) -> None:
+    with pytest.raises(BundleError, match="noise"):
+        Manifest.from_json(content(noise=rule))
+
+
 @pytest.mark.parametrize(("name", "value"), BAD_LABELS)
 def test_a_field_of_another_type_is_told_in_an_old_manifest_too(name: str, value: object) -> None:
     name = {"classes": "num_classes", "null": "null_class", "names": "labels"}[name]
@@ -304,7 +322,8 @@ def test_a_missing_field_of_an_old_manifest_is_told_by_name(name: str) -> None:
 
 
 def test_a_bundle_of_version_2_is_read_as_one_of_today() -> None:
-    assert Manifest.from_json(before_version_3()) == toy_manifest()
+    today = dataclasses.replace(toy_manifest(), noise=NUMPY)
+    assert Manifest.from_json(before_version_3()) == today
 
 
 @pytest.mark.parametrize("split", [False, True])

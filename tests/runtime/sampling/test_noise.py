@@ -1,9 +1,11 @@
+import hashlib
+
 import numpy as np
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from pitstop.runtime.sampling.asked import MAX_SEED
-from pitstop.runtime.sampling.noise import START, draw_noise
+from pitstop.runtime.sampling.noise import NUMPY, START, draw_noise
 
 SHAPE = (4, 8, 8)
 SEEDS = st.integers(0, MAX_SEED)
@@ -16,8 +18,30 @@ def test_one_latent_for_each_seed() -> None:
     assert found.dtype == np.float32
 
 
-def test_seed_and_draw_give_these_numbers_on_every_machine() -> None:
+def test_seed_and_draw_give_these_bits_on_every_machine() -> None:
     found = draw_noise([0, MAX_SEED], 1, (1, 1, 3)).reshape(2, 3)
+    wanted = [
+        ["0x1.56983ep-5", "0x1.8d49f4p+0", "-0x1.9036dap+0"],
+        ["0x1.93db72p-2", "-0x1.dac86p-7", "-0x1.0ff894p-1"],
+    ]
+    assert found.tolist() == [[float.fromhex(number) for number in row] for row in wanted]
+
+
+def test_a_million_numbers_are_these_bits_on_every_machine() -> None:
+    found = draw_noise([7], START, (4, 512, 512))
+    assert int((np.abs(found) > 4).sum()) == 65
+    assert hashlib.sha256(found.astype("<f4").tobytes()).hexdigest() == (
+        "047078d466b962c88746b1350883039df56ffba3c2bfac1079eff9da0d5cbb13"
+    )
+
+
+def test_a_draw_that_is_cut_short_begins_as_the_longer_one() -> None:
+    short, long = (draw_noise([5], 2, (1, 1, size)).ravel() for size in (7, 64))
+    np.testing.assert_array_equal(short, long[:7])
+
+
+def test_the_rule_of_older_bundles_is_kept() -> None:
+    found = draw_noise([0, MAX_SEED], 1, (1, 1, 3), NUMPY).reshape(2, 3)
     wanted = [[-1.431463, 1.6707169, -0.40272397], [0.47170085, 0.5593483, 0.5266016]]
     np.testing.assert_allclose(found, wanted, rtol=1e-6)  # a last bit is the libm's
 
