@@ -19,6 +19,7 @@ from .printing import console, json_option, megabytes, pairs, stage_progress, wr
 
 if TYPE_CHECKING:
     from ..calibration.recipe import CalibrationReport
+    from ..export.by_hand import ByHand
     from ..export.parity import Parity
     from ..export.pipeline import ExportReport
     from ..export.vae.add import DecoderParity, DecoderShape
@@ -41,6 +42,28 @@ def vae_shape_options(vae_tile: int, vae_batch: int) -> DecoderShape:
     from ..export.vae.add import DecoderShape
 
     return DecoderShape(vae_batch, vae_tile)
+
+
+@as_value(
+    "by_hand",
+    click.option(
+        "--prediction",
+        metavar="NAME",
+        help="What the model predicts, where no scheduler says it: epsilon, v_prediction, sample.",
+    ),
+    click.option(
+        "--betas",
+        metavar="NAME:start:end:steps",
+        help="Its betas: linear, scaled_linear or squaredcos_cap_v2, such as "
+        "scaled_linear:0.00085:0.012:1000.",
+    ),
+    click.option("--shift", type=float, help="Of a flow's times, as diffusers' shift."),
+)
+def by_hand_options(**fields: Any) -> ByHand:
+    """What is said of the model's schedule."""
+    from ..export.by_hand import ByHand
+
+    return ByHand(**fields)
 
 
 @click.command()
@@ -77,6 +100,7 @@ def vae_shape_options(vae_tile: int, vae_batch: int) -> DecoderShape:
     help="fp16, bf16 and int8 beside fp32, which is always written.",
 )
 @hint_options
+@by_hand_options
 @click.option(
     "--vae",
     type=click.Path(path_type=Path),

@@ -118,6 +118,7 @@ def _print_bundle(bundle: Bundle) -> None:
             ("labels", _labels(manifest.label.names, manifest.label.classes)),
             ("predicts", manifest.prediction_type),
             ("schedule", manifest.schedule.called),
+            *([("scheduler", called)] if (called := manifest.scheduler.called) else []),
             ("latent scale", f"{manifest.latent_scale:g}, shift {manifest.latent_shift:g}"),
             ("fed", ", ".join(f"{name} per {rate}" for name, rate in manifest.fed.items())),
             ("config", _config(manifest.model.config)),

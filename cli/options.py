@@ -19,10 +19,16 @@ SAMPLING: dict[str, tuple[Any, str]] = {  # defaults, and what they are
     "steps": (50, "Denoiser calls for an image."),
     "sampler": (
         "auto",
-        "ddim, ddpm or dpmpp_2m; for flow models euler or heun. The first is what auto takes.",
+        "ddim, ddpm, dpmpp_2m or euler; for flow models euler or heun. auto takes what came "
+        "with the model, else the first.",
     ),
     "cfg_scale": (4.0, "Guidance scale; 1 is none."),
     "eta": (0.0, "DDIM's share of fresh noise, 0 to 1."),
+    "spacing": (
+        "auto",
+        "Which timesteps are visited: leading, linspace, trailing or official (DiT's own). auto "
+        "takes what came with the model, else the sampler's own.",
+    ),
 }
 
 

@@ -8,7 +8,7 @@ from ..runtime.bundle.goldens import Goldens
 from ..runtime.bundle.manifest import Manifest
 from ..runtime.pipeline import OnStep, Pipeline
 from ..runtime.sampling.condition import stack
-from ..runtime.sampling.noise import START, draw_noise
+from ..runtime.sampling.noise import draw_start
 from ..runtime.sampling.samplers import default_sampler
 from ..runtime.sampling.settings import Settings
 
@@ -18,7 +18,7 @@ STEPS = 20
 
 def golden_settings(manifest: Manifest) -> Settings:
     """How a bundle's own trajectory is sampled: guided wherever the model can be."""
-    sampler = default_sampler(manifest.schedule)
+    sampler = default_sampler(manifest)
     if not manifest.guidable:
         return Settings(STEPS, sampler, cfg_scale=1.0)
     return Settings(STEPS, sampler)
@@ -49,10 +49,11 @@ def draw_goldens(
     trajectory = reference.trajectories(told, seeds.tolist(), settings, on_step)
 
     steps = np.linspace(0, settings.steps - 1, min(CALLS, settings.steps)).round().astype(np.int64)
-    start = draw_noise(seeds.tolist(), START, manifest.latent_shape, manifest.noise)
+    schedule = reference.sampler(settings).schedule
+    start = draw_start(seeds.tolist(), schedule, manifest.latent_shape, manifest.noise)
     fed = np.concatenate([start[None], trajectory])[steps][:, np.arange(manifest.batch) % images]
     conditions = stack(manifest.both_branches(manifest.batch))
-    timesteps = reference.sampler(settings).schedule.timesteps[steps]
+    timesteps = schedule.timesteps[steps]
     predictions = [
         reference.predict(latent, float(timestep), conditions)
         for latent, timestep in zip(fed, timesteps, strict=True)

@@ -17,11 +17,12 @@ from ..runtime.bundle.precision import Precision
 from ..runtime.distance import relative_l2
 from ..runtime.opened import open_denoiser
 from ..runtime.pipeline import Pipeline
+from .by_hand import ByHand
 from .goldens import draw_goldens, golden_settings
 from .lowering.lower import LOW, choose_precisions, lower
 from .optimize import DENOISER, Optimized, choose_steps, denoiser_calls, example_feeds, optimize
 from .parity import FP32_TOLERANCE, Parity, check_parity
-from .pipeline_folder import with_pipeline
+from .pipeline_folder import SAID_NOTHING, with_pipeline
 from .step_graph import step_graph
 from .target import check_precisions, find_target
 from .trace import VAE_FACTOR, Hints, TorchSession, load_source, manifest_for, trace
@@ -76,6 +77,7 @@ def export_bundle(
     put_in: Sequence[str] = (),
     precisions: Sequence[str] = ("fp32",),
     hints: Hints | None = None,
+    by_hand: ByHand = SAID_NOTHING,
     vae: Path | None = None,
     vae_shape: DecoderShape = ONE_TILE,
     on_stage: OnStage = lambda stage: None,
@@ -94,6 +96,7 @@ def export_bundle(
         precisions: Of the denoiser's graphs, names in `runtime.bundle.precision.FLOATING`; fp32 is
             always among them.
         hints: What a checkpoint of other people's cannot tell by itself.
+        by_hand: What is said of the model's schedule; a scheduler beside it is then not read.
         vae: A folder of diffusers with the VAE whose decoder goes into the bundle, or None.
         vae_shape: What its decoder is traced for.
         on_stage: Told what is being done.
@@ -118,7 +121,7 @@ def export_bundle(
     checkpoint = load_source(source, image_size, seed, hints, factor)
     with new_bundle(out) as folder:
         manifest = manifest_for(checkpoint, Path(source).stem, batch)
-        manifest, notes = with_pipeline(source, manifest)
+        manifest, notes = with_pipeline(source, manifest, by_hand)
         if read is not None:
             manifest = manifest_with(read, manifest)
         on_stage("tracing")

@@ -40,7 +40,8 @@ from ..runtime.bundle.goldens import FILE_NAME
 from ..runtime.bundle.label import LabelSpec
 from ..runtime.bundle.manifest import LATENT_SCALES, Manifest, ModelSpec
 from ..runtime.machine.system import installed_versions
-from ..runtime.sampling.schedule import Betas, LinearFlow
+from ..runtime.sampling.schedule.betas import Betas
+from ..runtime.sampling.schedule.flow import LinearFlow
 from ..runtime.session import Array
 
 OPSET = 19

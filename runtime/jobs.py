@@ -200,6 +200,8 @@ def _schedule_sha256(manifest: Manifest) -> str:
     facts = [
         manifest.prediction_type,
         dataclasses.asdict(manifest.schedule),
+        dataclasses.asdict(manifest.scheduler),
+        manifest.noise,
         manifest.latent_scale,
         manifest.latent_shift,
     ]

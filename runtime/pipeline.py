@@ -25,7 +25,8 @@ from .sampling.host_loop import HostLoop, run_rows
 from .sampling.loop import Loop
 from .sampling.request import Request
 from .sampling.sampler import Latent, Sampler
-from .sampling.samplers import AUTO, default_sampler, make_sampler
+from .sampling.samplers import default_sampler, sampler_for
+from .sampling.schedule.scheduler import AUTO
 from .sampling.settings import Settings
 from .session import Array, Closing, Session
 
@@ -176,6 +177,7 @@ class Pipeline(Closing):
         sampler: str = Settings.sampler,
         cfg_scale: float = Settings.cfg_scale,
         eta: float = Settings.eta,
+        spacing: str = Settings.spacing,
         on_step: OnStep | None = None,
     ) -> Samples:
         """Draw one image for each label.
@@ -184,16 +186,18 @@ class Pipeline(Closing):
             labels: Classes, by number or by the names in the manifest.
             seeds: One for each image, in [0, 2**64); by default 0, 1, 2, ...
             steps: Denoiser calls for an image.
-            sampler: ``ddim``, ``ddpm`` or ``dpmpp_2m``; ``euler`` or ``heun`` for a flow.
+            sampler: ``ddim``, ``ddpm``, ``dpmpp_2m`` or ``euler``; ``euler`` or ``heun`` for
+                a flow.
             cfg_scale: Guidance scale; 1 is none.
             eta: DDIM's share of fresh noise, in [0, 1].
+            spacing: ``leading``, ``linspace``, ``trailing`` or ``official``.
             on_step: Told of every step.
 
         Raises:
             OptionError: A label, sampler or number that does not exist.
             NonFiniteError: A latent left the finite numbers.
         """
-        settings = Settings(steps, sampler, cfg_scale, eta)
+        settings = Settings(steps, sampler, cfg_scale, eta, spacing)
         label = self.manifest.label
         told = [label.told(label.index(one)) for one in as_labels(labels)]
         latents = self.draw(told, range(len(told)) if seeds is None else seeds, settings, on_step)
@@ -266,19 +270,13 @@ class Pipeline(Closing):
 
     def sampler(self, settings: Settings) -> Sampler:
         """The rule that ``settings`` names, on this model's schedule."""
-        return make_sampler(
-            settings.sampler,
-            self.manifest.schedule,
-            settings.steps,
-            eta=settings.eta,
-            predicts=self.manifest.prediction_type,
-        )
+        return sampler_for(self.manifest, settings)
 
     def settle(self, settings: Settings) -> Settings:
         """``settings`` with the sampler's own name in the place of ``auto``."""
         if settings.sampler != AUTO:
             return settings
-        return dataclasses.replace(settings, sampler=default_sampler(self.manifest.schedule))
+        return dataclasses.replace(settings, sampler=default_sampler(self.manifest))
 
     def predict(self, latent: Latent, timestep: float, conditions: Mapping[str, Array]) -> Latent:
         """Ask the denoiser once, without guidance: its raw output for each row.

@@ -21,7 +21,7 @@ from pitstop.runtime.bundle.manifest import (
     TensorSpec,
 )
 from pitstop.runtime.sampling.sampler import Latent
-from pitstop.runtime.sampling.schedule import Betas
+from pitstop.runtime.sampling.schedule.betas import Betas
 from pitstop.runtime.sampling.settings import Settings
 from pitstop.runtime.session import Array
 

@@ -8,7 +8,7 @@ from sampler_helpers import SHAPE, relative_l2, start_latent, walk_ours
 
 from pitstop.runtime.sampling.noise import START, draw_noise
 from pitstop.runtime.sampling.sampler import Latent, Prediction, Sampler
-from pitstop.runtime.sampling.schedule import LinearFlow
+from pitstop.runtime.sampling.schedule.flow import LinearFlow
 
 TO_DATA, TO_NOISE = LinearFlow(data_at=1), LinearFlow(data_at=0)  # SiT's time, and REPA's
 

@@ -83,5 +83,5 @@ def noise_in(latent: Latent, image: Latent, alpha_bar: float) -> Latent:
 
 def perfect_denoiser(schedule: Schedule, image: Latent) -> Denoise:
     """The denoiser that knows the image, and so the true noise of any latent."""
-    bars = dict(zip(schedule.timesteps.tolist(), schedule.alpha_bar[:-1].tolist(), strict=True))
+    bars = dict(zip(schedule.timesteps.tolist(), schedule.alpha_bar.tolist(), strict=True))
     return lambda latent, timestep: Prediction(noise_in(latent, image, bars[int(timestep)]))

@@ -16,7 +16,7 @@ from ...runtime.bundle.fields import why_not_numbers
 from ...runtime.bundle.goldens import BROKEN, take_named
 from ...runtime.bundle.manifest import Manifest
 from ...runtime.sampling.sampler import Latent
-from ...runtime.sampling.samplers import make_sampler
+from ...runtime.sampling.samplers import sampler_for
 from ...runtime.sampling.schedule import Table, Timesteps
 from ...runtime.sampling.settings import Settings
 from ...runtime.session import Array
@@ -128,7 +128,7 @@ def _why_not_facts(drawn: CalibrationSet, manifest: Manifest) -> str | None:
 
 def _why_not_sampler(settings: Settings, manifest: Manifest) -> str | None:
     try:
-        make_sampler(settings.sampler, manifest.schedule, settings.steps, eta=settings.eta)
+        sampler_for(manifest, settings)
     except OptionError as error:
         return f"has settings that cannot be: {error.problem}"
     return None
@@ -146,7 +146,7 @@ def _why_not_arrays(drawn: CalibrationSet, manifest: Manifest) -> str | None:
     if not np.isfinite(drawn.latents).all():
         row = int(np.argmin(np.isfinite(drawn.latents).reshape(rows, -1).all(axis=1)))
         return f"has a latent that is not finite, in row {row}"
-    schedule = manifest.schedule
+    visited = sampler_for(manifest, drawn.settings).schedule.timesteps
     return manifest.why_not_told(drawn.conditions, rows) or why_not_numbers(
-        "timesteps", drawn.timesteps, rows, schedule.timestep_dtype, schedule.last_timestep
+        "timesteps", drawn.timesteps, rows, str(visited.dtype), manifest.schedule.last_timestep
     )

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...runtime.pipeline import OnStep, Pipeline
 from ...runtime.sampling.condition import stack
-from ...runtime.sampling.noise import START, draw_noise
+from ...runtime.sampling.noise import draw_start
 from ...runtime.sampling.settings import Settings
 from .calibration_set import MAX_SEED, CalibrationSet, as_json
 
@@ -45,11 +45,11 @@ def draw_set(
     turns = len(set(told))  # what is told takes both branches in two rounds
     seeds = [FIRST_SEED + seed * SEED_STRIDE + index for index in range(num)]
     untold = manifest.untold if settings.guided else None
-    timesteps = pipeline.sampler(settings).schedule.timesteps
+    schedule = pipeline.sampler(settings).schedule
     latents, kept_steps, conditions = [], [], []
     for group in pipeline.groups(num, settings):
         walked = pipeline.trajectories(told[group], seeds[group], settings, on_step)
-        start = draw_noise(seeds[group], START, manifest.latent_shape, manifest.noise)
+        start = draw_start(seeds[group], schedule, manifest.latent_shape, manifest.noise)
         fed = np.concatenate([start[None], walked[:-1]])
         for place, index in enumerate(range(num)[group]):
             turn = sum(divmod(index, turns))
@@ -59,7 +59,7 @@ def draw_set(
                 conditions.append(untold if untold and (turn + part) % 2 else told[index])
     return CalibrationSet(
         latents=np.stack(latents),
-        timesteps=timesteps[kept_steps],
+        timesteps=schedule.timesteps[kept_steps],
         conditions=stack(conditions),
         model=as_json(manifest.model.config),
         settings=settings,

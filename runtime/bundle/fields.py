@@ -47,7 +47,7 @@ def one_of(content: dict[str, Any], name: str, values: tuple[T, ...]) -> T:
     return cast(T, content[name])
 
 
-def why_not_numbers(name: str, array: Array, rows: int, dtype: str, last: int) -> str | None:
+def why_not_numbers(name: str, array: Array, rows: int, dtype: str, last: float) -> str | None:
     """Say why an array is not one number from 0 to ``last`` for each row, or None where it is."""
     if array.shape != (rows,) or array.dtype.kind != np.dtype(dtype).kind:
         return f"has {name} {array.dtype} {list(array.shape)}, expected {dtype} {[rows]}"

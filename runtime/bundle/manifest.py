@@ -17,13 +17,15 @@ from ..sampling.condition import Condition, merge
 from ..sampling.noise import NUMPY, PORTABLE
 from ..sampling.noise import RULES as NOISE_RULES
 from ..sampling.sampler import NOISE_PREDICTIONS
-from ..sampling.schedule import Betas, LinearFlow
+from ..sampling.schedule.betas import Betas
+from ..sampling.schedule.flow import LinearFlow
+from ..sampling.schedule.scheduler import NONE, Scheduler
 from ..session import Array
 from .checks import digests, graph_fields, model_fields, pass_fields
 from .fields import a_count, a_number, a_table, a_text, one_of
 from .label import LabelSpec, read_label
 from .precision import PRECISIONS
-from .schedule import read_schedule
+from .schedule import read_schedule, read_scheduler
 
 SCHEMA_VERSION = 4
 # 2 adds flows, the latent's scale and shift, and the weights' licence; 3 names the conditions; 4
@@ -161,6 +163,7 @@ class Manifest:
         target: What the graphs were made for, e.g. ``portable``.
         latent_scale: The latent is ``(z - latent_shift) * latent_scale`` of what a decoder takes.
         latent_shift: See ``latent_scale``.
+        scheduler: How the scheduler that came with the model runs.
         noise: The rule by which seeds become noise, one of ``sampling.noise.RULES``.
     """
 
@@ -181,6 +184,7 @@ class Manifest:
     target: str = "portable"
     latent_scale: float = 1.0
     latent_shift: float = 0.0
+    scheduler: Scheduler = NONE
     noise: str = PORTABLE
     schema_version: int = SCHEMA_VERSION
 
@@ -330,6 +334,7 @@ def _manifest(content: dict[str, Any]) -> Manifest:
         "schedule": read_schedule(content["schedule"]),
         "latent_scale": a_number(content, "latent_scale", LATENT_SCALES[content["latent_space"]]),
         "latent_shift": a_number(content, "latent_shift", 0.0),
+        "scheduler": read_scheduler(a_table(content["scheduler"], "scheduler")),
         "noise": one_of(content, "noise", NOISE_RULES),
         "goldens": a_text(content["goldens"], "goldens"),
         "graphs": {name: _graph_spec(graph) for name, graph in content["graphs"].items()},
@@ -368,7 +373,7 @@ def _as_of_today(content: dict[str, Any]) -> dict[str, Any]:
     written = content["schema_version"]
     content = {**content, "schema_version": SCHEMA_VERSION}
     if written < 4:
-        content["noise"] = NUMPY
+        content |= {"noise": NUMPY, "scheduler": {}}
     return _with_conditions(content) if written < 3 else content
 
 

@@ -19,7 +19,7 @@ from ..bundle.manifest import GraphSpec, Manifest
 from ..session import Array, Session
 from .conditioner import Conditioner, Feeder, Plain
 from .loop import Loop
-from .noise import START, draw_noise
+from .noise import draw_noise, draw_start
 from .request import Request
 from .sampler import Latent
 from .step_table import GIVEN, TAKEN, NotLinear, StepTable, step_table
@@ -84,10 +84,17 @@ class _Lane:
         """The same for each of its rows."""
         return np.broadcast_to(array, (len(self.request.told), *array.shape))
 
+    def start(self, shape: tuple[int, int, int]) -> Latent:
+        """What its images start from, for each of its rows."""
+        request = self.request
+        return self._rows(draw_start(request.seeds, request.sampler.schedule, shape, self.rule))
+
     def noise(self, draw: int, shape: tuple[int, int, int]) -> Latent:
         """Of its images, for each of its rows."""
-        drawn = draw_noise(self.request.seeds, draw, shape, self.rule)
-        return np.resize(drawn, (len(self.request.told), *shape))
+        return self._rows(draw_noise(self.request.seeds, draw, shape, self.rule))
+
+    def _rows(self, drawn: Latent) -> Latent:
+        return np.resize(drawn, (len(self.request.told), *drawn.shape[1:]))
 
 
 class DeviceRun:
@@ -115,7 +122,7 @@ class DeviceRun:
         used = sum(len(request.told) for request in requests)
         self._rows = np.arange(manifest.batch) % used  # what lies in each row of a call
         self.steps = max(request.end for request in requests)
-        self.latent = self._fill([lane.noise(START, self._shape) for lane in self._lanes])
+        self.latent = self._fill([lane.start(self._shape) for lane in self._lanes])
         self.constants = self._guidance(manifest)
 
     def feeds(self, step: int) -> dict[str, Array]:

@@ -15,7 +15,7 @@ from ..session import Array, Session
 from .conditioner import Conditioner, Feeder, Plain
 from .guidance import guide
 from .loop import OnStep
-from .noise import START, draw_noise
+from .noise import draw_noise, draw_start
 from .request import Request
 from .sampler import Latent, Memory, Prediction
 from .step_table import NotLinear, step_table
@@ -90,7 +90,9 @@ class Way:
         self._told = request.told
         self._memory: Memory = ()
         self._index = 0
-        self.latent = draw_noise(request.seeds, START, manifest.latent_shape, manifest.noise)
+        self.latent = draw_start(
+            request.seeds, request.sampler.schedule, manifest.latent_shape, manifest.noise
+        )
 
     @property
     def asks(self) -> bool:

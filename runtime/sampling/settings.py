@@ -7,7 +7,7 @@ from functools import partial
 
 from ... import OptionError
 from .asked import a_number, a_whole_number
-from .samplers import AUTO
+from .schedule.scheduler import AUTO
 
 
 @dataclass(frozen=True)
@@ -16,16 +16,19 @@ class Settings:
 
     Attributes:
         steps: Denoiser calls for an image, from 1 to the model's training steps.
-        sampler: ``ddim``, ``ddpm`` or ``dpmpp_2m``; ``euler`` or ``heun`` for a flow; ``auto`` is
-            the first that fits the model.
+        sampler: ``ddim``, ``ddpm``, ``dpmpp_2m`` or ``euler``; ``euler`` or ``heun`` for a flow;
+            ``auto`` is what the model's scheduler says, else ``ddim``, or ``euler`` for a flow.
         cfg_scale: Guidance scale; 1 is none.
         eta: DDIM's share of fresh noise, in [0, 1].
+        spacing: Which timesteps are visited: ``leading``, ``linspace``, ``trailing`` or
+            ``official``; ``auto`` is what the model's scheduler says, else the sampler's own.
     """
 
     steps: int = 50
     sampler: str = AUTO
     cfg_scale: float = 4.0
     eta: float = 0.0
+    spacing: str = AUTO
 
     def __post_init__(self) -> None:
         set_field = partial(object.__setattr__, self)  # NumPy's numbers become Python's
@@ -33,8 +36,12 @@ class Settings:
         scale = a_number(self.cfg_scale, "The guidance scale", "a number of at least 0")
         set_field("cfg_scale", scale)
         set_field("eta", a_number(self.eta, "eta", "0 to 1"))
-        if not isinstance(self.sampler, str):
-            raise OptionError(f"sampler is {self.sampler!r}", "Give a name, such as 'ddim'")
+        for name, value, such in (
+            ("sampler", self.sampler, "ddim"),
+            ("spacing", self.spacing, "trailing"),
+        ):
+            if not isinstance(value, str):
+                raise OptionError(f"{name} is {value!r}", f"Give a name, such as '{such}'")
         if self.cfg_scale < 0:
             raise OptionError(
                 f"The guidance scale is {self.cfg_scale}", "Choose a number of at least 0"

@@ -149,3 +149,36 @@ def test_a_calibration_that_is_stopped_says_so_too(
     told = f"{bundle} was written without int8; add it with `pitstop calibrate {bundle}`."
     assert told in " ".join(done.stderr.split())
     assert open_bundle(bundle).manifest.precisions == ["fp32"]
+
+
+def test_what_is_said_of_the_schedule_is_in_the_bundle_and_inspect_shows_it(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    bundle = tmp_path / "bundle"
+
+    done = run("export", checkpoint, "--out", bundle, "--prediction", "v_prediction",
+               "--betas", "scaled_linear:0.001:0.01:500")  # fmt: skip
+
+    assert done.exit_code == 0, done.output
+    shown = run("inspect", bundle).output
+    assert "v_prediction" in shown
+    assert "500 timesteps, betas scaled_linear 0.001 to 0.01" in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        (("--prediction", "flow"), "Choose one of: epsilon, v_prediction, sample"),
+        (("--betas", "linear:2"), "Choose a start and an end in (0, 1)"),
+        (("--shift", "3"), "`--shift 3` is for a flow"),
+    ],
+)
+def test_what_cannot_be_said_of_the_schedule_is_refused(
+    checkpoint: Path, tmp_path: Path, options: tuple[str, ...], found: str
+) -> None:
+    done = run("export", checkpoint, "--out", tmp_path / "bundle", *options)
+
+    assert done.exit_code == 2
+    [line] = done.stderr.splitlines()
+    assert found in line
+    assert not (tmp_path / "bundle").exists()

@@ -10,6 +10,7 @@ from bundle_helpers import toy_manifest, write_bundle
 from cli_helpers import run
 
 from pitstop.runtime.bundle.folder import open_bundle, write_manifest
+from pitstop.runtime.image import read_parameters
 from pitstop.runtime.machine import cpu
 
 FEW = ("--num", "1", "--steps", "2", "--backend", "onnxruntime")
@@ -46,3 +47,15 @@ def test_int8_is_noted_where_the_cpu_cuts_its_sums_off(
     assert done.exit_code == 0, done.output
     said = " ".join(done.stderr.split())
     assert ("note: int8 is not exact here: this CPU has neither VNNI nor AMX" in said) is noted
+
+
+@pytest.mark.parametrize("spacing", ["trailing", "official"])
+def test_a_spacing_draws_other_images_and_is_in_their_parameters(toy: Path, spacing: str) -> None:
+    out = {name: toy.parent / name for name in ("auto", spacing)}
+    for name, folder in out.items():
+        done = run("generate", toy, "--out", folder, "--spacing", name, *FEW)
+        assert done.exit_code == 0, done.output
+
+    plain, spaced = (next(folder.glob("0*.png")) for folder in out.values())
+    assert read_parameters(spaced)["spacing"] == spacing
+    assert plain.read_bytes() != spaced.read_bytes()

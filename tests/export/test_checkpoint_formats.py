@@ -38,7 +38,8 @@ from pitstop.runtime.distance import psnr, relative_l2
 from pitstop.runtime.pipeline import Pipeline
 from pitstop.runtime.sampling.noise import START, draw_noise
 from pitstop.runtime.sampling.sampler import Latent
-from pitstop.runtime.sampling.schedule import Betas, LinearFlow
+from pitstop.runtime.sampling.schedule.betas import Betas
+from pitstop.runtime.sampling.schedule.flow import LinearFlow
 
 STEPS = 50
 SCALE = 2.5

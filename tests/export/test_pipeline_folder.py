@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,18 @@ import torch
 from bundle_helpers import one_line, toy_manifest
 from device_helpers import open_on
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_ddim_parallel import DDIMParallelScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
+    FlowMatchEulerDiscreteScheduler,
+)
 from format_helpers import diffusers_forward, write_diffusers
 from sampler_helpers import relative_l2, start_latent, toy_denoiser, walk, walk_ours
 
 from pitstop import CheckpointError
+from pitstop.export.by_hand import ByHand
 from pitstop.export.pipeline import export_bundle
 from pitstop.export.pipeline_folder import with_pipeline
 from pitstop.runtime.bundle.folder import open_bundle
@@ -26,15 +33,13 @@ from pitstop.runtime.bundle.manifest import Manifest
 from pitstop.runtime.pipeline import Pipeline
 from pitstop.runtime.sampling.noise import START, draw_noise
 from pitstop.runtime.sampling.sampler import Latent, Prediction
-from pitstop.runtime.sampling.samplers import make_sampler
-from pitstop.runtime.sampling.schedule import Betas
+from pitstop.runtime.sampling.samplers import sampler_for
+from pitstop.runtime.sampling.schedule.betas import Betas
+from pitstop.runtime.sampling.schedule.flow import LinearFlow
+from pitstop.runtime.sampling.schedule.scheduler import Scheduler
 from pitstop.runtime.sampling.settings import Settings
+from pitstop.runtime.sampling.step_table import NotLinear, step_table
 
-CLASSES = {
-    "ddim": (DDIMScheduler, {"clip_sample": False}),
-    "ddpm": (DDPMScheduler, {"clip_sample": False}),
-    "dpmpp_2m": (DPMSolverMultistepScheduler, {}),
-}
 BETAS: dict[str, dict[str, Any]] = {
     "linear": {},
     "other linear": {"beta_start": 8e-4, "beta_end": 0.012, "num_train_timesteps": 500},
@@ -44,10 +49,30 @@ BETAS: dict[str, dict[str, Any]] = {
         "trained_betas": np.geomspace(1e-4, 0.05, 300).tolist(),
         "num_train_timesteps": 300,
     },
+    "no signal at the last": {"rescale_betas_zero_snr": True},
+}
+UNCLIPPED = {"clip_sample": False}
+CLASSES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "ddim": (DDIMScheduler, UNCLIPPED),
+    "ddim to timestep 0": (DDIMScheduler, {**UNCLIPPED, "set_alpha_to_one": False}),
+    "ddim, clipped": (DDIMScheduler, {"clip_sample_range": 1.2}),
+    "ddim, parallel": (DDIMParallelScheduler, UNCLIPPED),
+    "ddpm": (DDPMScheduler, UNCLIPPED),
+    "ddpm, clipped": (DDPMScheduler, {"clip_sample_range": 0.8}),
+    "dpmpp_2m": (DPMSolverMultistepScheduler, {}),
+    "euler": (EulerDiscreteScheduler, {}),
+}
+SPACINGS: dict[str, dict[str, Any]] = {
+    "its own": {},
+    "leading": {"timestep_spacing": "leading"},
+    "leading, raised": {"timestep_spacing": "leading", "steps_offset": 1},
+    "linspace": {"timestep_spacing": "linspace"},
+    "trailing": {"timestep_spacing": "trailing"},
 }
 PREDICTIONS = ["epsilon", "v_prediction", "sample"]
-STEPS = 20
-FEW = Settings(8, "ddim", 1.0)
+LEAST_SIGNAL = 2.0**-24  # of DPM-Solver and Euler, where none is left
+STEPS = 19  # no divisor of the timesteps in training
+FEW = Settings(8, cfg_scale=1.0)
 
 
 def pipeline(folder: Path, scheduler: Any, **changes: Any) -> Path:
@@ -60,79 +85,175 @@ def pipeline(folder: Path, scheduler: Any, **changes: Any) -> Path:
     return folder
 
 
-def walk_diffusers(
-    scheduler: Any, timesteps: list[int], monkeypatch: pytest.MonkeyPatch
-) -> list[Latent]:
+def scaled(scheduler: Any, index: int) -> float:
+    """How much larger a latent of diffusers' scheduler is than ours, before a step."""
+    if not isinstance(scheduler, EulerDiscreteScheduler):
+        return 1.0
+    return float(scheduler.sigmas[index].double() ** 2 + 1) ** 0.5
+
+
+def walk_diffusers(scheduler: Any, monkeypatch: pytest.MonkeyPatch) -> list[Latent]:
     """Every latent on the way of diffusers' own loop, fed our noise."""
     fresh: list[Latent] = []
-    monkeypatch.setattr(
-        "diffusers.schedulers.scheduling_ddpm.randn_tensor",
-        lambda shape, **options: torch.from_numpy(fresh[-1]),
-    )
+    for name in ("scheduling_ddpm", "scheduling_ddpm_parallel"):
+        monkeypatch.setattr(
+            f"diffusers.schedulers.{name}.randn_tensor",
+            lambda shape, **options: torch.from_numpy(fresh[-1]),
+        )
 
     def step(index: int, latent: Latent, prediction: Prediction, noise: Latent) -> Latent:
         fresh.append(noise)
-        output, sample = torch.from_numpy(prediction.output), torch.from_numpy(latent)
-        after: Latent = scheduler.step(output, scheduler.timesteps[index], sample)[0].numpy()
+        sample = torch.from_numpy(latent.astype(np.float64) * scaled(scheduler, index))
+        output, timestep = torch.from_numpy(prediction.output), scheduler.timesteps[index]
+        if isinstance(scheduler, EulerDiscreteScheduler):
+            # Its latents are up to 20,000 times as large as the noise: float32 loses their digits.
+            with monkeypatch.context() as wider:
+                wider.setattr(torch, "float32", torch.float64)
+                after: Latent = scheduler.step(output, timestep, sample)[0].numpy()
+            return after / np.float64(scaled(scheduler, index + 1))
+        after = scheduler.step(output, timestep, sample.float())[0].numpy()
         return after
 
-    return walk(timesteps, step, without_variance, start_latent())
+    noise_sigma = float(getattr(scheduler, "init_noise_sigma", 1.0))
+    start = wide(start_latent(), scheduler) * np.float32(noise_sigma / scaled(scheduler, 0))
+    return walk(scheduler.timesteps.tolist(), step, without_variance, start)
+
+
+def in_float64(sigmas: torch.Tensor, timesteps: torch.Tensor, table: Any) -> torch.Tensor:
+    """Euler's sigmas, which fall from 20,291 to 12 in one step, with all their digits."""
+    exact = np.interp(timesteps.numpy(), np.arange(len(table)), np.sqrt((1 - table) / table))
+    exact = np.append(exact, 0.0)
+    np.testing.assert_allclose(sigmas.numpy(), exact, rtol=1e-6)
+    return torch.from_numpy(exact)
+
+
+def wide(latent: Latent, scheduler: Any) -> Any:
+    return latent.astype(np.float64) if isinstance(scheduler, EulerDiscreteScheduler) else latent
 
 
 def without_variance(latent: Latent, timestep: float) -> Prediction:
     return Prediction(toy_denoiser(latent, timestep).output)
 
 
+def honoured(sampler: str, betas: str, predicts: str, spacing: str) -> bool:
+    """Whether diffusers itself has it, and finite."""
+    if betas == "no signal at the last" and predicts == "epsilon" and sampler.startswith("dd"):
+        return spacing.startswith("leading") or spacing == "its own"
+    return sampler != "euler" or predicts != "sample"
+
+
 # diffusers copies a tensor into an array in a way that NumPy 2 tells torch to mend.
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")
-@pytest.mark.parametrize("sampler", CLASSES)
-@pytest.mark.parametrize("betas", BETAS)
-@pytest.mark.parametrize("predicts", PREDICTIONS)
+@pytest.mark.parametrize(
+    ("sampler", "betas", "predicts", "spacing"),
+    [
+        combination
+        for combination in itertools.product(CLASSES, BETAS, PREDICTIONS, SPACINGS)
+        if honoured(*combination)
+    ],
+)
 def test_every_latent_on_the_way_is_that_of_the_pipelines_own_scheduler(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampler: str, betas: str, predicts: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    sampler: str,
+    betas: str,
+    predicts: str,
+    spacing: str,
 ) -> None:
     make, options = CLASSES[sampler]
-    scheduler = make(**options, **BETAS[betas], prediction_type=predicts)
+    scheduler = make(**options, **BETAS[betas], **SPACINGS[spacing], prediction_type=predicts)
     folder = pipeline(tmp_path, scheduler)
 
     manifest, notes = with_pipeline(str(folder), toy_manifest())
-    ours = make_sampler(sampler, manifest.schedule, STEPS, predicts=manifest.prediction_type)
+    ours = sampler_for(manifest, Settings(STEPS))
 
     assert notes == ()
     assert isinstance(manifest.schedule, Betas)
-    np.testing.assert_allclose(scheduler.betas.numpy(), manifest.schedule.betas(), rtol=2e-5)
-    # Its own table is of float32 products; that its betas are ours, the line before shows.
-    scheduler.alphas_cumprod = torch.from_numpy(manifest.schedule.alpha_bar())
-    timesteps = ours.schedule.timesteps.tolist()
-    if sampler == "ddpm":  # DiT's own respacing, which diffusers takes as a list
-        scheduler.set_timesteps(timesteps=timesteps)
-    else:
-        scheduler.set_timesteps(STEPS)
-        assert scheduler.timesteps.tolist() == timesteps
-    theirs = walk_diffusers(scheduler, timesteps, monkeypatch)
+    # Its own table is of float32 products; that its betas are ours, this shows.
+    table = manifest.schedule.alpha_bar()
+    np.testing.assert_allclose(scheduler.alphas_cumprod.numpy(), table, rtol=2e-4, atol=1e-7)
+    if manifest.schedule.zero_snr and sampler in ("dpmpp_2m", "euler"):
+        table[-1] = LEAST_SIGNAL
+    scheduler.alphas_cumprod = torch.from_numpy(table)
+    if sampler == "ddim to timestep 0":
+        scheduler.final_alpha_cumprod = scheduler.alphas_cumprod[0]
+    scheduler.set_timesteps(STEPS)
+    np.testing.assert_allclose(scheduler.timesteps, ours.schedule.timesteps, rtol=1e-6)
+    if sampler == "euler":
+        scheduler.sigmas = in_float64(scheduler.sigmas, scheduler.timesteps, table)
+    start = wide(start_latent(), scheduler) * np.float32(ours.schedule.start)
+    theirs = walk_diffusers(scheduler, monkeypatch)
+    for one, other in zip(theirs, walk_ours(ours, without_variance, start), strict=True):
+        assert relative_l2(one, other) <= 1e-5
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0, 0.5])
+@pytest.mark.parametrize("steps", [2, 3, STEPS])
+def test_every_latent_on_the_way_is_that_of_a_flows_own_scheduler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shift: float, steps: int
+) -> None:
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+    folder = pipeline(tmp_path, scheduler)
+
+    manifest, notes = with_pipeline(str(folder), toy_manifest())
+    ours = sampler_for(manifest, Settings(steps))
+
+    assert (notes, manifest.prediction_type) == ((), "velocity")
+    scheduler.set_timesteps(steps)
+    np.testing.assert_allclose(scheduler.timesteps, ours.schedule.timesteps, rtol=1e-6)
+    theirs = walk_diffusers(scheduler, monkeypatch)
     for one, other in zip(theirs, walk_ours(ours, without_variance), strict=True):
         assert relative_l2(one, other) <= 1e-5
 
 
+@pytest.mark.parametrize(("clip", "linear"), [(False, True), (True, False)])
+def test_a_clipped_run_is_the_hosts(tmp_path: Path, clip: bool, linear: bool) -> None:
+    folder = pipeline(tmp_path, DDIMScheduler(clip_sample=clip))
+    manifest, _ = with_pipeline(str(folder), toy_manifest())
+
+    if linear:
+        step_table(sampler_for(manifest, Settings(5)), learned_variance=False)
+    else:
+        with pytest.raises(NotLinear):
+            step_table(sampler_for(manifest, Settings(5)), learned_variance=False)
+
+
 def test_the_manifest_keeps_what_the_scheduler_says(tmp_path: Path) -> None:
     scheduler = DDIMScheduler(
-        clip_sample=False, prediction_type="v_prediction", **BETAS["trained_betas"]
+        prediction_type="v_prediction",
+        timestep_spacing="leading",
+        steps_offset=1,
+        set_alpha_to_one=False,
+        clip_sample_range=2.0,
+        rescale_betas_zero_snr=True,
+        **BETAS["trained_betas"],
     )
     manifest, _ = with_pipeline(str(pipeline(tmp_path, scheduler)), toy_manifest())
 
     assert Manifest.from_json(manifest.to_json()) == manifest
     assert manifest.prediction_type == "v_prediction"
+    assert manifest.scheduler == Scheduler("ddim", "leading", 1, False, 2.0)
+    assert manifest.schedule == Betas(300, trained=manifest.schedule.trained, zero_snr=True)
+
+
+def test_the_manifest_keeps_what_a_flows_scheduler_says(tmp_path: Path) -> None:
+    scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=500, shift=3.0)
+    manifest, _ = with_pipeline(str(pipeline(tmp_path, scheduler)), toy_manifest())
+
+    assert Manifest.from_json(manifest.to_json()) == manifest
+    assert manifest.schedule == LinearFlow(0, 500.0, 3.0, pytest.approx(3 / 502))
 
 
 @pytest.mark.parametrize(
     ("make", "changes", "found"),
     [
-        (DDIMScheduler, {"clip_sample": True}, "has clip_sample True, and only False"),
-        (DDIMScheduler, {"thresholding": True}, "has thresholding True"),
-        (DDIMScheduler, {"rescale_betas_zero_snr": True}, "has rescale_betas_zero_snr True"),
-        (DDIMScheduler, {"set_alpha_to_one": False}, "has set_alpha_to_one False"),
-        (DDIMScheduler, {"steps_offset": 1}, "has steps_offset 1, and only 0"),
-        (DDIMScheduler, {"timestep_spacing": "trailing"}, "has timestep_spacing trailing"),
+        (DDIMScheduler, {"clip_sample": "yes"}, "has clip_sample 'yes', not true or false"),
+        (DDIMScheduler, {"clip_sample": True, "clip_sample_range": -1}, "has clip_sample_range -1"),
+        (DDIMScheduler, {"thresholding": True}, "has thresholding True, and only False"),
+        (DDIMScheduler, {"rescale_betas_zero_snr": 1}, "has rescale_betas_zero_snr 1"),
+        (DDIMScheduler, {"set_alpha_to_one": None}, "has set_alpha_to_one None"),
+        (DDIMScheduler, {"steps_offset": -1}, "has steps_offset -1, and only 0 and above"),
+        (DDIMScheduler, {"timestep_spacing": "karras"}, "has timestep_spacing karras"),
         (DDIMScheduler, {"beta_schedule": "sigmoid"}, "has the beta_schedule sigmoid"),
         (DDIMScheduler, {"prediction_type": "flow"}, "has the prediction_type 'flow'"),
         (DDIMScheduler, {"beta_start": "small"}, "has betas that are no numbers"),
@@ -149,6 +270,21 @@ def test_the_manifest_keeps_what_the_scheduler_says(tmp_path: Path) -> None:
         (DDIMScheduler, {"snr_gamma": 5}, "has snr_gamma 5, which is not known"),
         (DDIMScheduler, {"_class_name": "PNDMScheduler"}, "is of the class PNDMScheduler"),
         (DDPMScheduler, {"variance_type": "fixed_large"}, "has variance_type fixed_large"),
+        (
+            EulerDiscreteScheduler,
+            {"prediction_type": "sample"},
+            "has the prediction_type 'sample', not epsilon or v_prediction",
+        ),
+        (
+            EulerDiscreteScheduler,
+            {"final_sigmas_type": "sigma_min"},
+            "has final_sigmas_type sig",
+        ),
+        (EulerDiscreteScheduler, {"sigma_max": 10.0}, "has sigma_max 10.0, and only None"),
+        (FlowMatchEulerDiscreteScheduler, {"shift": 0}, "has shift 0, not a number above 0"),
+        (FlowMatchEulerDiscreteScheduler, {"shift_terminal": 0.1}, "has shift_terminal 0.1"),
+        (FlowMatchEulerDiscreteScheduler, {"use_dynamic_shifting": True}, "has use_dynamic_shift"),
+        (FlowMatchEulerDiscreteScheduler, {"num_train_timesteps": 1.5}, "has 1.5 timesteps"),
         (DPMSolverMultistepScheduler, {"solver_order": 3}, "has solver_order 3, and only 2"),
         (DPMSolverMultistepScheduler, {"use_karras_sigmas": True}, "has use_karras_sigmas True"),
     ],
@@ -156,7 +292,7 @@ def test_the_manifest_keeps_what_the_scheduler_says(tmp_path: Path) -> None:
 def test_what_is_not_honoured_is_refused_by_name_and_value(
     tmp_path: Path, make: Any, changes: dict[str, Any], found: str
 ) -> None:
-    options = {} if make is DPMSolverMultistepScheduler else {"clip_sample": False}
+    options = UNCLIPPED if make in (DDIMScheduler, DDPMScheduler) else {}
     folder = pipeline(tmp_path, make(**options), **changes)
 
     with pytest.raises(CheckpointError) as told:
@@ -166,15 +302,48 @@ def test_what_is_not_honoured_is_refused_by_name_and_value(
     assert "DDIMScheduler" in told.value.remedy
 
 
+def test_a_learned_variance_at_a_last_step_above_timestep_0_is_refused(tmp_path: Path) -> None:
+    scheduler = DDPMScheduler(variance_type="learned_range", timestep_spacing="trailing")
+    folder = pipeline(tmp_path, scheduler)
+
+    with pytest.raises(CheckpointError, match="do not go down to timestep 0"):
+        with_pipeline(str(folder), dataclasses.replace(toy_manifest(), learn_sigma=True))
+
+
 def test_a_field_that_is_not_there_has_diffusers_own_default(tmp_path: Path) -> None:
     folder = pipeline(tmp_path, DDIMScheduler(clip_sample=False))
     path = folder / "scheduler" / "scheduler_config.json"
-    content = json.loads(path.read_text())
-    del content["clip_sample"]
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps({"_class_name": "DDIMScheduler"}))
 
-    with pytest.raises(CheckpointError, match="has clip_sample True"):
-        with_pipeline(str(folder), toy_manifest())
+    manifest, _ = with_pipeline(str(folder), toy_manifest())
+
+    assert manifest.scheduler == Scheduler("ddim", "leading", 0, True, 1.0)
+    assert manifest.schedule == Betas()
+
+
+def test_a_scheduler_beside_a_flow_is_refused(tmp_path: Path) -> None:
+    folder = pipeline(tmp_path, DDIMScheduler())
+
+    with pytest.raises(CheckpointError, match="is a flow by its own format"):
+        with_pipeline(str(folder), flow_manifest())
+
+
+def flow_manifest() -> Manifest:
+    return dataclasses.replace(
+        toy_manifest(), prediction_type="velocity", schedule=LinearFlow(data_at=1)
+    )
+
+
+def test_what_is_said_by_hand_leaves_the_scheduler_unread(tmp_path: Path) -> None:
+    folder = pipeline(tmp_path, DDIMScheduler(thresholding=True))
+    (folder / "model_index.json").write_text("{}")
+    said = ByHand("sample", "scaled_linear:0.001:0.01:500")
+
+    manifest, notes = with_pipeline(str(folder), toy_manifest(), said)
+
+    assert manifest.prediction_type == "sample"
+    assert manifest.schedule == Betas(500, 0.001, 0.01, "scaled_linear")
+    assert notes == ()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", 100_000 * "["])
@@ -191,7 +360,16 @@ def test_a_folder_without_a_scheduler_gets_a_note_of_what_was_assumed(tmp_path: 
 
     assert manifest == toy_manifest()
     assert "has no scheduler: the model is taken to predict the noise" in note
-    assert "rise linearly from 0.0001 to 0.02" in note
+    assert "rise linearly from 0.0001 to 0.02; `--prediction` and `--betas` say" in note
+
+
+def test_a_file_of_a_pipelines_transformer_alone_gets_the_note_too(tmp_path: Path) -> None:
+    model = dataclasses.replace(toy_manifest().model, format="diffusers")
+    manifest = dataclasses.replace(toy_manifest(), model=model)
+
+    _, [note] = with_pipeline(str(tmp_path / "model.safetensors"), manifest)
+
+    assert "model.safetensors has no scheduler" in note
 
 
 def test_the_transformer_inside_a_pipeline_goes_by_its_scheduler_too(tmp_path: Path) -> None:
@@ -231,14 +409,33 @@ def test_the_classes_have_the_pipelines_names(tmp_path: Path) -> None:
     assert manifest.label.index("crane") == 1
 
 
-@pytest.mark.parametrize("predicts", PREDICTIONS)
+COSINE = {"beta_schedule": "squaredcos_cap_v2"}
+DRAWN = {
+    "noise": (DDIMScheduler(**UNCLIPPED, **COSINE), True),
+    "velocity": (DDIMScheduler(**UNCLIPPED, **COSINE, prediction_type="v_prediction"), True),
+    "image": (DDIMScheduler(**UNCLIPPED, **COSINE, prediction_type="sample"), True),
+    "clipped image": (DDIMScheduler(**COSINE, prediction_type="sample"), False),
+    "from no signal": (
+        DDIMScheduler(
+            **UNCLIPPED,
+            prediction_type="v_prediction",
+            timestep_spacing="trailing",
+            rescale_betas_zero_snr=True,
+        ),
+        True,
+    ),
+    "between timesteps": (EulerDiscreteScheduler(), True),
+    "flow": (FlowMatchEulerDiscreteScheduler(shift=3.0), True),
+}
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")
+@pytest.mark.parametrize("kind", DRAWN)
 def test_a_pipelines_bundle_draws_what_its_transformer_and_scheduler_draw(
-    tmp_path: Path, predicts: str
+    tmp_path: Path, kind: str
 ) -> None:
+    scheduler, on_the_device = DRAWN[kind]
     transformer = write_diffusers(tmp_path / "dit" / "transformer")
-    scheduler = DDIMScheduler(
-        clip_sample=False, prediction_type=predicts, beta_schedule="squaredcos_cap_v2"
-    )
     source = pipeline(tmp_path / "dit", scheduler)
     report = export_bundle(str(source), tmp_path / "bundle", batch=1)
     assert report.passed
@@ -247,14 +444,19 @@ def test_a_pipelines_bundle_draws_what_its_transformer_and_scheduler_draw(
     channels = bundle.manifest.latent_shape[0]
     scheduler.set_timesteps(8)
     latent = torch.from_numpy(draw_noise([7], START, bundle.manifest.latent_shape))
+    latent = latent * getattr(scheduler, "init_noise_sigma", 1.0)
     for timestep in scheduler.timesteps:
-        found = diffusers_forward(transformer, latent, timestep[None], torch.tensor([2]))
+        fed = latent
+        if isinstance(scheduler, EulerDiscreteScheduler):
+            fed = scheduler.scale_model_input(latent, timestep)
+        found = diffusers_forward(transformer, fed, timestep[None], torch.tensor([2]))
         latent = scheduler.step(found[:, :channels], timestep, latent).prev_sample
 
     on_host = Pipeline.from_bundle(bundle.folder, backend="onnxruntime")
     on_device = Pipeline.of(open_on("onnxruntime", bundle))
     for drawing in (on_host, on_device):
-        drawn = drawing([2], seeds=[7], steps=8, sampler="ddim", cfg_scale=1.0).latents
+        drawn = drawing([2], seeds=[7], steps=8, cfg_scale=1.0).latents
         assert relative_l2(latent.numpy(), drawn) <= 1e-4
     assert on_device.loop.keeps_latents
-    assert on_device.loop.why_not(on_device.requests(bundle.manifest.examples(1), [7], FEW)) is None
+    requests = on_device.requests(bundle.manifest.examples(1), [7], FEW)
+    assert (on_device.loop.why_not(requests) is None) is on_the_device

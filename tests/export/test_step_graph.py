@@ -22,7 +22,8 @@ from pitstop.runtime.sampling.request import Request
 from pitstop.runtime.sampling.sampler import Latent, Sampler
 from pitstop.runtime.sampling.samplers import make_sampler
 from pitstop.runtime.sampling.samplers.ddpm import Ddpm
-from pitstop.runtime.sampling.schedule import Betas, LinearFlow
+from pitstop.runtime.sampling.schedule.betas import Betas
+from pitstop.runtime.sampling.schedule.flow import LinearFlow
 from pitstop.runtime.session import Array
 
 TOLERANCE = 1e-6  # relative L2 of one step

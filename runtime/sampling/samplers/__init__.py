@@ -2,35 +2,65 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .... import OptionError, one_of
 from ..sampler import EPSILON, Sampler
-from ..schedule import (
-    Betas,
-    FlowSchedule,
-    LinearFlow,
-    Schedule,
-    Timesteps,
-    leading_timesteps,
-    linspace_timesteps,
-    open_timesteps,
-)
-from .converted import Converted
+from ..schedule import FlowSchedule, Schedule
+from ..schedule.betas import Betas
+from ..schedule.flow import LinearFlow
+from ..schedule.scheduler import AUTO, NONE, Scheduler
+from ..schedule.spacing import LEADING, LINSPACE, OFFICIAL, Spacing
 from .ddim import Ddim
 from .ddpm import Ddpm
 from .dpmpp_2m import Dpmpp2m
 from .euler import Euler
 from .heun import Heun
 
-AUTO = "auto"
+if TYPE_CHECKING:
+    from ...bundle.manifest import Manifest
+    from ..settings import Settings
 
-# For models that find the noise at training timesteps.
-SAMPLERS: dict[str, tuple[Callable[[Schedule], Sampler], Callable[[int, int], Timesteps]]] = {
-    "ddpm": (Ddpm, linspace_timesteps),
-    "ddim": (Ddim, leading_timesteps),
-    "dpmpp_2m": (Dpmpp2m, open_timesteps),
+LEAST_SIGNAL = 2.0**-24  # at the last timestep, for rules that divide by it; diffusers' own
+NEAR_NOISE = 0.75  # of training's timesteps: where a run of many steps must begin at least
+
+
+@dataclass(frozen=True)
+class Named:
+    """A sampler for models that find noise or image at training timesteps.
+
+    Attributes:
+        make: The rule, of its schedule, of what the model predicts and of the clip.
+        spacing: Of its timesteps, where nobody asks for another.
+        open_ended: Whether it leaves out the cleanest of ``steps + 1``.
+        whole: Whether its timesteps are whole in ``linspace`` too.
+        strided: Whether a step ends a whole stride below its timestep, wherever the next is.
+        divides: Whether it divides by the signal that is left.
+    """
+
+    make: Callable[[Schedule, str, float], Sampler]
+    spacing: str
+    open_ended: bool = False
+    whole: bool = True
+    strided: bool = False
+    divides: bool = False
+
+
+SAMPLERS: dict[str, Named] = {
+    "ddpm": Named(Ddpm, OFFICIAL),
+    "ddim": Named(
+        lambda visits, found, clip: Ddim(visits, 0.0, found, clip), LEADING, strided=True
+    ),
+    "dpmpp_2m": Named(
+        lambda visits, found, _: Dpmpp2m(visits, found), LINSPACE, open_ended=True, divides=True
+    ),
+    "euler": Named(
+        lambda visits, found, _: Ddim(visits, 0.0, found), LINSPACE, whole=False, divides=True
+    ),
 }
 
 # For flows.
@@ -42,9 +72,28 @@ FLOW_SAMPLERS: dict[
 }
 
 
-def default_sampler(training: Betas | LinearFlow) -> str:
-    """What ``auto`` stands for: deterministic, and one denoiser call a step."""
-    return "euler" if isinstance(training, LinearFlow) else "ddim"
+def default_sampler(manifest: Manifest) -> str:
+    """What ``auto`` stands for: the model's own, or what is deterministic at one call a step."""
+    if manifest.scheduler.sampler != AUTO:
+        return manifest.scheduler.sampler
+    return "euler" if isinstance(manifest.schedule, LinearFlow) else "ddim"
+
+
+def sampler_for(manifest: Manifest, settings: Settings) -> Sampler:
+    """The rule that ``settings`` names, on the timesteps of a bundle's model.
+
+    Raises:
+        OptionError: There is no such sampler or spacing, or it does not go with the rest.
+    """
+    return make_sampler(
+        default_sampler(manifest) if settings.sampler == AUTO else settings.sampler,
+        manifest.schedule,
+        settings.steps,
+        eta=settings.eta,
+        predicts=manifest.prediction_type,
+        spacing=settings.spacing,
+        scheduler=manifest.scheduler,
+    )
 
 
 @functools.lru_cache(maxsize=32)
@@ -55,23 +104,78 @@ def make_sampler(
     *,
     eta: float = 0.0,
     predicts: str = EPSILON,
+    spacing: str = AUTO,
+    scheduler: Scheduler = NONE,
 ) -> Sampler:
     """Make the sampler that ``--sampler`` calls ``name``, on the timesteps that belong to it.
 
     Args:
-        name: A key of `SAMPLERS`, or of `FLOW_SAMPLERS` for a flow; or ``auto``.
+        name: A key of `SAMPLERS`, or of `FLOW_SAMPLERS` for a flow.
         training: What the model was trained with.
         steps: Denoiser calls, from 1 to ``training.most_steps``.
         eta: For ddim alone: the share of DDPM's noise that is drawn afresh, in [0, 1].
         predicts: What the model finds where it is no flow: ``epsilon``, ``v_prediction`` or
             ``sample``.
+        spacing: Of the timesteps, one of ``SPACINGS``; ``auto`` for the scheduler's or sampler's
+            own.
+        scheduler: What came with the model.
 
     Returns:
         The same one for the same arguments: it keeps no state.
     """
-    name = default_sampler(training) if name == AUTO else name
     fitting = FLOW_SAMPLERS if isinstance(training, LinearFlow) else SAMPLERS
     _check_name(name, fitting)
+    _check_eta(name, eta)
+    if isinstance(training, LinearFlow):
+        if spacing != AUTO:
+            raise OptionError(
+                f"The spacing {spacing} is for models with timesteps, and this one has times",
+                "Leave it out",
+            )
+        rule, visit = FLOW_SAMPLERS[name]
+        return rule(visit(training, steps))
+    schedule = _visits(SAMPLERS[name], training, steps, spacing, scheduler)
+    if predicts == EPSILON and schedule.alpha_bar[0] == 0:
+        raise OptionError(
+            f"The run begins at timestep {schedule.timesteps[0]}, which holds noise alone, and of "
+            "that a model that predicts epsilon tells nothing",
+            f"Choose `--spacing {LEADING}`, or the sampler dpmpp_2m",
+        )
+    made = SAMPLERS[name].make(schedule, predicts, scheduler.clip_sample_range)
+    return dataclasses.replace(made, eta=eta) if isinstance(made, Ddim) else made
+
+
+def _visits(
+    named: Named, training: Betas, steps: int, asked: str, scheduler: Scheduler
+) -> Schedule:
+    """The schedule of a run: what is asked for, else the scheduler's way, else the sampler's."""
+    name = next(one for one in (asked, scheduler.spacing, named.spacing) if one != AUTO)
+    spacing = Spacing(name, scheduler.steps_offset, named.open_ended, named.whole)
+    timesteps = spacing.timesteps(steps, training.train_steps)
+    if name == LEADING and named.strided:
+        _check_start(float(timesteps[0]), steps, training.train_steps)
+    schedule = training.visit(
+        timesteps,
+        stride=training.train_steps // steps if named.strided and name != OFFICIAL else None,
+        last=1.0 if scheduler.set_alpha_to_one or not named.strided else training.alpha_bar()[0],
+        least=LEAST_SIGNAL if named.divides else 0.0,
+    )
+    if named.whole or name == LEADING:
+        return schedule
+    return dataclasses.replace(schedule, start=float(1 - schedule.alpha_bar[0]) ** 0.5)
+
+
+def _check_start(first: float, steps: int, train_steps: int) -> None:
+    """Refuse so many steps at a whole stride that the first is far from the noise."""
+    if 2 * steps > train_steps and first < NEAR_NOISE * train_steps:
+        raise OptionError(
+            f"{steps} {LEADING} steps of {train_steps} begin at timestep {first:.0f}, where much "
+            "of an image should be left, and a run begins with none",
+            f"Choose at most {train_steps // 2} steps, or `--spacing trailing`",
+        )
+
+
+def _check_eta(name: str, eta: float) -> None:
     if not 0 <= eta <= 1:
         raise OptionError(
             f"eta is {eta}", "Choose 0 (no fresh noise) to 1 (as much fresh noise as ddpm)"
@@ -81,13 +185,6 @@ def make_sampler(
             f"eta is {eta}, but the sampler {name} has no eta",
             "Leave eta at 0, or choose the sampler ddim",
         )
-    if isinstance(training, LinearFlow):
-        rule, visit = FLOW_SAMPLERS[name]
-        return rule(visit(training, steps))
-    sampler, spread = SAMPLERS[name]
-    schedule = training.visit(spread(steps, training.train_steps))
-    made = Ddim(schedule, eta) if name == "ddim" else sampler(schedule)
-    return made if predicts == EPSILON else Converted(made, schedule, predicts)
 
 
 def _check_name(name: str, fitting: Iterable[str]) -> None:

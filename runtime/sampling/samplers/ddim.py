@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..sampler import Latent, Memory, Prediction
+from ..found import cut, image_in, noise_in
+from ..sampler import EPSILON, Latent, Memory, Prediction
 from ..schedule import Schedule
 
 
@@ -14,13 +15,19 @@ from ..schedule import Schedule
 class Ddim:
     """Predict the image, then go back to the next noise level along the same noise (eq. 12).
 
+    At eta 0 it is Euler's method too: diffusers' EulerDiscrete, on latents of another scale.
+
     Attributes:
         schedule: The timesteps that it visits.
         eta: The share of DDPM's noise that is drawn afresh, in [0, 1] (eq. 16).
+        predicts: What the model finds: ``epsilon``, ``v_prediction`` or ``sample``.
+        clip: What the predicted image is cut to, plus and minus; 0 for no cut.
     """
 
     schedule: Schedule
     eta: float = 0.0
+    predicts: str = EPSILON
+    clip: float = 0.0
 
     @property
     def stochastic(self) -> bool:
@@ -34,11 +41,10 @@ class Ddim:
         noise: Latent | None,
         memory: Memory,
     ) -> tuple[Latent, Memory]:
-        # Python floats: they leave float32 arrays float32 under every NumPy's promotion rules.
-        now, after = map(float, self.schedule.alpha_bar[index : index + 2])
+        now, after = self.schedule.shares(index)
         fresh = self.eta * float(np.sqrt((1 - after) / (1 - now) * (1 - now / after)))
-        epsilon = prediction.output
-        image = (latent - (1 - now) ** 0.5 * epsilon) / now**0.5
+        epsilon = noise_in(latent, prediction.output, now, self.predicts)
+        image = cut(image_in(latent, prediction.output, now, self.predicts), self.clip)
         moved = after**0.5 * image + (1 - after - fresh**2) ** 0.5 * epsilon
         if noise is not None:
             moved = moved + fresh * noise

@@ -8,7 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from ..sampler import Latent, Memory, Prediction
+from ..found import cut, image_in
+from ..sampler import EPSILON, Latent, Memory, Prediction
 from ..schedule import Schedule
 
 
@@ -24,11 +25,15 @@ class Ddpm:
 
     Attributes:
         schedule: The timesteps that it visits.
+        predicts: What the model finds: ``epsilon``, ``v_prediction`` or ``sample``.
+        clip: What the predicted image is cut to, plus and minus; 0 for no cut.
         variance: Of the fresh noise, where the model does not learn it: the posterior's (small)
             or beta (large).
     """
 
     schedule: Schedule
+    predicts: str = EPSILON
+    clip: float = 0.0
     variance: Literal["fixed_small", "fixed_large"] = "fixed_small"
 
     @property
@@ -43,9 +48,9 @@ class Ddpm:
         noise: Latent | None,
         memory: Memory,
     ) -> tuple[Latent, Memory]:
-        now, after = map(float, self.schedule.alpha_bar[index : index + 2])
+        now, after = self.schedule.shares(index)
         beta = 1 - now / after
-        image = (latent - (1 - now) ** 0.5 * prediction.output) / now**0.5
+        image = cut(image_in(latent, prediction.output, now, self.predicts), self.clip)
         of_image = after**0.5 * beta / (1 - now)
         of_latent = (1 - beta) ** 0.5 * (1 - after) / (1 - now)
         mean = of_image * image + of_latent * latent

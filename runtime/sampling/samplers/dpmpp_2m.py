@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ..sampler import Latent, Memory, Prediction
+from ..found import image_in
+from ..sampler import EPSILON, Latent, Memory, Prediction
 from ..schedule import Schedule
 
 
@@ -19,9 +20,11 @@ class Dpmpp2m:
 
     Attributes:
         schedule: The timesteps that it visits.
+        predicts: What the model finds: ``epsilon``, ``v_prediction`` or ``sample``.
     """
 
     schedule: Schedule
+    predicts: str = EPSILON
 
     @property
     def stochastic(self) -> bool:
@@ -35,8 +38,8 @@ class Dpmpp2m:
         noise: Latent | None,
         memory: Memory,
     ) -> tuple[Latent, Memory]:
-        now, after = map(float, self.schedule.alpha_bar[index : index + 2])
-        image = (latent - (1 - now) ** 0.5 * prediction.output) / now**0.5
+        now, after = self.schedule.shares(index)
+        image = image_in(latent, prediction.output, now, self.predicts)
         of_latent = ((1 - after) / (1 - now)) ** 0.5
         of_image = after**0.5 - of_latent * now**0.5  # alpha * (1 - exp(-h)), finite at the end
         moved = of_latent * latent + of_image * self.halfway(index, image, memory)
@@ -46,7 +49,8 @@ class Dpmpp2m:
         """The image halfway through the step, on the line through the last two predictions."""
         if not memory or index == self.schedule.steps - 1:
             return image
-        before, now, after = map(half_log_snr, self.schedule.alpha_bar[index - 1 : index + 2])
+        shares = (float(self.schedule.alpha_bar[index - 1]), *self.schedule.shares(index))
+        before, now, after = map(half_log_snr, shares)
         if now == before:  # as many steps as in training visit one timestep twice: no line
             return image
         [image_before] = memory

@@ -8,7 +8,7 @@ from bundle_helpers import LABELS, one_line, toy_manifest, with_label
 from pitstop import BundleError, OptionError
 from pitstop.runtime.bundle.manifest import Manifest, PassReport
 from pitstop.runtime.sampling.noise import NUMPY, PORTABLE
-from pitstop.runtime.sampling.schedule import LinearFlow
+from pitstop.runtime.sampling.schedule.flow import LinearFlow
 
 FOLD = PassReport("fold", {"Mul": 2}, {"Mul": 1}, 52, 48, ("y",), {"z": "has two users"}, 2.5e-8)
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from pitstop.runtime.bundle.manifest import GraphSpec, TensorSpec
 from pitstop.runtime.sampling.condition import Condition
 from pitstop.runtime.sampling.conditioner import ConditionedRun, Conditioner
-from pitstop.runtime.sampling.schedule import FlowSchedule, LinearFlow
+from pitstop.runtime.sampling.schedule import FlowSchedule
+from pitstop.runtime.sampling.schedule.flow import LinearFlow
 from pitstop.runtime.session import Array
 
 ROWS = 4

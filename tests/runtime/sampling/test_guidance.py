@@ -31,7 +31,7 @@ class Listener:
 
     @property
     def schedule(self) -> Schedule:
-        return Schedule(np.array([self.timestep]), np.array([0.5, 1.0]))
+        return Schedule(np.array([self.timestep]), np.array([0.5]), np.array([1.0]))
 
     def step(
         self, index: int, latent: Latent, prediction: Prediction, noise: object, memory: Memory

@@ -17,7 +17,8 @@ from pitstop.runtime.sampling.noise import START, draw_noise
 from pitstop.runtime.sampling.request import Request
 from pitstop.runtime.sampling.sampler import Latent, Memory, Prediction, Sampler
 from pitstop.runtime.sampling.samplers import make_sampler
-from pitstop.runtime.sampling.schedule import Betas, Schedule
+from pitstop.runtime.sampling.schedule import Schedule
+from pitstop.runtime.sampling.schedule.betas import Betas
 from pitstop.runtime.sampling.settings import Settings
 from pitstop.runtime.session import Array
 

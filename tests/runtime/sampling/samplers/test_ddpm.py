@@ -23,13 +23,14 @@ from sampler_helpers import (
 from pitstop.runtime.sampling.noise import START, draw_noise
 from pitstop.runtime.sampling.sampler import Latent, Prediction
 from pitstop.runtime.sampling.samplers.ddpm import Ddpm
-from pitstop.runtime.sampling.schedule import Betas, linspace_timesteps
+from pitstop.runtime.sampling.schedule.betas import Betas
+from pitstop.runtime.sampling.schedule.spacing import official_timesteps
 
 Fixed = Literal["fixed_small", "fixed_large"]
 
 
 def ddpm(steps: int, variance: Fixed = "fixed_small") -> Ddpm:
-    return Ddpm(Betas().visit(linspace_timesteps(steps, 1000)), variance)
+    return Ddpm(Betas().visit(official_timesteps(steps, 1000)), variance=variance)
 
 
 def walk_diffusers(
@@ -128,7 +129,7 @@ def test_the_true_noise_gives_the_image_back(steps: int) -> None:
     # A float32 rounding of the noise becomes 1 / sqrt(alpha_bar) = 157 times as large where the
     # only step is from timestep 999: 157 * 6e-8, and a handful of roundings.
     assert relative_l2(image, latents[-1]) <= 5e-5
-    for latent, alpha_bar in zip(latents[:-1], bars[1:-1], strict=True):
+    for latent, alpha_bar in zip(latents[:-1], bars[1:], strict=True):
         # 16384 values: the deviation is found to 1 / sqrt(2 * 16384) = 0.0055; this is 5 of them.
         assert abs(noise_in(latent, image, alpha_bar).std() - 1) < 0.0275
 

@@ -18,11 +18,13 @@ from pitstop.runtime.sampling.noise import START, draw_noise
 from pitstop.runtime.sampling.sampler import Latent, Prediction
 from pitstop.runtime.sampling.samplers.ddim import Ddim
 from pitstop.runtime.sampling.samplers.dpmpp_2m import Dpmpp2m
-from pitstop.runtime.sampling.schedule import Betas, Schedule, open_timesteps
+from pitstop.runtime.sampling.schedule import Schedule
+from pitstop.runtime.sampling.schedule.betas import Betas
+from pitstop.runtime.sampling.schedule.spacing import LINSPACE, Spacing
 
 
 def dpmpp_2m(steps: int) -> Dpmpp2m:
-    return Dpmpp2m(Betas().visit(open_timesteps(steps, 1000)))
+    return Dpmpp2m(Betas().visit(Spacing(LINSPACE, open_ended=True).timesteps(steps, 1000)))
 
 
 def walk_diffusers(steps: int) -> list[Latent]:
@@ -102,7 +104,7 @@ def error_on_gaussian_images(sampler: type[Dpmpp2m] | type[Ddim], steps: int) ->
         return Prediction(float((1 - bars[index]) ** 0.5 / deviations[index] ** 2) * latent)
 
     start = start_latent()
-    found = walk_ours(sampler(Schedule(np.arange(steps), bars)), denoise, start)[-1]
+    found = walk_ours(sampler(Schedule(np.arange(steps), bars[:-1], bars[1:])), denoise, start)[-1]
     return relative_l2(float(deviations[-1] / deviations[0]) * start, found)
 
 

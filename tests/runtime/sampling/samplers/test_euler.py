@@ -18,7 +18,7 @@ from sampler_helpers import relative_l2, start_latent, walk, walk_ours
 
 from pitstop.runtime.sampling.sampler import Latent, Prediction
 from pitstop.runtime.sampling.samplers.euler import Euler
-from pitstop.runtime.sampling.schedule import LinearFlow
+from pitstop.runtime.sampling.schedule.flow import LinearFlow
 
 
 def walk_diffusers(steps: int) -> list[Latent]:

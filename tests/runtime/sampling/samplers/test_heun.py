@@ -18,7 +18,8 @@ from sampler_helpers import relative_l2, start_latent, walk, walk_ours
 
 from pitstop.runtime.sampling.sampler import Latent, Prediction
 from pitstop.runtime.sampling.samplers.heun import Heun
-from pitstop.runtime.sampling.schedule import FlowSchedule, LinearFlow
+from pitstop.runtime.sampling.schedule import FlowSchedule
+from pitstop.runtime.sampling.schedule.flow import LinearFlow
 
 
 def walk_diffusers(intervals: int) -> tuple[list[Latent], Heun]:

@@ -1,14 +1,21 @@
+import dataclasses
+
 import numpy as np
 import pytest
+from bundle_helpers import one_line, toy_manifest
 
 from pitstop import OptionError
-from pitstop.runtime.sampling.samplers import FLOW_SAMPLERS, SAMPLERS, make_sampler
+from pitstop.runtime.sampling.samplers import FLOW_SAMPLERS, SAMPLERS, make_sampler, sampler_for
 from pitstop.runtime.sampling.samplers.ddim import Ddim
 from pitstop.runtime.sampling.samplers.ddpm import Ddpm
 from pitstop.runtime.sampling.samplers.dpmpp_2m import Dpmpp2m
 from pitstop.runtime.sampling.samplers.euler import Euler
 from pitstop.runtime.sampling.samplers.heun import Heun
-from pitstop.runtime.sampling.schedule import Betas, LinearFlow
+from pitstop.runtime.sampling.schedule.betas import Betas
+from pitstop.runtime.sampling.schedule.flow import LinearFlow
+from pitstop.runtime.sampling.schedule.scheduler import Scheduler
+from pitstop.runtime.sampling.schedule.spacing import LEADING, LINSPACE, OFFICIAL, TRAILING
+from pitstop.runtime.sampling.settings import Settings
 
 BETAS = Betas()
 
@@ -27,7 +34,7 @@ def test_each_name_is_its_sampler_on_its_own_timesteps(
     sampler = make_sampler(name, BETAS, 5)
     assert type(sampler) is kind
     assert sampler.schedule.timesteps.tolist() == timesteps
-    assert sampler.schedule.alpha_bar[:-1].tolist() == BETAS.alpha_bar()[timesteps].tolist()
+    assert sampler.schedule.alpha_bar.tolist() == BETAS.alpha_bar()[timesteps].tolist()
 
 
 def test_eta_reaches_ddim() -> None:
@@ -41,7 +48,7 @@ def test_an_unknown_name_is_told_with_the_known_ones(name: str) -> None:
     with pytest.raises(OptionError) as told:
         make_sampler(name, BETAS, 5)
     assert told.value.problem == f"There is no sampler called {name!r}"
-    assert told.value.remedy == "Choose one of: ddpm, ddim, dpmpp_2m"
+    assert told.value.remedy == "Choose one of: ddpm, ddim, dpmpp_2m, euler"
 
 
 @pytest.mark.parametrize("eta", [-0.1, 1.5, float("nan")])
@@ -86,14 +93,91 @@ def test_a_flow_has_samplers_of_its_own(
 
 @pytest.mark.parametrize(("training", "kind"), [(BETAS, Ddim), (LinearFlow(1), Euler)])
 def test_auto_is_the_models_own(training: Betas | LinearFlow, kind: type[object]) -> None:
-    assert type(make_sampler("auto", training, 5)) is kind
+    manifest = dataclasses.replace(toy_manifest(), schedule=training)
+    assert type(sampler_for(manifest, Settings(5))) is kind
+    assert sampler_for(manifest, Settings(5)) is sampler_for(manifest, Settings(5, cfg_scale=2.0))
+
+
+def test_auto_is_the_sampler_that_came_with_the_model() -> None:
+    manifest = dataclasses.replace(toy_manifest(), scheduler=Scheduler("dpmpp_2m", TRAILING))
+
+    sampler = sampler_for(manifest, Settings(4))
+
+    assert type(sampler) is Dpmpp2m
+    assert sampler.schedule.timesteps.tolist() == [999, 749, 499, 249]
+    asked = sampler_for(manifest, Settings(4, "ddim", spacing=LEADING))
+    assert asked.schedule.timesteps.tolist() == [750, 500, 250, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "spacing", "timesteps"),
+    [
+        ("ddim", LEADING, [750, 500, 250, 0]),
+        ("ddim", LINSPACE, [999, 666, 333, 0]),
+        ("ddim", TRAILING, [999, 749, 499, 249]),
+        ("ddim", OFFICIAL, [999, 666, 333, 0]),
+        ("ddpm", LEADING, [750, 500, 250, 0]),
+        ("dpmpp_2m", LEADING, [800, 600, 400, 200]),
+        ("euler", "auto", [999, 666, 333, 0]),
+        ("euler", LEADING, [750, 500, 250, 0]),
+    ],
+)
+def test_a_spacing_says_which_timesteps_are_visited(
+    name: str, spacing: str, timesteps: list[float]
+) -> None:
+    assert make_sampler(name, BETAS, 4, spacing=spacing).schedule.timesteps.tolist() == timesteps
+
+
+def test_euler_visits_timesteps_between_whole_ones() -> None:
+    assert make_sampler("euler", BETAS, 5).schedule.timesteps.tolist() == [
+        999, 749.25, 499.5, 249.75, 0
+    ]  # fmt: skip
+
+
+def test_an_unknown_spacing_is_told_with_the_known_ones() -> None:
+    with pytest.raises(OptionError) as told:
+        make_sampler("ddim", BETAS, 5, spacing="karras")
+    assert one_line(told.value) == (
+        "There is no spacing called 'karras'. Choose one of: leading, linspace, trailing, official."
+    )
+
+
+def test_a_spacing_for_a_flow_is_told() -> None:
+    with pytest.raises(OptionError, match="trailing is for models with timesteps"):
+        make_sampler("euler", LinearFlow(1), 5, spacing=TRAILING)
+
+
+@pytest.mark.parametrize("steps", [501, 600, 750])
+def test_many_leading_steps_that_would_begin_far_from_the_noise_are_told(steps: int) -> None:
+    with pytest.raises(OptionError) as told:
+        make_sampler("ddim", BETAS, steps)
+    assert f"{steps} leading steps of 1000 begin at timestep {steps - 1}" in one_line(told.value)
+    assert told.value.remedy == "Choose at most 500 steps, or `--spacing trailing`"
+
+
+@pytest.mark.parametrize("steps", [2, 500, 751, 1000])
+def test_leading_steps_that_begin_near_the_noise_are_taken(steps: int) -> None:
+    assert make_sampler("ddim", BETAS, steps).schedule.steps == steps
+
+
+def test_an_offset_beyond_training_is_told() -> None:
+    with pytest.raises(OptionError, match="do not go into so many steps"):
+        make_sampler("ddim", BETAS, 1000, scheduler=Scheduler(steps_offset=1))
+
+
+@pytest.mark.parametrize("name", ["ddim", "ddpm"])
+def test_epsilon_of_noise_alone_is_told(name: str) -> None:
+    with pytest.raises(OptionError) as told:
+        make_sampler(name, Betas(zero_snr=True), 5, spacing=TRAILING)
+    assert "begins at timestep 999, which holds noise alone" in told.value.problem
+    assert make_sampler(name, Betas(zero_snr=True), 5, spacing=LEADING)
 
 
 @pytest.mark.parametrize(
     ("training", "name", "predicts", "fitting"),
     [
         (LinearFlow(1), "ddim", "a velocity", "euler, heun"),
-        (BETAS, "heun", "the noise", "ddpm, ddim, dpmpp_2m"),
+        (BETAS, "heun", "the noise", "ddpm, ddim, dpmpp_2m, euler"),
     ],
 )
 def test_a_sampler_of_another_kind_of_model_is_told_with_those_that_fit(

@@ -8,20 +8,32 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pitstop import OptionError
-from pitstop.runtime.sampling.schedule import (
-    Betas,
-    LinearFlow,
-    Timesteps,
-    leading_timesteps,
-    linspace_timesteps,
-    open_timesteps,
+from pitstop.runtime.sampling.schedule import Timesteps
+from pitstop.runtime.sampling.schedule.betas import Betas
+from pitstop.runtime.sampling.schedule.flow import LinearFlow
+from pitstop.runtime.sampling.schedule.spacing import (
+    LEADING,
+    LINSPACE,
+    OFFICIAL,
+    TRAILING,
+    Spacing,
 )
 
 Spread = Callable[[int, int], Timesteps]
 
-ALL_SPREADS = pytest.mark.parametrize(
-    "spread", [linspace_timesteps, leading_timesteps, open_timesteps]
+official_timesteps, leading_timesteps, linspace_timesteps, trailing_timesteps = (
+    Spacing(name).timesteps for name in (OFFICIAL, LEADING, LINSPACE, TRAILING)
 )
+open_timesteps = Spacing(LINSPACE, open_ended=True).timesteps
+SPREADS = {
+    "official": official_timesteps,
+    "leading": leading_timesteps,
+    "linspace": linspace_timesteps,
+    "trailing": trailing_timesteps,
+    "open": open_timesteps,
+}
+
+ALL_SPREADS = pytest.mark.parametrize("spread", SPREADS.values(), ids=SPREADS.keys())
 
 
 def test_alpha_bar_is_the_product_of_what_the_betas_leave() -> None:
@@ -57,18 +69,19 @@ def test_alpha_bar_is_that_of_diffusers() -> None:
 def test_the_timesteps_of_ddpm_are_those_of_official_dit(
     steps: int, first: list[int], last: list[int]
 ) -> None:
-    found = linspace_timesteps(steps, 1000).tolist()
+    found = official_timesteps(steps, 1000).tolist()
     assert found[: len(first)] == first
     assert found[-len(last) :] == last
 
 
 def test_a_half_is_rounded_to_the_even_timestep() -> None:
-    assert linspace_timesteps(3, 6).tolist() == [5, 2, 0]  # 2.5
-    assert linspace_timesteps(3, 8).tolist() == [7, 4, 0]  # 3.5
+    assert official_timesteps(3, 6).tolist() == [5, 2, 0]  # 2.5
+    assert official_timesteps(3, 8).tolist() == [7, 4, 0]  # 3.5
 
 
 def test_the_betas_between_250_timesteps_are_those_of_official_dit() -> None:
-    bars = Betas().visit(linspace_timesteps(250, 1000)).alpha_bar
+    schedule = Betas().visit(official_timesteps(250, 1000))
+    bars = np.append(schedule.alpha_bar, schedule.after[-1])
     betas = (1 - bars[:-1] / bars[1:])[::-1]
     assert betas[0] == pytest.approx(1e-4, rel=1e-9)
     assert betas[1] == pytest.approx(5.9907e-4, rel=1e-5)  # as many digits as are known
@@ -96,7 +109,7 @@ def test_timesteps_fall_and_stay_in_range(spread: Spread, steps: int) -> None:
     assert 0 <= found[-1] <= found[0] <= 999
 
 
-@pytest.mark.parametrize("spread", [linspace_timesteps, leading_timesteps])
+@pytest.mark.parametrize("spread", [official_timesteps, leading_timesteps])
 def test_as_many_steps_as_in_training_visit_every_timestep(spread: Spread) -> None:
     assert spread(1000, 1000).tolist() == list(range(999, -1, -1))
 
@@ -112,13 +125,13 @@ def test_as_many_open_steps_as_in_training_visit_one_timestep_twice() -> None:
 def test_a_schedule_brings_back_more_of_the_image_at_every_step(spread: Spread, steps: int) -> None:
     schedule = Betas().visit(spread(steps, 1000))
     assert schedule.steps == steps
-    assert len(schedule.alpha_bar) == steps + 1
-    assert schedule.alpha_bar.dtype == np.float64
-    risen = np.diff(schedule.alpha_bar) > 0
+    assert len(schedule.alpha_bar) == len(schedule.after) == steps
+    assert schedule.alpha_bar.dtype == schedule.after.dtype == np.float64
+    risen = schedule.after > schedule.alpha_bar
     assert (risen[:-1] == (np.diff(schedule.timesteps) < 0)).all()
     assert risen[-1]
     assert schedule.alpha_bar[0] > 0
-    assert schedule.alpha_bar[-1] == 1
+    assert schedule.after[-1] == 1
 
 
 @ALL_SPREADS
@@ -137,7 +150,6 @@ def test_what_a_model_may_be_fed_is_spread_from_0_to_the_last(
     training: Betas | LinearFlow,
 ) -> None:
     spread = training.spread(5)
-    assert spread.dtype == training.timestep_dtype
     assert (spread[0], spread[-1]) == (0, training.last_timestep)
     assert (np.diff(spread) > 0).all()
 
@@ -171,4 +183,4 @@ def official_respacing(steps: int, train_steps: int) -> list[int]:
 
 def test_respacing_is_the_official_one_for_every_count() -> None:
     for steps in range(2, 1001):
-        assert linspace_timesteps(steps, 1000).tolist() == official_respacing(steps, 1000)
+        assert official_timesteps(steps, 1000).tolist() == official_respacing(steps, 1000)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pitstop.runtime.sampling.philox import halves, philox
+from pitstop.runtime.sampling.noise.philox import halves, philox
 
 
 # Known answers of Random123's philox4x32_10: the counter and key are nought, all ones, and pi.

@@ -17,9 +17,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..sampler import Latent
+from ..schedule import Visits
 from .inverse_normal import inverse_normal
 from .philox import halves, philox
-from .sampler import Latent
 
 START = 0  # the draw that a run starts from; step k takes draw k + 1
 PORTABLE = "philox4x32-as241"
@@ -44,6 +45,13 @@ def draw_noise(
     """
     draw_one = _by_numpy if rule == NUMPY else _portable
     return np.stack([draw_one(seed, draw, shape) for seed in seeds])
+
+
+def draw_start(
+    seeds: Sequence[int], schedule: Visits, shape: tuple[int, int, int], rule: str
+) -> Latent:
+    """The latents that runs start from; the arguments are those of `draw_noise`."""
+    return draw_noise(seeds, START, shape, rule) * np.float32(schedule.start)
 
 
 def _portable(seed: int, draw: int, shape: tuple[int, int, int]) -> Latent:

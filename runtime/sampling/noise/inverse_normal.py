@@ -6,8 +6,8 @@ quotients and square roots alone, each of which IEEE 754 rounds correctly, in th
 written here. C libraries' logarithms are not: they differ in the last bit. So it has its own.
 
 A value is within 2e-15, relative, of the true one, and ``logarithm`` within 3e-16 of the larger of
-its value and 1 (tests/runtime/sampling/test_inverse_normal.py measures both). Rounded to float32,
-that is the nearest number but for one in some million.
+its value and 1 (tests/runtime/sampling/noise/test_inverse_normal.py measures both). Rounded to
+float32, that is the nearest number but for one in some million.
 """
 
 from __future__ import annotations

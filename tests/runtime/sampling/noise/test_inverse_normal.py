@@ -4,7 +4,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from pitstop.runtime.sampling.inverse_normal import (
+from pitstop.runtime.sampling.noise.inverse_normal import (
     IN_THE_MIDDLE,
     IN_THE_TAILS,
     MIDDLE,
