@@ -18,7 +18,7 @@ from .bundle.folder import open_bundle
 from .bundle.manifest import LATENT, Manifest
 from .decoder import Decode, TiledDecoder
 from .opened import OpenedBundle, open_denoiser
-from .sampling.asked import as_labels, as_seeds
+from .sampling.asked import as_labels, as_seeds, check_conditions
 from .sampling.condition import Condition, unstack
 from .sampling.conditioner import Conditioner, Plain
 from .sampling.host_loop import HostLoop, run_rows
@@ -249,6 +249,7 @@ class Pipeline(Closing):
         Raises:
             OptionError: A seed or a setting that is none.
         """
+        check_conditions(conditions)
         seeds = as_seeds(seeds, len(conditions))
         sampler = self.sampler(settings)
         return [

@@ -9,6 +9,7 @@ from typing import Any
 
 from ... import OptionError
 from ..said import is_finite, shortly
+from .condition import Condition
 
 MAX_SEED = 2**64 - 1
 
@@ -19,7 +20,7 @@ def a_whole_number(value: object, name: str) -> int:
     Raises:
         OptionError: It is something else, ``5.5``, ``"5"`` and ``True`` too.
     """
-    if not isinstance(value, bool):
+    if not isinstance(value, bool) and getattr(value, "ndim", 0) == 0:
         try:
             return operator.index(value)  # type: ignore[arg-type]
         except TypeError:
@@ -28,11 +29,13 @@ def a_whole_number(value: object, name: str) -> int:
 
 
 def a_number(value: object, name: str, wanted: str) -> float:
-    """A finite number; ``wanted`` says which are meant.
+    """A finite number of Python, NumPy or PyTorch; ``wanted`` says which are meant.
 
     Raises:
         OptionError: It is something else.
     """
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+        value = value.item()
     if isinstance(value, numbers.Real) and not isinstance(value, bool) and is_finite(value):
         return float(value)
     raise OptionError(f"{name} is {shortly(value)}", f"Choose {wanted}")
@@ -51,7 +54,8 @@ def a_list(values: Any, name: str, example: str) -> list[Any]:
     try:
         length = len(values)
     except TypeError:
-        remedy = f"Give `list({name})`" if hasattr(values, "__iter__") else "Give a list"
+        many = hasattr(values, "__iter__") and getattr(values, "ndim", 1) > 0
+        remedy = f"Give `list({name})`" if many else "Give a list"
         raise OptionError(
             f"{name} is {shortly(values)}, not a list", f"{remedy}, such as {example}"
         ) from None
@@ -71,6 +75,20 @@ def as_labels(labels: Any) -> list[int | str]:
     """
     listed = a_list(labels, "labels", "[3] or ['shoe']")
     return [str(one) if isinstance(one, str) else a_whole_number(one, "A label") for one in listed]
+
+
+def check_conditions(conditions: Any) -> None:
+    """Refuse what is no list of conditions.
+
+    Raises:
+        OptionError: It is none.
+    """
+    for one in a_list(conditions, "conditions", "manifest.examples(2)"):
+        if not isinstance(one, Condition):
+            raise OptionError(
+                f"A condition is {shortly(one)}",
+                "Give what `manifest.label.told(3)` says for class 3, one for each image",
+            )
 
 
 def as_seeds(seeds: Any, images: int) -> Sequence[int]:

@@ -12,6 +12,7 @@ from bundle_helpers import one_line, toy_manifest, write_bundle
 
 from pitstop import OptionError
 from pitstop.runtime.pipeline import Pipeline
+from pitstop.runtime.sampling.settings import Settings
 
 FEW = {"steps": 2, "cfg_scale": 1.0}
 
@@ -38,7 +39,10 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
         ({"labels": [True]}, "A label is True", "Give a whole number"),
         ({"labels": [[1]]}, "A label is [1]", "Give a whole number"),
         ({"labels": np.array([0.5])}, "A label is ", "Give a whole number"),
-        ({"labels": np.array(1)}, "not a list", "Give"),
+        ({"labels": np.array(1)}, "not a list", "Give a list"),
+        ({"labels": torch.tensor(1)}, "not a list", "Give a list"),
+        ({"labels": torch.tensor([[1]])}, "A label is tensor([1])", "Give a whole number"),
+        ({"labels": np.array([[1]])}, "A label is array([1])", "Give a whole number"),
         ({"labels": []}, "No labels were given", "Give one label"),
         ({"seeds": 3}, "seeds is 3, not a list", "Give a list, such as [0, 1]"),
         ({"seeds": [1.5]}, "A seed is 1.5", "Give a whole number"),
@@ -57,7 +61,9 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
         ({"cfg_scale": "4"}, "The guidance scale is '4'", "at least 0"),
         ({"cfg_scale": float("inf")}, "The guidance scale is inf", "at least 0"),
         ({"eta": "0"}, "eta is '0'", "0 to 1"),
-        ({"sampler": None}, "sampler is None", "Give a name"),
+        ({"eta": torch.tensor([0.0])}, "eta is tensor([0.])", "0 to 1"),
+        ({"sampler": None}, "sampler is None", "Give a name, such as 'ddim'"),
+        ({"spacing": 3}, "spacing is 3", "Give a name, such as 'trailing'"),
     ],
 )
 def test_what_is_not_meant_is_refused_with_what_to_say(
@@ -89,6 +95,7 @@ def test_what_is_not_meant_is_refused_with_what_to_say(
         {"steps": torch.tensor(2)},
         {"cfg_scale": np.float32(1)},
         {"cfg_scale": 1},
+        {"cfg_scale": torch.tensor(1.0)},
     ],
 )
 def test_the_same_in_other_words_draws_the_same(pipeline: Pipeline, asked: dict[str, Any]) -> None:
@@ -97,3 +104,13 @@ def test_the_same_in_other_words_draws_the_same(pipeline: Pipeline, asked: dict[
     found = pipeline(**{"labels": [1], **FEW, **asked}).latents
 
     np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("asked", ["12", [3], ["shoe"], 3, None])
+def test_what_is_no_condition_is_refused_with_what_makes_one(
+    pipeline: Pipeline, asked: Any
+) -> None:
+    for draws in (pipeline.requests, pipeline.draw, pipeline.trajectories):
+        with pytest.raises(OptionError) as told:
+            draws(asked, [0], Settings(2, cfg_scale=1.0))  # type: ignore[operator]
+        assert "manifest." in told.value.remedy

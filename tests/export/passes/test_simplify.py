@@ -3,6 +3,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 from pass_helpers import as_text, graph, noise, ops
 
@@ -46,3 +47,33 @@ def test_a_graph_that_fits_no_message_falls_back(monkeypatch: pytest.MonkeyPatch
     _, report = apply(SIMPLIFY, graph(SIGNATURE, BODY, **WEIGHTS), FEEDS)
 
     assert "do not fit" in report.skipped["onnxsim"]
+
+
+def test_a_reshape_that_another_one_alone_reads_goes() -> None:
+    model = graph(
+        "(float[2, 3] x) => (float[6] y, float[3, 2] z)",
+        "a = Reshape(x, one) y = Reshape(a, flat) b = Reshape(x, turned) "
+        "c = Reshape(b, one) d = Reshape(c, kept) z = Reshape(d, turned)",
+        one=np.array([1, 6]),
+        flat=np.array([6]),
+        turned=np.array([3, 2]),
+        kept=np.array([0, 6]),
+    )
+
+    simplified, report = apply(SIMPLIFY, model, FEEDS)
+
+    assert ops(simplified)["Reshape"] < ops(model)["Reshape"]
+    assert "a" in report.rewritten
+
+
+def test_a_reshape_that_somebody_else_reads_stays() -> None:
+    model = graph(
+        "(float[2, 3] x) => (float[6] y, float[1, 6] z)",
+        "a = Reshape(x, one) y = Reshape(a, flat) z = Relu(a)",
+        one=np.array([1, 6]),
+        flat=np.array([6]),
+    )
+
+    simplified, _ = apply(SIMPLIFY, model, FEEDS)
+
+    assert ops(simplified) == ops(model)
