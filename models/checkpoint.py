@@ -28,6 +28,7 @@ from .dit import DitConfig
 from .edt import EdtConfig
 from .format import NOT_WHOLE, Conversion, Format, Hints, Stored, name_some
 from .formats import recognise
+from .positions import are_sincos, resample_positions
 from .weight_checks import check_dtypes, check_labels, check_values, fields_of, odd_keys
 from .weight_file import read_stored
 from .whole_file import whole_file
@@ -231,19 +232,30 @@ class WithoutInit(TorchFunctionMode):
 
 
 def with_input_size(checkpoint: Checkpoint, input_size: tuple[int, int]) -> Checkpoint:
-    """The same weights for a latent of another size; the fixed positions are computed anew.
+    """The same weights for a latent of another size; at its own size nothing changes.
+
+    DiT's fixed positions are computed anew. Others are interpolated, which a note says.
 
     Raises:
         ConfigError: The patches or windows do not divide that size.
         CheckpointError: A weight depends on the size, such as a global layer's position bias.
     """
+    if input_size == checkpoint.config.input_size:
+        return checkpoint
     config = dataclasses.replace(checkpoint.config, input_size=input_size)
     weights = dict(checkpoint.model.state_dict())
-    del weights["pos_embed"]
+    positions = weights.pop("pos_embed")
     expected = _empty_weights(config)
     del expected["pos_embed"]
     check_values(Path("the checkpoint"), weights, expected, ONE_SIZE)
-    return dataclasses.replace(checkpoint, model=_fill(config, weights))
+    old, new, notes = checkpoint.config.grid, config.grid, checkpoint.notes
+    if not are_sincos(positions, old):
+        weights["pos_embed"] = resample_positions(positions, old, new)
+        notes += (
+            "its positions are not DiT's sines and cosines: they were interpolated (bicubic) from "
+            f"{old[0]} x {old[1]} tokens to {new[0]} x {new[1]}, which no training has seen",
+        )
+    return dataclasses.replace(checkpoint, model=_fill(config, weights), notes=notes)
 
 
 def with_amm(checkpoint: Checkpoint, asked: str) -> Checkpoint:

@@ -74,7 +74,7 @@ def _refuse_foreign(stored: Stored) -> None:
         if key is not None:
             raise CheckpointError(
                 f"{stored.path} has {what} ({key}), which no DiT, SiT, REPA or EDT has",
-                "docs/checkpoints.md lists what can be read",
+                "The project's docs/checkpoints.md lists what can be read",
             )
 
 

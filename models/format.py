@@ -78,7 +78,7 @@ class Stored:
         return [key for key in self.tensors if key.startswith(prefix)]
 
 
-NOT_WHOLE = "Copy or download it again; docs/checkpoints.md lists what can be read"
+NOT_WHOLE = "Copy or download it again; the project's docs/checkpoints.md lists what can be read"
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def recognise(stored: Stored, hints: Hints) -> Format:
     if found is None:
         raise CheckpointError(
             f"{stored.path} is in no format that is known; it has {name_some(stored.tensors)}",
-            "docs/checkpoints.md lists what can be read",
+            "The project's docs/checkpoints.md lists what can be read",
         )
     return found if hints.format is None else _as_told(stored, found, FORMATS[hints.format])
 

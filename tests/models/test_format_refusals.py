@@ -66,7 +66,7 @@ def test_weights_of_no_known_format_name_their_keys(tmp_path: Path) -> None:
     message = refusal(write_dit(tmp_path / "unet.pt", unet))
     assert "is in no format that is known" in message
     assert "resnets.09.weight and 3 more" in message
-    assert "docs/checkpoints.md" in message
+    assert "The project's docs/checkpoints.md lists" in message
 
 
 def test_an_unknown_format_is_told_with_the_known_ones(tmp_path: Path) -> None:
