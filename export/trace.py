@@ -31,11 +31,11 @@ from ..models.checkpoint import (
     with_amm,
     with_input_size,
 )
+from ..models.checkpoint_files import is_stored
 from ..models.config import config_to_dict
 from ..models.denoiser import Denoiser
 from ..models.format import Hints as Hints  # for the rest of the room, which imports no model
 from ..models.presets import load_preset
-from ..models.weight_file import is_stored
 from ..runtime.bundle.goldens import FILE_NAME
 from ..runtime.bundle.label import LabelSpec
 from ..runtime.bundle.manifest import LATENT_SCALES, Manifest, ModelSpec
@@ -74,6 +74,11 @@ def load_source(
     # A folder may have a preset's name: a bundle that was made of it, say.
     is_preset = not (is_stored(path) or path.suffix or path.name != source)
     said = hints or Hints()
+    if is_preset and (said.weights or said.variant):
+        raise CheckpointError(
+            f"{source} is no file, which alone has several weights",
+            "Leave `--weights` and `--variant` out",
+        )
     checkpoint = (
         checked(load_preset(source, seed), source, said)
         if is_preset
@@ -154,6 +159,8 @@ def describe(checkpoint: Checkpoint, name: str, batch: int) -> ModelSpec:
         provenance=checkpoint.provenance,
         format=checkpoint.format,
         licence=checkpoint.licence,
+        weights=checkpoint.weights,
+        variant=checkpoint.variant,
     )
 
 

@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from .. import CheckpointError
 from .amm import choose_amm
+from .checkpoint_files import read_stored
 from .classifier import Classifier
 from .config import ARCHITECTURES, config_from_dict, config_to_dict
 from .denoiser import Denoiser, DenoiserConfig
@@ -30,7 +31,6 @@ from .format import NOT_WHOLE, Conversion, Format, Hints, Stored, name_some
 from .formats import recognise
 from .positions import are_sincos, resample_positions
 from .weight_checks import check_dtypes, check_labels, check_values, fields_of, odd_keys
-from .weight_file import read_stored
 from .whole_file import whole_file
 
 FORMAT_VERSION = 1
@@ -49,6 +49,8 @@ class Checkpoint:
         licence: What is known of the weights' licence; empty where nothing is.
         format: Of its file, a name in `models.formats.FORMATS`; empty for our own.
         notes: What a user should know of how the file was read.
+        weights: Which of its file's sets was asked for; empty where none was.
+        variant: Which of its folder's variants was asked for; empty where none was.
     """
 
     model: Denoiser
@@ -57,6 +59,8 @@ class Checkpoint:
     licence: str = ""
     format: str = ""
     notes: tuple[str, ...] = ()
+    weights: str = ""
+    variant: str = ""
 
     @property
     def config(self) -> DenoiserConfig:
@@ -103,11 +107,14 @@ def load_checkpoint(path: Path | str, hints: Hints = NO_HINTS) -> Checkpoint:
             known, or does not fit its config.
         ConfigError: Its config describes no model.
     """
-    stored = read_stored(Path(path))
+    stored = read_stored(Path(path), hints)
     facts = _decode(stored)
     if _is_ours(Path(path), facts):
-        return checked(_load_ours(stored, facts), str(path), hints)
-    return checked(_load_theirs(stored, recognise(stored, hints), hints), str(path), hints)
+        loaded = _load_ours(stored, facts, hints)
+    else:
+        loaded = _load_theirs(stored, recognise(stored, hints), hints)
+    loaded = checked(loaded, str(path), hints)
+    return dataclasses.replace(loaded, weights=hints.weights or "", variant=hints.variant or "")
 
 
 def checked(checkpoint: Checkpoint, name: str, hints: Hints) -> Checkpoint:
@@ -137,7 +144,7 @@ def _is_ours(path: Path, facts: Mapping[str, Any]) -> bool:
     return told and not path.is_dir()
 
 
-def _load_ours(stored: Stored, facts: Mapping[str, Any]) -> Checkpoint:
+def _load_ours(stored: Stored, facts: Mapping[str, Any], hints: Hints) -> Checkpoint:
     check_dtypes(stored.path, stored.tensors)
     config = config_from_dict(facts["config"])
     expected = _empty_weights(config)
@@ -153,6 +160,7 @@ def _load_ours(stored: Stored, facts: Mapping[str, Any]) -> Checkpoint:
         labels,
         str(facts.get("provenance", "")),
         licence=str(facts.get("licence", "")),
+        notes=tuple(_notes_of_sets(stored, hints)),
     )
 
 
@@ -207,6 +215,13 @@ def _notes(stored: Stored, known: Format, conversion: Conversion, hints: Hints) 
         yield f"not read: {name_some(stored.skipped)}"
     if conversion.dropped:
         yield f"{len(conversion.dropped)} tensors left out: {conversion.why_dropped}"
+    yield from _notes_of_sets(stored, hints)
+
+
+def _notes_of_sets(stored: Stored, hints: Hints) -> Iterator[str]:
+    if stored.others and hints.weights is None:
+        options = " or ".join(f"`--weights {name}`" for name in stored.others)
+        yield f"the weights are those of {stored.weights!r}; {options} reads others"
 
 
 def _fill(config: DenoiserConfig, tensors: Mapping[str, Tensor]) -> Denoiser:

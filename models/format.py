@@ -28,12 +28,16 @@ class Stored:
         tensors: By key, mapped from the file: they take memory only where they are read.
         facts: What is written beside them: a ``config.json``, or the arguments of a training run.
         skipped: The names of what else there is, such as an optimizer's state.
+        weights: The name of the set that was read, where its file may hold several; or empty.
+        others: The names of its other sets.
     """
 
     path: Path
     tensors: Mapping[str, Tensor]
     facts: Mapping[str, Any] = field(default_factory=dict)
     skipped: tuple[str, ...] = ()
+    weights: str = ""
+    others: tuple[str, ...] = ()
 
     def shape(self, key: str, ndim: int) -> tuple[int, ...]:
         """The shape of a tensor that a format cannot be without.
@@ -90,12 +94,16 @@ class Hints:
         num_heads: Attention heads.
         num_classes: Classes, without the null class.
         amm: Which blocks' attention is modulated, as `models.amm.choose_amm` reads it.
+        weights: Which of a file's sets of weights, as `models.weight_sets` names them.
+        variant: Which of a folder's weights, such as ``bf16`` or ``ema``.
     """
 
     format: str | None = None
     num_heads: int | None = None
     num_classes: int | None = None
     amm: str | None = None
+    weights: str | None = None
+    variant: str | None = None
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,9 @@ def test_a_text_to_image_transformer_is_refused_as_one(tmp_path: Path) -> None:
     assert "is a text-to-image transformer, not a class-conditional one" in message
     assert "cross_attention_dim" in message
     assert "is a text-to-image transformer" in refusal(tmp_path, Hints("dit"))
-    assert "caption_projection" in refusal(tmp_path / "diffusion_pytorch_model.safetensors")
+    inside = tmp_path / "diffusion_pytorch_model.safetensors"
+    assert "cross_attention_dim" in refusal(inside)
+    assert "caption_projection" in refusal(inside.rename(tmp_path / "alone.safetensors"))
 
 
 def test_weights_of_no_known_format_name_their_keys(tmp_path: Path) -> None:

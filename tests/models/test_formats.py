@@ -387,6 +387,15 @@ def test_a_config_that_is_no_json_object_is_refused(text: str, tmp_path: Path) -
 
 def test_the_weights_of_diffusers_alone_ask_for_their_folder(tmp_path: Path) -> None:
     write_diffusers(tmp_path)
-    message = refusal(tmp_path / "diffusion_pytorch_model.safetensors")
+    alone = (tmp_path / "diffusion_pytorch_model.safetensors").rename(
+        tmp_path / "alone.safetensors"
+    )
+    message = refusal(alone)
     assert "no config.json beside it" in message
     assert "`save_pretrained`" in message
+
+
+def test_the_file_in_a_folder_of_diffusers_is_read_as_the_folder(tmp_path: Path) -> None:
+    write_diffusers(tmp_path)
+    found = load_checkpoint(tmp_path / "diffusion_pytorch_model.safetensors")
+    assert found.config == load_checkpoint(tmp_path).config
