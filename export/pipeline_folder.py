@@ -15,7 +15,7 @@ from typing import Any
 
 from .. import CheckpointError
 from ..runtime.bundle.fields import a_number
-from ..runtime.bundle.manifest import Manifest
+from ..runtime.bundle.manifest import LATENT_SCALES, Manifest
 from ..runtime.sampling.sampler import NOISE_PREDICTIONS
 from ..runtime.sampling.schedule import BETA_RULES, Betas
 
@@ -99,7 +99,7 @@ def with_pipeline(source: str, manifest: Manifest) -> tuple[Manifest, tuple[str,
         return manifest, _notes_without(Path(source), manifest)
     if (folder / INDEX).is_file():
         manifest = _with_labels(manifest, _read(folder / INDEX).get("id2label"))
-    if (folder / "vae" / CONFIG).is_file() and manifest.latent_space == "vae":
+    if (folder / "vae" / CONFIG).is_file():
         manifest = _with_latents(manifest, folder / "vae" / CONFIG)
     if not (folder / SCHEDULER).is_file():
         return manifest, _notes_without(folder, manifest)
@@ -203,6 +203,13 @@ def _is_share(beta: object) -> bool:
 def _with_latents(manifest: Manifest, path: Path) -> Manifest:
     """The scale and shift that the pipeline's VAE goes with, though it is not exported."""
     content = _read(path)
+    if manifest.latent_space == "pixel":
+        if content.get("latent_channels") != manifest.latent_shape[0]:
+            return manifest
+        # Latents of one or three channels, which the model alone does not tell from an image.
+        manifest = dataclasses.replace(
+            manifest, latent_space="vae", latent_scale=LATENT_SCALES["vae"]
+        )
     scale = content.get("scaling_factor", manifest.latent_scale)
     shift = content.get("shift_factor") or 0.0
     try:
