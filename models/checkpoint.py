@@ -27,7 +27,7 @@ from .config import ARCHITECTURES, config_from_dict, config_to_dict
 from .denoiser import Denoiser, DenoiserConfig
 from .dit import DitConfig
 from .edt import EdtConfig
-from .format import NOT_WHOLE, Conversion, Format, Hints, Stored, name_some
+from .format import ANOTHER, Conversion, Format, Hints, Stored, name_some
 from .formats import recognise
 from .positions import are_sincos, resample_positions
 from .weight_checks import check_dtypes, check_labels, check_values, fields_of, odd_keys
@@ -35,6 +35,11 @@ from .whole_file import whole_file
 
 FORMAT_VERSION = 1
 NO_HINTS = Hints()
+TAKE_OUT = (
+    "Take them out of the file where the model draws the same without them (a step count), and "
+    "merge a LoRA's into its weights; else it is another model, and the project's "
+    "docs/checkpoints.md lists what can be read"
+)
 ONE_SIZE = "Leave `--image-size` out: this weight belongs to one size"
 
 
@@ -151,7 +156,8 @@ def _load_ours(stored: Stored, facts: Mapping[str, Any], hints: Hints) -> Checkp
     for verb, keys in odd_keys(stored.tensors, expected):
         raise CheckpointError(
             f"{stored.path} {verb} {name_some(keys)}",
-            f"Check {fields_of(min(keys))} in its config",
+            f"Check {fields_of(min(keys))} in its config"
+            + ("" if keys <= expected.keys() else ", or take them out of the file"),
         )
     check_values(stored.path, stored.tensors, expected)
     labels = check_labels(stored.path, facts.get("labels", ()), config.num_classes)
@@ -173,11 +179,12 @@ def _load_theirs(stored: Stored, known: Format, hints: Hints) -> Checkpoint:
     found = set(stored.tensors) - conversion.dropped
     for verb, keys in odd_keys(found, wanted):
         raise CheckpointError(
-            f"{stored.path}, read as {known.title}, {verb} {name_some(keys)}", NOT_WHOLE
+            f"{stored.path}, read as {known.title}, {verb} {name_some(keys)}",
+            ANOTHER if keys <= wanted else TAKE_OUT,
         )
     tensors = {key: _join(stored, keys) for key, keys in sources.items() if keys}
     given = {key: expected[key] for key in tensors}
-    check_values(stored.path, tensors, given, NOT_WHOLE)
+    check_values(stored.path, tensors, given, ANOTHER)
     return Checkpoint(
         _fill(conversion.config, tensors),
         provenance=f"a file of {known.title}",
@@ -197,13 +204,13 @@ def _join(stored: Stored, keys: Sequence[str]) -> Tensor:
         raise CheckpointError(
             f"{', '.join(keys)} in {stored.path} are "
             f"{', '.join(str(tensor.dtype) for tensor in tensors)}, which do not join",
-            NOT_WHOLE,
+            ANOTHER,
         )
     if len(sides) > 1 or not tensors[0].ndim:
         raise CheckpointError(
             f"{', '.join(keys)} in {stored.path} have shapes "
             f"{', '.join(str(list(tensor.shape)) for tensor in tensors)}, which do not join",
-            NOT_WHOLE,
+            ANOTHER,
         )
     return torch.cat(tensors)
 

@@ -13,7 +13,7 @@ import torch
 
 from .. import CheckpointError
 from .dit import Dit, DitConfig
-from .format import NOT_WHOLE, Hints, Stored
+from .format import ANOTHER, Hints, Stored
 
 HEAD_SIZE = 64
 PUBLISHED_HEAD_SIZES = {1152: 72}  # by width
@@ -25,7 +25,11 @@ FOREIGN = {
     ".mlp.w12.": "SwiGLU MLPs",
     ".attn.q_norm.": "normalised queries and keys",
     ".norm1.weight": "norms with weights of their own",
+    ".feat_rope.": "rotary positions",
+    ".rope.": "rotary positions",
+    ".rotary_emb.": "rotary positions",
 }
+UNSHIFTED = 4  # rows of a block's modulation by width, of 6: LightningDiT's `wo_shift`
 
 
 def fits_dit_keys(stored: Stored) -> bool:
@@ -72,12 +76,22 @@ def infer_config(stored: Stored, hints: Hints, title: str, **fields: Any) -> Dit
 
 def _refuse_foreign(stored: Stored) -> None:
     for part, what in FOREIGN.items():
-        key = next((key for key in stored.starting(BLOCKS) if part in key), None)
+        key = next((key for key in stored.tensors if part in f".{key}"), None)
         if key is not None:
-            raise CheckpointError(
-                f"{stored.path} has {what} ({key}), which no DiT, SiT, REPA or EDT has",
-                "The project's docs/checkpoints.md lists what can be read",
-            )
+            raise _foreign(stored, f"{what} ({key})")
+    key = f"{BLOCKS}0.adaLN_modulation.1.weight"
+    modulation = stored.tensors.get(key)
+    if modulation is not None and modulation.ndim == 2:
+        rows, width = modulation.shape
+        if rows == UNSHIFTED * width:
+            raise _foreign(stored, f"modulations without shift ({rows} rows in {key})")
+
+
+def _foreign(stored: Stored, what: str) -> CheckpointError:
+    return CheckpointError(
+        f"{stored.path} has {what}, which no DiT, SiT, REPA or EDT has",
+        "It is another model: the project's docs/checkpoints.md lists what can be read",
+    )
 
 
 def _needed_keys(depth: int) -> set[str]:
@@ -149,6 +163,6 @@ def _learns_sigma(stored: Stored, channels: int, patch: int) -> bool:
         raise CheckpointError(
             f"final_layer.linear.weight in {stored.path} has {rows} rows, expected "
             f"{patch * patch * channels}, or {2 * patch * patch * channels} with a learned sigma",
-            NOT_WHOLE,
+            ANOTHER,
         )
     return outputs == 2 * channels

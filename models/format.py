@@ -46,11 +46,11 @@ class Stored:
             CheckpointError: It is not there, or has not ``ndim`` sides of at least 1.
         """
         if key not in self.tensors:
-            raise CheckpointError(f"{self.path} lacks {key}", NOT_WHOLE)
+            raise CheckpointError(f"{self.path} lacks {key}", ANOTHER)
         shape = tuple(self.tensors[key].shape)
         if len(shape) != ndim or 0 in shape:
             raise CheckpointError(
-                f"{key} in {self.path} has shape {list(shape)}, expected {ndim} sides", NOT_WHOLE
+                f"{key} in {self.path} has shape {list(shape)}, expected {ndim} sides", ANOTHER
             )
         return shape
 
@@ -59,7 +59,7 @@ class Stored:
         missing = set(keys) - set(self.tensors)
         if missing:
             raise CheckpointError(
-                f"{self.path}, read as {title}, lacks {name_some(missing)}", NOT_WHOLE
+                f"{self.path}, read as {title}, lacks {name_some(missing)}", ANOTHER
             )
 
     def count(self, prefix: str) -> int:
@@ -74,7 +74,7 @@ class Stored:
         if last >= MAX_DEPTH:
             missing = next(index for index in range(last + 2) if index not in numbers)
             raise CheckpointError(
-                f"{self.path} has {prefix}{last}, but lacks {prefix}{missing}", NOT_WHOLE
+                f"{self.path} has {prefix}{last}, but lacks {prefix}{missing}", ANOTHER
             )
         return last + 1
 
@@ -82,7 +82,11 @@ class Stored:
         return [key for key in self.tensors if key.startswith(prefix)]
 
 
-NOT_WHOLE = "Copy or download it again; the project's docs/checkpoints.md lists what can be read"
+NOT_WHOLE = "Copy or download it again"  # where files are missing or cut short, and there alone
+ANOTHER = (
+    "It is another model, or was saved in part: the project's docs/checkpoints.md lists what can "
+    "be read"
+)
 
 
 @dataclass(frozen=True)

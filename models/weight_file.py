@@ -32,6 +32,7 @@ HARMLESS: list[Any] = [
     (pathlib.PurePosixPath, "pathlib.PosixPath"),
     (pathlib.PurePosixPath, "pathlib._local.PosixPath"),
 ]
+SAFETENSORS_HEADER = 8  # bytes before it, its length
 ARGUMENTS = "args"  # of the training script
 
 
@@ -62,6 +63,10 @@ def _read_safetensors(path: Path, weights: str | None) -> Stored:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
+        if zipfile.is_zipfile(path):
+            raise CheckpointError(
+                f"{path} is no safetensors file but PyTorch's", "Rename it to end in .pt"
+            ) from error
         raise CheckpointError(
             f"{path} is not a whole safetensors file ({error})",
             "Copy or download it again; a PyTorch file must end in .pt",
@@ -131,6 +136,10 @@ def _why_not_opened(path: Path, message: str, zipped: bool) -> CheckpointError:
             f"{path} is a TorchScript archive, a program and not weights alone",
             f'Save them: `torch.save(torch.jit.load("{path.name}").state_dict(), "weights.pt")`',
         )
+    if _begins_with(path, b'{"', at=SAFETENSORS_HEADER):
+        return CheckpointError(
+            f"{path} is no PyTorch file but a safetensors one", "Rename it to end in .safetensors"
+        )
     pickled = zipped or _begins_with(path, pickle.PROTO)
     if pickled and "Unsupported operand" in message:
         return CheckpointError(
@@ -140,8 +149,9 @@ def _why_not_opened(path: Path, message: str, zipped: bool) -> CheckpointError:
     return CheckpointError(f"{path} is not a whole PyTorch file", "Copy or download it again")
 
 
-def _begins_with(path: Path, start: bytes) -> bool:
+def _begins_with(path: Path, start: bytes, at: int = 0) -> bool:
     with path.open("rb") as file:
+        file.seek(at)
         return file.read(len(start)) == start
 
 

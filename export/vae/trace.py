@@ -35,7 +35,7 @@ SMALLEST, LARGEST = 1e-6, 1e6  # of a scale: wider than any VAE needs
 LAYERS = ("layers_per_block", "num_decoder_blocks")
 MAX_LAYERS = 64  # of one resolution: far beyond any VAE
 PROBE = 8  # latent pixels along one side, to see how far the decoder enlarges them
-WHOLE = "Copy or download the VAE again: its config.json and its weights belong together"
+WHOLE = "Take the config.json and the weights that were saved together"
 
 
 class Decoder(nn.Module):
