@@ -15,10 +15,15 @@ def refuse_stand_in(path: Path) -> None:
     """Refuse a file that only stands for another.
 
     Raises:
-        CheckpointError: It is a Git LFS pointer or a web page.
+        CheckpointError: It is a Git LFS pointer or a web page, or cannot be read.
     """
-    with path.open("rb") as file:
-        start = file.read(READ).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    try:
+        with path.open("rb") as file:
+            start = file.read(READ).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error.strerror})", "Check that you may read it"
+        ) from error
     if start.startswith(POINTER):
         raise CheckpointError(
             f"{path} is a Git LFS pointer, which stands for the file and does not hold it",

@@ -56,16 +56,17 @@ def choose_set(where: str, content: Mapping[Any, Any], asked: str | None) -> Wei
     """
     sets = {name: value for name, value in content.items() if _is_set(value)}
     under = next((name for name in _names(asked, WEIGHTS) if name in sets), None)
-    told = asked if under is None else None  # what is still to be found in front of keys
-    if told and "state_dict" in sets:
+    missing = bool(asked) and under is None  # so far: it may stand in front of keys
+    if missing and "state_dict" in sets:
         under = "state_dict"
     found = content if under is None else sets[under]
     named = _named(where, found, sets) if SHADOW in found else found
     tensors, skipped = _unwrapped(where, _tensors(named))
-    tensors, words = _behind_words(tensors, told)
+    order = _names(asked, BEHIND) if missing else (*_names(asked, ()), *BEHIND)
+    tensors, words = _behind_words(tensors, order)
     others = {name for name in sets if name in WEIGHTS} | words.others
-    if told and not words.taken:
-        raise _no_such(where, told, others | set(sets))
+    if asked and missing and not words.taken:
+        raise _no_such(where, asked, others | set(sets))
     name = words.taken or under or ""
     left = skipped | words.skipped
     return WeightSet(
@@ -83,18 +84,24 @@ class _Words:
 
 
 def _behind_words(
-    tensors: dict[str, Tensor], asked: str | None
+    tensors: dict[str, Tensor], order: tuple[str, ...]
 ) -> tuple[dict[str, Tensor], _Words]:
     """The tensors behind a word, and behind the next one, as in ``ema.ema_model.pos_embed``."""
-    first = {key.partition(".")[0] for key in tensors}
-    words = {key.partition(".")[0] for key in tensors if "." in key}
-    taken = next((name for name in _names(asked, BEHIND) if name in words), None)
+    sets = frozenset(name for name in BEHIND if _stands_before_modules(name, tensors))
+    taken = next((name for name in order if _stands_before_modules(name, tensors)), None)
     if taken is None:
-        return tensors, _Words()
+        return tensors, _Words(others=sets)
     start = f"{taken}."
     inner = {key.removeprefix(start): t for key, t in tensors.items() if key.startswith(start)}
-    inner, deeper = _behind_words(inner, None)
-    return inner, _Words(taken, frozenset(words & set(BEHIND)), deeper.skipped | first - {taken})
+    inner, deeper = _behind_words(inner, (*order, *BEHIND))
+    beside = {key.partition(".")[0] for key in tensors if not key.startswith(start)}
+    return inner, _Words(taken, sets, deeper.skipped | beside)
+
+
+def _stands_before_modules(word: str, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether modules' keys are behind a word, and not a count alone, such as ``ema.decay``."""
+    start = f"{word}."
+    return any("." in key.removeprefix(start) for key in tensors if key.startswith(start))
 
 
 def _tensors(content: Mapping[Any, Any]) -> dict[str, Tensor]:

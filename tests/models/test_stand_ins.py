@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from format_helpers import refusal, write_diffusers
+from format_helpers import refusal, write_diffusers, write_dit
 
 POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 2698300000\n"
 PAGES = [
@@ -39,3 +39,15 @@ def test_in_a_folder_the_file_is_named(name: str, tmp_path: Path) -> None:
     write_diffusers(tmp_path)
     (tmp_path / name).write_text(POINTER)
     assert f"{tmp_path / name} is a Git LFS pointer" in refusal(tmp_path)
+
+
+def test_a_file_that_may_not_be_read_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    write_dit(tmp_path / "a.pt")
+    monkeypatch.setattr(Path, "open", refuse)
+    message = refusal(tmp_path / "a.pt")
+    assert "a.pt cannot be read (Permission denied). Check that you may read it" in message

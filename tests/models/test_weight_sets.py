@@ -115,6 +115,25 @@ def test_any_name_in_a_file_can_be_asked_for(tmp_path: Path) -> None:
     assert not is_averaged(load_checkpoint(path, asked("net")))
 
 
+def test_what_is_asked_for_is_taken_behind_every_word(tmp_path: Path) -> None:
+    both = {**behind("model", TRAINED), **behind("ema", AVERAGED)}
+    path = written(tmp_path / "a.pt", model=both)
+    assert is_averaged(load_checkpoint(path, HEADS))
+    assert not is_averaged(load_checkpoint(path, asked("model")))
+    deep = {**behind("model.net", TRAINED), **behind("model.old", AVERAGED)}
+    path = written(tmp_path / "b.ckpt", state_dict=deep)
+    assert not is_averaged(load_checkpoint(path, asked("model.net")))
+
+
+def test_numbers_behind_a_word_are_no_set(tmp_path: Path) -> None:
+    weights = {**behind("model", TRAINED), "ema.decay": torch.ones(1)}
+    found = load_checkpoint(written(tmp_path / "a.ckpt", state_dict=weights), HEADS)
+    assert not is_averaged(found)
+    assert "not read: ema" in found.notes
+    message = refusal(write_dit(tmp_path / "b.pt", {**AVERAGED, "ema.decay": torch.ones(1)}))
+    assert "has, against its config, ema.decay. Take them out" in message
+
+
 def test_a_set_of_lightnings_alone_needs_no_choice(tmp_path: Path) -> None:
     path = written(tmp_path / "a.ckpt", state_dict=behind("model", TRAINED))
     found = load_checkpoint(path, HEADS)
