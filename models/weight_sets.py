@@ -54,7 +54,11 @@ def choose_set(where: str, content: Mapping[Any, Any], asked: str | None) -> Wei
         CheckpointError: There is no such set, two of its keys are one without the wrappers, or
             nothing tells the names of its tensors.
     """
-    sets = {name: value for name, value in content.items() if _is_set(value)}
+    sets = {
+        name: value
+        for name, value in content.items()
+        if isinstance(name, str) and name and _is_set(value)
+    }
     under = next((name for name in _names(asked, WEIGHTS) if name in sets), None)
     missing = bool(asked) and under is None  # so far: it may stand in front of keys
     if missing and "state_dict" in sets:

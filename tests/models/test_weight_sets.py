@@ -159,6 +159,12 @@ def test_a_set_that_is_not_there_is_refused_with_those_that_are(
     assert message in refusal(written(tmp_path / "a.pt", **content), asked(name))
 
 
+def test_entries_without_a_name_in_words_are_no_sets(tmp_path: Path) -> None:
+    torch.save({None: TRAINED, 1: TRAINED, "": TRAINED, "model": TRAINED}, tmp_path / "a.pt")
+    message = refusal(tmp_path / "a.pt", asked("ema"))
+    assert "(found: model). Say `--weights model`" in message
+
+
 class Tower(nn.Module):
     """DiT's keys as modules, so that PyTorch says the order of the parameters."""
 
