@@ -128,6 +128,16 @@ def _settings(**fields: Any) -> Settings:
         "for guidance up to 1.5, none, or blocks such as 8,10; for an EDT auto, else off by "
         "default.",
     ),
+    click.option(
+        "--weights",
+        metavar="ema|model|KEY",
+        help="Which weights of a file that holds several; ema where there are some by default.",
+    ),
+    click.option(
+        "--variant",
+        metavar="NAME",
+        help="Which weights of a folder of diffusers, such as bf16 or non_ema.",
+    ),
 )
 def hint_options(**fields: Any) -> Hints | None:
     """What is said of a checkpoint; None where nothing is, so that a bundle needs no PyTorch."""

@@ -68,6 +68,8 @@ def export_command(source: str, hints: Hints) -> str:
         "--heads": hints.num_heads,
         "--classes": hints.num_classes,
         "--amm": hints.amm,
+        "--weights": hints.weights,
+        "--variant": hints.variant,
     }
     told = [
         f"{name} {shlex.quote(str(value))}" for name, value in options.items() if value is not None

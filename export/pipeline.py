@@ -25,11 +25,12 @@ from .parity import FP32_TOLERANCE, Parity, check_parity
 from .pipeline_folder import SAID_NOTHING, with_pipeline
 from .step_graph import step_graph
 from .target import check_precisions, find_target
-from .trace import VAE_FACTOR, Hints, TorchSession, load_source, manifest_for, trace
+from .trace import Hints, TorchSession, load_source, manifest_for, trace
 from .vae.add import ONE_TILE, DecoderParity, DecoderShape, add_decoders, manifest_with
-from .vae.trace import read_vae
+from .vae.trace import Vae, read_vae
 
 MAX_BATCH = 256
+RGB = 3  # channels
 MAX_SEED = 2**63 - 1  # of PyTorch's generator
 
 OnStage = Callable[[str], None]
@@ -117,13 +118,13 @@ def export_bundle(
     check_precisions(target, chosen)
     on_stage("reading the checkpoint")
     read = None if vae is None else read_vae(vae)
-    factor = VAE_FACTOR if read is None else read.factor
-    checkpoint = load_source(source, image_size, seed, hints, factor)
+    enlarges = None if read is None else (read.latent_channels, read.factor)
+    checkpoint = load_source(source, image_size, seed, hints, enlarges)
     with new_bundle(out) as folder:
-        manifest = manifest_for(checkpoint, Path(source).stem, batch)
-        manifest, notes = with_pipeline(source, manifest, by_hand)
-        if read is not None:
-            manifest = manifest_with(read, manifest)
+        alone = manifest_for(checkpoint, Path(source).stem, batch)
+        manifest, notes = _in_its_space(
+            alone, source, by_hand, read, resized=image_size is not None
+        )
         on_stage("tracing")
         traced = trace(checkpoint.model, batch, find_target(target).opset)
         folded = optimize(traced, example_feeds(manifest), steps, on_stage)
@@ -156,6 +157,28 @@ def export_bundle(
         if report.passed:
             write_manifest(folder, manifest)
     return dataclasses.replace(report, notes=(*checkpoint.notes, *notes))
+
+
+def _in_its_space(
+    alone: Manifest, source: str, by_hand: ByHand, vae: Vae | None, *, resized: bool
+) -> tuple[Manifest, tuple[str, ...]]:
+    """The manifest with what pipeline, user and VAE say, and notes of what they do not."""
+    manifest, notes = with_pipeline(source, alone, by_hand)
+    if vae is not None:
+        return manifest_with(vae, manifest), notes
+    channels = manifest.latent_shape[0]
+    if resized and manifest.latent_space != alone.latent_space:
+        raise CheckpointError(
+            f"{source} draws latents of {channels} channels, and nothing says how many pixels of "
+            "the image one of theirs is wide",
+            "Name its VAE with `--vae`, or leave `--image-size` out",
+        )
+    if manifest.latent_space == "pixel" and channels == RGB:
+        notes += (
+            f"its {RGB} channels are taken for the image itself; where they are latents (LDM's "
+            "f4), name their VAE with `--vae`",
+        )
+    return manifest, notes
 
 
 def _draw_goldens(reference: Pipeline, images: int) -> Goldens:

@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import CheckpointError
 from ..runtime.bundle.fields import a_number
-from ..runtime.bundle.manifest import Manifest
+from ..runtime.bundle.manifest import LATENT_SCALES, Manifest
 from ..runtime.sampling.schedule.betas import Betas
 from .by_hand import ByHand
 from .scheduler_config import LEARNED, VELOCITY, read_config, refused
@@ -49,7 +49,7 @@ def _with_neighbours(manifest: Manifest, folder: Path) -> Manifest:
     """The manifest with what a pipeline says of its classes and its latents."""
     if (folder / INDEX).is_file():
         manifest = _with_labels(manifest, _read(folder / INDEX).get("id2label"))
-    if (folder / "vae" / CONFIG).is_file() and manifest.latent_space == "vae":
+    if (folder / "vae" / CONFIG).is_file():
         manifest = _with_latents(manifest, folder / "vae" / CONFIG)
     return manifest
 
@@ -103,6 +103,13 @@ def _check_variance(path: Path, said: str | None, manifest: Manifest) -> None:
 def _with_latents(manifest: Manifest, path: Path) -> Manifest:
     """The scale and shift that the pipeline's VAE goes with, though it is not exported."""
     content = _read(path)
+    if manifest.latent_space == "pixel":
+        if content.get("latent_channels") != manifest.latent_shape[0]:
+            return manifest
+        # Latents of one or three channels, which the model alone does not tell from an image.
+        manifest = dataclasses.replace(
+            manifest, latent_space="vae", latent_scale=LATENT_SCALES["vae"]
+        )
     scale = content.get("scaling_factor", manifest.latent_scale)
     shift = content.get("shift_factor") or 0.0
     try:

@@ -31,11 +31,11 @@ from ..models.checkpoint import (
     with_amm,
     with_input_size,
 )
+from ..models.checkpoint_files import is_stored
 from ..models.config import config_to_dict
 from ..models.denoiser import Denoiser
 from ..models.format import Hints as Hints  # for the rest of the room, which imports no model
 from ..models.presets import load_preset
-from ..models.weight_file import is_stored
 from ..runtime.bundle.goldens import FILE_NAME
 from ..runtime.bundle.label import LabelSpec
 from ..runtime.bundle.manifest import LATENT_SCALES, Manifest, ModelSpec
@@ -57,7 +57,7 @@ def load_source(
     image_size: int | None = None,
     seed: int = 0,
     hints: Hints | None = None,
-    factor: int = VAE_FACTOR,
+    vae: tuple[int, int] | None = None,
 ) -> Checkpoint:
     """The checkpoint in the file or folder ``source``, or the preset of that name.
 
@@ -66,7 +66,7 @@ def load_source(
         image_size: Side of the image in pixels, where it is not the one in the config.
         seed: For the weights of a preset that was never trained.
         hints: What a file of other people's cannot tell by itself.
-        factor: Image pixels along one side of a latent pixel, where the model draws latents.
+        vae: The channels of a VAE's latents, and image pixels along one side of a latent pixel.
 
     Raises:
         CheckpointError: No such file or preset, or one that cannot be read.
@@ -75,18 +75,24 @@ def load_source(
     # A folder may have a preset's name: a bundle that was made of it, say.
     is_preset = not (is_stored(path) or path.suffix or path.name != source)
     said = hints or Hints()
+    if is_preset and (said.weights or said.variant):
+        raise CheckpointError(
+            f"{source} is no file, which alone has several weights",
+            "Leave `--weights` and `--variant` out",
+        )
     checkpoint = (
         checked(load_preset(source, seed), source, said)
         if is_preset
         else load_checkpoint(path, said)
     )
     if image_size is not None:
-        checkpoint = _resized(checkpoint, image_size, factor)
+        checkpoint = _resized(checkpoint, image_size, vae)
     return with_amm(checkpoint, said.amm) if said.amm is not None else checkpoint
 
 
-def _resized(checkpoint: Checkpoint, image_size: int, factor: int) -> Checkpoint:
-    factor = 1 if latent_space(checkpoint) == "pixel" else factor
+def _resized(checkpoint: Checkpoint, image_size: int, vae: tuple[int, int] | None) -> Checkpoint:
+    goes = vae is not None and vae[0] == checkpoint.config.in_channels
+    factor = vae[1] if vae is not None and goes else vae_factor(checkpoint)
     if image_size < factor or image_size % factor:
         raise CheckpointError(
             f"The image size is {image_size}, but a latent pixel is {factor} image pixels wide",
@@ -96,7 +102,10 @@ def _resized(checkpoint: Checkpoint, image_size: int, factor: int) -> Checkpoint
 
 
 def latent_space(checkpoint: Checkpoint) -> str:
-    """``pixel`` for a denoiser of grey or RGB images, ``vae`` for one of latents."""
+    """``pixel`` for a denoiser of grey or RGB images, ``vae`` for one of latents.
+
+    Nothing in a file tells RGB from latents of three channels (LDM's f4): their VAE does.
+    """
     return "pixel" if checkpoint.config.in_channels in PIXEL_CHANNELS else "vae"
 
 
@@ -155,6 +164,8 @@ def describe(checkpoint: Checkpoint, name: str, batch: int) -> ModelSpec:
         provenance=checkpoint.provenance,
         format=checkpoint.format,
         licence=checkpoint.licence,
+        weights=checkpoint.weights,
+        variant=checkpoint.variant,
     )
 
 

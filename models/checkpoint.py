@@ -21,19 +21,25 @@ from torch.overrides import TorchFunctionMode
 
 from .. import CheckpointError
 from .amm import choose_amm
+from .checkpoint_files import read_stored
 from .classifier import Classifier
 from .config import ARCHITECTURES, config_from_dict, config_to_dict
 from .denoiser import Denoiser, DenoiserConfig
 from .dit import DitConfig
 from .edt import EdtConfig
-from .format import NOT_WHOLE, Conversion, Format, Hints, Stored, name_some
+from .format import ANOTHER, Conversion, Format, Hints, Stored, name_some
 from .formats import recognise
+from .positions import are_sincos, resample_positions
 from .weight_checks import check_dtypes, check_labels, check_values, fields_of, odd_keys
-from .weight_file import read_stored
 from .whole_file import whole_file
 
 FORMAT_VERSION = 1
 NO_HINTS = Hints()
+TAKE_OUT = (
+    "Take them out of the file where the model draws the same without them (a step count), and "
+    "merge a LoRA's into its weights; else it is another model, and the project's "
+    "docs/checkpoints.md lists what can be read"
+)
 ONE_SIZE = "Leave `--image-size` out: this weight belongs to one size"
 
 
@@ -48,6 +54,8 @@ class Checkpoint:
         licence: What is known of the weights' licence; empty where nothing is.
         format: Of its file, a name in `models.formats.FORMATS`; empty for our own.
         notes: What a user should know of how the file was read.
+        weights: Which of its file's sets was asked for; empty where none was.
+        variant: Which of its folder's variants was asked for; empty where none was.
     """
 
     model: Denoiser
@@ -56,6 +64,8 @@ class Checkpoint:
     licence: str = ""
     format: str = ""
     notes: tuple[str, ...] = ()
+    weights: str = ""
+    variant: str = ""
 
     @property
     def config(self) -> DenoiserConfig:
@@ -102,11 +112,14 @@ def load_checkpoint(path: Path | str, hints: Hints = NO_HINTS) -> Checkpoint:
             known, or does not fit its config.
         ConfigError: Its config describes no model.
     """
-    stored = read_stored(Path(path))
+    stored = read_stored(Path(path), hints)
     facts = _decode(stored)
     if _is_ours(Path(path), facts):
-        return checked(_load_ours(stored, facts), str(path), hints)
-    return checked(_load_theirs(stored, recognise(stored, hints), hints), str(path), hints)
+        loaded = _load_ours(stored, facts, hints)
+    else:
+        loaded = _load_theirs(stored, recognise(stored, hints), hints)
+    loaded = checked(loaded, str(path), hints)
+    return dataclasses.replace(loaded, weights=hints.weights or "", variant=hints.variant or "")
 
 
 def checked(checkpoint: Checkpoint, name: str, hints: Hints) -> Checkpoint:
@@ -136,14 +149,15 @@ def _is_ours(path: Path, facts: Mapping[str, Any]) -> bool:
     return told and not path.is_dir()
 
 
-def _load_ours(stored: Stored, facts: Mapping[str, Any]) -> Checkpoint:
+def _load_ours(stored: Stored, facts: Mapping[str, Any], hints: Hints) -> Checkpoint:
     check_dtypes(stored.path, stored.tensors)
     config = config_from_dict(facts["config"])
     expected = _empty_weights(config)
     for verb, keys in odd_keys(stored.tensors, expected):
         raise CheckpointError(
             f"{stored.path} {verb} {name_some(keys)}",
-            f"Check {fields_of(min(keys))} in its config",
+            f"Check {fields_of(min(keys))} in its config"
+            + ("" if keys <= expected.keys() else ", or take them out of the file"),
         )
     check_values(stored.path, stored.tensors, expected)
     labels = check_labels(stored.path, facts.get("labels", ()), config.num_classes)
@@ -152,6 +166,7 @@ def _load_ours(stored: Stored, facts: Mapping[str, Any]) -> Checkpoint:
         labels,
         str(facts.get("provenance", "")),
         licence=str(facts.get("licence", "")),
+        notes=tuple(_notes_of_sets(stored, hints)),
     )
 
 
@@ -164,11 +179,12 @@ def _load_theirs(stored: Stored, known: Format, hints: Hints) -> Checkpoint:
     found = set(stored.tensors) - conversion.dropped
     for verb, keys in odd_keys(found, wanted):
         raise CheckpointError(
-            f"{stored.path}, read as {known.title}, {verb} {name_some(keys)}", NOT_WHOLE
+            f"{stored.path}, read as {known.title}, {verb} {name_some(keys)}",
+            ANOTHER if keys <= wanted else TAKE_OUT,
         )
     tensors = {key: _join(stored, keys) for key, keys in sources.items() if keys}
     given = {key: expected[key] for key in tensors}
-    check_values(stored.path, tensors, given, NOT_WHOLE)
+    check_values(stored.path, tensors, given, ANOTHER)
     return Checkpoint(
         _fill(conversion.config, tensors),
         provenance=f"a file of {known.title}",
@@ -188,13 +204,13 @@ def _join(stored: Stored, keys: Sequence[str]) -> Tensor:
         raise CheckpointError(
             f"{', '.join(keys)} in {stored.path} are "
             f"{', '.join(str(tensor.dtype) for tensor in tensors)}, which do not join",
-            NOT_WHOLE,
+            ANOTHER,
         )
     if len(sides) > 1 or not tensors[0].ndim:
         raise CheckpointError(
             f"{', '.join(keys)} in {stored.path} have shapes "
             f"{', '.join(str(list(tensor.shape)) for tensor in tensors)}, which do not join",
-            NOT_WHOLE,
+            ANOTHER,
         )
     return torch.cat(tensors)
 
@@ -206,6 +222,13 @@ def _notes(stored: Stored, known: Format, conversion: Conversion, hints: Hints) 
         yield f"not read: {name_some(stored.skipped)}"
     if conversion.dropped:
         yield f"{len(conversion.dropped)} tensors left out: {conversion.why_dropped}"
+    yield from _notes_of_sets(stored, hints)
+
+
+def _notes_of_sets(stored: Stored, hints: Hints) -> Iterator[str]:
+    if stored.others and hints.weights is None:
+        options = " or ".join(f"`--weights {name}`" for name in stored.others)
+        yield f"the weights are those of {stored.weights!r}; {options} reads others"
 
 
 def _fill(config: DenoiserConfig, tensors: Mapping[str, Tensor]) -> Denoiser:
@@ -231,19 +254,30 @@ class WithoutInit(TorchFunctionMode):
 
 
 def with_input_size(checkpoint: Checkpoint, input_size: tuple[int, int]) -> Checkpoint:
-    """The same weights for a latent of another size; the fixed positions are computed anew.
+    """The same weights for a latent of another size; at its own size nothing changes.
+
+    DiT's fixed positions are computed anew. Others are interpolated, which a note says.
 
     Raises:
         ConfigError: The patches or windows do not divide that size.
         CheckpointError: A weight depends on the size, such as a global layer's position bias.
     """
+    if input_size == checkpoint.config.input_size:
+        return checkpoint
     config = dataclasses.replace(checkpoint.config, input_size=input_size)
     weights = dict(checkpoint.model.state_dict())
-    del weights["pos_embed"]
+    positions = weights.pop("pos_embed")
     expected = _empty_weights(config)
     del expected["pos_embed"]
     check_values(Path("the checkpoint"), weights, expected, ONE_SIZE)
-    return dataclasses.replace(checkpoint, model=_fill(config, weights))
+    old, new, notes = checkpoint.config.grid, config.grid, checkpoint.notes
+    if not are_sincos(positions, old):
+        weights["pos_embed"] = resample_positions(positions, old, new)
+        notes += (
+            "its positions are not DiT's sines and cosines: they were interpolated (bicubic) from "
+            f"{old[0]} x {old[1]} tokens to {new[0]} x {new[1]}, which no training has seen",
+        )
+    return dataclasses.replace(checkpoint, model=_fill(config, weights), notes=notes)
 
 
 def with_amm(checkpoint: Checkpoint, asked: str) -> Checkpoint:

@@ -13,10 +13,11 @@ import torch
 
 from .. import CheckpointError
 from .dit import Dit, DitConfig
-from .format import NOT_WHOLE, Hints, Stored
+from .format import ANOTHER, Hints, Stored
 
 HEAD_SIZE = 64
 PUBLISHED_HEAD_SIZES = {1152: 72}  # by width
+GUIDED = 3  # channels that DiT's guidance acts on, as many as there are
 IMAGENET = 1000  # classes; so many label rows are a model without the null class
 BLOCKS = "blocks."
 # Parts of keys that only other transformers have, and what they are.
@@ -24,7 +25,11 @@ FOREIGN = {
     ".mlp.w12.": "SwiGLU MLPs",
     ".attn.q_norm.": "normalised queries and keys",
     ".norm1.weight": "norms with weights of their own",
+    ".feat_rope.": "rotary positions",
+    ".rope.": "rotary positions",
+    ".rotary_emb.": "rotary positions",
 }
+UNSHIFTED = 4  # rows of a block's modulation by width, of 6: LightningDiT's `wo_shift`
 
 
 def fits_dit_keys(stored: Stored) -> bool:
@@ -41,7 +46,7 @@ def infer_config(stored: Stored, hints: Hints, title: str, **fields: Any) -> Dit
         stored: The file.
         hints: What the user says.
         title: Of its format.
-        fields: What is known of the format: the prediction, the time, the guided channels.
+        fields: What is known of the format: the prediction, the time.
 
     Raises:
         CheckpointError: A tensor that says something of the model is missing or of no model's
@@ -63,6 +68,7 @@ def infer_config(stored: Stored, hints: Hints, title: str, **fields: Any) -> Dit
         num_heads=_count_heads(stored, hints, width),
         mlp_ratio=find_ratio(hidden, width),
         learn_sigma=_learns_sigma(stored, channels, patch),
+        cfg_channels=min(GUIDED, channels),
         **infer_classes(stored, hints, "y_embedder.embedding_table.weight"),
         **fields,
     )
@@ -70,12 +76,22 @@ def infer_config(stored: Stored, hints: Hints, title: str, **fields: Any) -> Dit
 
 def _refuse_foreign(stored: Stored) -> None:
     for part, what in FOREIGN.items():
-        key = next((key for key in stored.starting(BLOCKS) if part in key), None)
+        key = next((key for key in stored.tensors if part in f".{key}"), None)
         if key is not None:
-            raise CheckpointError(
-                f"{stored.path} has {what} ({key}), which no DiT, SiT, REPA or EDT has",
-                "docs/checkpoints.md lists what can be read",
-            )
+            raise _foreign(stored, f"{what} ({key})")
+    key = f"{BLOCKS}0.adaLN_modulation.1.weight"
+    modulation = stored.tensors.get(key)
+    if modulation is not None and modulation.ndim == 2:
+        rows, width = modulation.shape
+        if rows == UNSHIFTED * width:
+            raise _foreign(stored, f"modulations without shift ({rows} rows in {key})")
+
+
+def _foreign(stored: Stored, what: str) -> CheckpointError:
+    return CheckpointError(
+        f"{stored.path} has {what}, which no DiT, SiT, REPA or EDT has",
+        "It is another model: the project's docs/checkpoints.md lists what can be read",
+    )
 
 
 def _needed_keys(depth: int) -> set[str]:
@@ -91,14 +107,16 @@ def find_ratio(hidden: int, width: int) -> float:
 
 
 def _count_heads(stored: Stored, hints: Hints, width: int) -> int:
-    if hints.num_heads is None:
+    """What the user says, else the arguments of the training, else the width."""
+    heads = hints.num_heads or stored.facts.get("num_heads")
+    if not isinstance(heads, int) or heads < 1:
         return infer_heads(stored, width)
-    if width % hints.num_heads:
+    if width % heads:
         raise CheckpointError(
-            f"{stored.path} is {width} channels wide, which do not go into {hints.num_heads} heads",
+            f"{stored.path} is {width} channels wide, which do not go into {heads} heads",
             "Say another number with `--heads N`",
         )
-    return hints.num_heads
+    return heads
 
 
 def infer_heads(stored: Stored, width: int) -> int:
@@ -117,7 +135,8 @@ def infer_classes(stored: Stored, hints: Hints, key: str) -> dict[str, Any]:
     """``num_classes`` and ``class_dropout_prob``: whether the last label row is the null class."""
     rows, _ = stored.shape(key, 2)
     told = hints.num_classes or stored.facts.get("num_classes")
-    classes = told if isinstance(told, int) else rows if rows == IMAGENET else rows - 1
+    without_null = rows in {1, IMAGENET}
+    classes = told if told and isinstance(told, int) else rows if without_null else rows - 1
     if rows - classes not in {0, 1}:
         raise CheckpointError(
             f"{key} in {stored.path} has {rows} rows, which are not those of {classes} classes, "
@@ -144,6 +163,6 @@ def _learns_sigma(stored: Stored, channels: int, patch: int) -> bool:
         raise CheckpointError(
             f"final_layer.linear.weight in {stored.path} has {rows} rows, expected "
             f"{patch * patch * channels}, or {2 * patch * patch * channels} with a learned sigma",
-            NOT_WHOLE,
+            ANOTHER,
         )
     return outputs == 2 * channels

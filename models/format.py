@@ -28,12 +28,16 @@ class Stored:
         tensors: By key, mapped from the file: they take memory only where they are read.
         facts: What is written beside them: a ``config.json``, or the arguments of a training run.
         skipped: The names of what else there is, such as an optimizer's state.
+        weights: The name of the set that was read, where its file may hold several; or empty.
+        others: The names of its other sets.
     """
 
     path: Path
     tensors: Mapping[str, Tensor]
     facts: Mapping[str, Any] = field(default_factory=dict)
     skipped: tuple[str, ...] = ()
+    weights: str = ""
+    others: tuple[str, ...] = ()
 
     def shape(self, key: str, ndim: int) -> tuple[int, ...]:
         """The shape of a tensor that a format cannot be without.
@@ -42,11 +46,11 @@ class Stored:
             CheckpointError: It is not there, or has not ``ndim`` sides of at least 1.
         """
         if key not in self.tensors:
-            raise CheckpointError(f"{self.path} lacks {key}", NOT_WHOLE)
+            raise CheckpointError(f"{self.path} lacks {key}", ANOTHER)
         shape = tuple(self.tensors[key].shape)
         if len(shape) != ndim or 0 in shape:
             raise CheckpointError(
-                f"{key} in {self.path} has shape {list(shape)}, expected {ndim} sides", NOT_WHOLE
+                f"{key} in {self.path} has shape {list(shape)}, expected {ndim} sides", ANOTHER
             )
         return shape
 
@@ -55,7 +59,7 @@ class Stored:
         missing = set(keys) - set(self.tensors)
         if missing:
             raise CheckpointError(
-                f"{self.path}, read as {title}, lacks {name_some(missing)}", NOT_WHOLE
+                f"{self.path}, read as {title}, lacks {name_some(missing)}", ANOTHER
             )
 
     def count(self, prefix: str) -> int:
@@ -70,7 +74,7 @@ class Stored:
         if last >= MAX_DEPTH:
             missing = next(index for index in range(last + 2) if index not in numbers)
             raise CheckpointError(
-                f"{self.path} has {prefix}{last}, but lacks {prefix}{missing}", NOT_WHOLE
+                f"{self.path} has {prefix}{last}, but lacks {prefix}{missing}", ANOTHER
             )
         return last + 1
 
@@ -78,7 +82,11 @@ class Stored:
         return [key for key in self.tensors if key.startswith(prefix)]
 
 
-NOT_WHOLE = "Copy or download it again; docs/checkpoints.md lists what can be read"
+NOT_WHOLE = "Copy or download it again"  # where files are missing or cut short, and there alone
+ANOTHER = (
+    "It is another model, or was saved in part: the project's docs/checkpoints.md lists what can "
+    "be read"
+)
 
 
 @dataclass(frozen=True)
@@ -90,12 +98,16 @@ class Hints:
         num_heads: Attention heads.
         num_classes: Classes, without the null class.
         amm: Which blocks' attention is modulated, as `models.amm.choose_amm` reads it.
+        weights: Which of a file's sets of weights, as `models.weight_sets` names them.
+        variant: Which of a folder's weights, such as ``bf16`` or ``ema``.
     """
 
     format: str | None = None
     num_heads: int | None = None
     num_classes: int | None = None
     amm: str | None = None
+    weights: str | None = None
+    variant: str | None = None
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,8 @@ def load_model(source: str, manifest: Manifest) -> Denoiser:
         bundled.get("num_heads"),
         bundled.get("num_classes"),
         _modulated(bundled),
+        manifest.model.weights or None,
+        manifest.model.variant or None,
     )
     checkpoint = load_source(source, hints=hints)
     side = manifest.latent_shape[1]

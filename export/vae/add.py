@@ -75,20 +75,26 @@ ONE_TILE = DecoderShape()
 
 
 def manifest_with(vae: Vae, manifest: Manifest) -> Manifest:
-    """The manifest with the scale and shift of a VAE's latents.
+    """The manifest of a model that draws a VAE's latents, with their scale and shift.
 
     Raises:
-        CheckpointError: The denoiser draws pixels, or latents of other channels.
+        CheckpointError: The denoiser draws something of other channels.
     """
     name, channels = manifest.model.name, manifest.latent_shape[0]
-    if manifest.latent_space == "pixel":
-        raise CheckpointError(f"{name} draws pixels, which need no VAE", "Leave out `--vae`")
     if vae.latent_channels != channels:
+        found = f"the VAE's latents have {vae.latent_channels} channels"
+        if manifest.latent_space == "pixel":
+            raise CheckpointError(
+                f"{name} draws pixels, or latents of {channels} channels, and {found}",
+                "Leave out `--vae`, or name the VAE that the model was trained with",
+            )
         raise CheckpointError(
-            f"The VAE's latents have {vae.latent_channels} channels, those of {name} {channels}",
+            f"{found[0].upper()}{found[1:]}, those of {name} {channels}",
             "Name the VAE that the model was trained with",
         )
-    return dataclasses.replace(manifest, latent_scale=vae.scale, latent_shift=vae.shift)
+    return dataclasses.replace(
+        manifest, latent_space="vae", latent_scale=vae.scale, latent_shift=vae.shift
+    )
 
 
 def add_decoders(

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from ... import CheckpointError
+from ...models.checkpoint_files import read_folder_weights
 from ...models.format import name_some
 from ...models.weight_checks import check_dtypes, check_values
-from ...models.weight_file import FOLDER_WEIGHTS, read_stored
 from ...runtime.bundle.manifest import IMAGE_CHANNELS
 from ...runtime.decoder import INPUT, OUTPUT
 from ...runtime.sampling.sampler import Latent
@@ -35,7 +35,7 @@ SMALLEST, LARGEST = 1e-6, 1e6  # of a scale: wider than any VAE needs
 LAYERS = ("layers_per_block", "num_decoder_blocks")
 MAX_LAYERS = 64  # of one resolution: far beyond any VAE
 PROBE = 8  # latent pixels along one side, to see how far the decoder enlarges them
-WHOLE = "Copy or download the VAE again: its config.json and its weights belong together"
+WHOLE = "Take the config.json and the weights that were saved together"
 
 
 class Decoder(nn.Module):
@@ -198,20 +198,17 @@ def _statistics(folder: Path, config: Mapping[str, Any]) -> tuple[list[float], l
 
 
 def _load_weights(folder: Path, module: Decoder) -> None:
-    path = next((folder / name for name in FOLDER_WEIGHTS if (folder / name).is_file()), None)
-    if path is None:
-        raise CheckpointError(f"The VAE in {folder} lacks its weights {FOLDER_WEIGHTS[0]}", WHOLE)
-    stored = read_stored(path).tensors
+    stored = read_folder_weights(folder)
     tensors = {_renamed(key): stored[key] for key in stored if key.startswith(NEEDED)}
     expected = module.state_dict()
     missing = expected.keys() - tensors.keys()
     if missing:
-        raise CheckpointError(f"{path} lacks {name_some(missing)} of the decoder", WHOLE)
+        raise CheckpointError(f"{folder} lacks {name_some(missing)} of the decoder", WHOLE)
     left_over = tensors.keys() - expected.keys()
     if left_over:
-        raise CheckpointError(f"{path} has {name_some(left_over)}, against its config", WHOLE)
-    check_dtypes(path, tensors)
-    check_values(path, tensors, expected, WHOLE)
+        raise CheckpointError(f"{folder} has {name_some(left_over)}, against its config", WHOLE)
+    check_dtypes(folder, tensors)
+    check_values(folder, tensors, expected, WHOLE)
     weights = {key: tensor.to(torch.float32) for key, tensor in tensors.items()}
     module.load_state_dict(weights, assign=True)
 

@@ -14,6 +14,7 @@ from .sit import SIT
 FORMATS: dict[str, Format] = {known.name: known for known in (DIFFUSERS_DIT, EDT, REPA, SIT, DIT)}
 LIKE_DIT = (REPA, SIT)  # whose bare weights may have official DiT's keys and no others
 
+LORA = "lora_"  # in the keys of what is added to a model's weights
 # Parts of keys, and fields of a config.json, that only transformers with a prompt have.
 READS_TEXT = (
     "attn2.", "cross_attn.", "caption_projection.", "cap_embedder.", "context_embedder.",
@@ -50,10 +51,16 @@ def recognise(stored: Stored, hints: Hints) -> Format:
             "weights",
         )
     found = next((known for known in FORMATS.values() if known.fits(stored)), None)
+    lora = next((key for key in stored.tensors if LORA in key), None)
+    if found is None and lora:
+        raise CheckpointError(
+            f"{stored.path} holds a LoRA ({lora}), which changes a model and is none",
+            "Merge it into the weights of its model, and save those",
+        )
     if found is None:
         raise CheckpointError(
             f"{stored.path} is in no format that is known; it has {name_some(stored.tensors)}",
-            "docs/checkpoints.md lists what can be read",
+            "The project's docs/checkpoints.md lists what can be read",
         )
     return found if hints.format is None else _as_told(stored, found, FORMATS[hints.format])
 

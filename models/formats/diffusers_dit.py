@@ -17,7 +17,7 @@ import torch
 from ... import CheckpointError
 from ..dit import DitConfig
 from ..dit_keys import find_ratio, infer_classes
-from ..format import NOT_WHOLE, Conversion, Format, Hints, Stored
+from ..format import ANOTHER, Conversion, Format, Hints, Stored
 
 TITLE = "diffusers' DiTTransformer2DModel"
 BLOCKS = "transformer_blocks."
@@ -46,6 +46,7 @@ FIXED = {  # what a DiT has, and the defaults of a config that leaves it out
     "norm_elementwise_affine": False,
 }
 NORM_EPS = 1e-5
+TOGETHER = "Take the config.json that was saved with these weights"
 FREQUENCY_DIVISOR = 127
 
 
@@ -99,7 +100,7 @@ def read_config(stored: Stored, hints: Hints) -> DitConfig:
         raise CheckpointError(
             f"The config.json of {stored.path} has num_layers {facts['num_layers']!r}, but its "
             f"weights have {depth} blocks",
-            NOT_WHOLE,
+            TOGETHER,
         )
     return DitConfig(
         input_size=(_number(stored, facts, "sample_size"),) * 2,
@@ -132,7 +133,7 @@ def _classes(stored: Stored, hints: Hints) -> dict[str, Any]:
         raise CheckpointError(
             f"{TABLE} in {stored.path} has {rows} rows, which are not those of the {classes} "
             "classes in its config.json and of one more for no class",
-            NOT_WHOLE,
+            TOGETHER,
         )
     _refuse_other(stored, "classes", hints.num_classes, classes)
     return infer_classes(stored, dataclasses.replace(hints, num_classes=classes), TABLE)
@@ -180,7 +181,7 @@ def _check_copies(stored: Stored, depth: int) -> frozenset[str]:
         for index in range(1, depth):
             copy = key.replace(first, f"{BLOCKS}{index}.{EMBEDDERS}")
             if copy not in stored.tensors:
-                raise CheckpointError(f"{stored.path} lacks {copy}", NOT_WHOLE)
+                raise CheckpointError(f"{stored.path} lacks {copy}", ANOTHER)
             if not torch.equal(stored.tensors[copy], stored.tensors[key]):
                 raise CheckpointError(
                     f"{copy} in {stored.path} is not equal to {key}: the blocks were trained with "
@@ -196,7 +197,7 @@ def _number(stored: Stored, facts: Mapping[str, Any], name: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise CheckpointError(
             f"The config.json of {stored.path} has {name} {value!r} where a number is expected",
-            NOT_WHOLE,
+            TOGETHER,
         )
     return value
 
@@ -207,7 +208,7 @@ def _epsilon(stored: Stored, value: object) -> float:
         raise CheckpointError(
             f"The config.json of {stored.path} has norm_eps {shown} where a number between 0 and 1 "
             "is expected",
-            NOT_WHOLE,
+            TOGETHER,
         )
     return value
 

@@ -18,7 +18,7 @@ from ..amm import modulation_of, published_blocks
 from ..denoiser import DenoiserConfig
 from ..dit_keys import BLOCKS, fits_dit_keys, infer_config
 from ..edt import EdtConfig
-from ..format import NOT_WHOLE, Conversion, Format, Hints, Stored
+from ..format import ANOTHER, Conversion, Format, Hints, Stored
 
 TITLE = "official EDT"
 TABLE = "attn.rel_pos_bias.relative_position_bias_table"
@@ -42,7 +42,7 @@ def convert(stored: Stored, hints: Hints) -> Conversion:
             f"The blocks of {stored.path} form stages with grids of "
             f"{', '.join(str(_side(rows)) for rows, _ in kinds)} tokens, which do not halve and "
             "double again",
-            NOT_WHOLE,
+            ANOTHER,
         )
     heads = tuple(heads for _, heads in kinds[: len(stages) // 2 + 1])
     shared = infer_config(stored, dataclasses.replace(hints, num_heads=heads[0]), TITLE)

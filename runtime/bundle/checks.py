@@ -20,7 +20,7 @@ def model_fields(content: object) -> dict[str, Any]:
     a_text(config.get("arch"), "model.config.arch")
     for name in ("parameters", "flops_per_call"):
         a_count(model[name], name, least=0, most=MOST_BYTES)
-    for name in ("name", "provenance", "format", "licence"):
+    for name in ("name", "provenance", "format", "licence", "weights", "variant"):
         _words(model.get(name, ""), f"model.{name}")
     return model
 

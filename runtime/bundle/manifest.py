@@ -126,6 +126,8 @@ class ModelSpec:
         provenance: Where the weights come from.
         format: Of the checkpoint's file, a name in ``models.formats``; empty for our own.
         licence: What is known of the weights' licence, or empty.
+        weights: Which of its file's sets of weights was asked for, or empty.
+        variant: Which variant of its folder's weights was asked for, or empty.
     """
 
     name: str
@@ -135,6 +137,8 @@ class ModelSpec:
     provenance: str = ""
     format: str = ""
     licence: str = ""
+    weights: str = ""
+    variant: str = ""
 
 
 @dataclass(frozen=True)

@@ -149,3 +149,25 @@ def test_bad_input_is_one_line_and_exit_2(command: str, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:500])
     assert "is not a whole PyTorch file" in refused(command, path, *out)
     assert not (tmp_path / "bundle").exists()
+
+
+def test_a_file_with_two_sets_says_how_to_read_the_other(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    torch.save({"ema": dit_weights(), "model": dit_weights(seed=1)}, path)
+    assert "`--weights model` reads others" in told("inspect", path, *HEADS)
+    command = f"pitstop export {path} --heads 4 --weights model --out BUNDLE"
+    assert command in told("inspect", path, *HEADS, "--weights", "model")
+    assert "found: ema, model" in refused("inspect", path, *HEADS, "--weights", "emma")
+
+
+def test_a_variant_of_a_folder_stands_in_the_export_command(tmp_path: Path) -> None:
+    write_diffusers(tmp_path, variant="bf16")
+    assert "`--variant bf16`" in refused("inspect", tmp_path)
+    command = f"pitstop export {tmp_path} --variant bf16 --out BUNDLE"
+    assert command in told("inspect", tmp_path, "--variant", "bf16")
+
+
+def test_a_preset_has_no_sets_of_weights() -> None:
+    assert "Leave `--weights` and `--variant` out" in refused(
+        "inspect", "fashion", "--weights", "ema"
+    )

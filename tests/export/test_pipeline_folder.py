@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from bundle_helpers import one_line, toy_manifest
+from checkpoint_helpers import tiny_checkpoint
 from device_helpers import open_on
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddim_parallel import DDIMParallelScheduler
@@ -393,6 +394,35 @@ def test_the_scale_and_shift_are_those_of_the_pipelines_vae(tmp_path: Path) -> N
     manifest, _ = with_pipeline(str(folder), of_latents)
 
     assert (manifest.latent_scale, manifest.latent_shift) == (0.3611, 0.12)
+
+
+@pytest.mark.parametrize(("channels", "space"), [(3, "vae"), (4, "pixel"), (None, "pixel")])
+def test_three_channels_are_latents_where_the_pipelines_vae_has_three(
+    channels: int | None, space: str, tmp_path: Path
+) -> None:
+    folder = pipeline(tmp_path, DDIMScheduler(clip_sample=False))
+    (folder / "vae").mkdir()
+    (folder / "vae" / "config.json").write_text(json.dumps({"latent_channels": channels}))
+    of_three = dataclasses.replace(
+        toy_manifest(), latent_space="pixel", latent_scale=1.0, latent_shape=(3, 8, 8)
+    )
+
+    manifest, _ = with_pipeline(str(folder), of_three)
+
+    assert manifest.latent_space == space
+    assert manifest.latent_scale == (0.18215 if space == "vae" else 1.0)
+
+
+def test_the_size_of_a_pipeline_of_three_channels_asks_for_its_vae(tmp_path: Path) -> None:
+    tiny_checkpoint(tmp_path / "transformer.safetensors", channels=3)
+    folder = pipeline(tmp_path / "all", DDIMScheduler(clip_sample=False))
+    (folder / "vae").mkdir()
+    (folder / "vae" / "config.json").write_text('{"latent_channels": 3}')
+    (folder / "transformer").mkdir()
+    path = (tmp_path / "transformer.safetensors").rename(folder / "transformer" / "a.safetensors")
+    with pytest.raises(CheckpointError, match=r"draws latents of 3 channels.*`--vae`") as caught:
+        export_bundle(str(path), tmp_path / "bundle", image_size=24)
+    one_line(caught.value)
 
 
 def test_the_classes_have_the_pipelines_names(tmp_path: Path) -> None:

@@ -58,7 +58,9 @@ def test_a_text_to_image_transformer_is_refused_as_one(tmp_path: Path) -> None:
     assert "is a text-to-image transformer, not a class-conditional one" in message
     assert "cross_attention_dim" in message
     assert "is a text-to-image transformer" in refusal(tmp_path, Hints("dit"))
-    assert "caption_projection" in refusal(tmp_path / "diffusion_pytorch_model.safetensors")
+    inside = tmp_path / "diffusion_pytorch_model.safetensors"
+    assert "cross_attention_dim" in refusal(inside)
+    assert "caption_projection" in refusal(inside.rename(tmp_path / "alone.safetensors"))
 
 
 def test_weights_of_no_known_format_name_their_keys(tmp_path: Path) -> None:
@@ -66,7 +68,7 @@ def test_weights_of_no_known_format_name_their_keys(tmp_path: Path) -> None:
     message = refusal(write_dit(tmp_path / "unet.pt", unet))
     assert "is in no format that is known" in message
     assert "resnets.09.weight and 3 more" in message
-    assert "docs/checkpoints.md" in message
+    assert "The project's docs/checkpoints.md lists" in message
 
 
 def test_an_unknown_format_is_told_with_the_known_ones(tmp_path: Path) -> None:
@@ -130,7 +132,6 @@ def test_weights_of_several_dtypes_are_refused(tmp_path: Path) -> None:
         ("final_layer.linear.weight", (30, 32), "has 30 rows, expected 16, or 32"),
         ("final_layer.linear.weight", (48, 32), "has 48 rows, expected 16, or 32"),
         ("blocks.1.attn.qkv.weight", (96, 31), "has shape [96, 31], but its config expects"),
-        ("y_embedder.embedding_table.weight", (1, 32), "num_classes is 0"),
     ],
 )
 def test_a_shape_that_no_dit_has_is_told(
@@ -206,6 +207,8 @@ def test_all_keys_that_a_folder_of_diffusers_lacks_are_named_at_once(tmp_path: P
         ("blocks.0.mlp.w12.weight", "SwiGLU MLPs"),
         ("blocks.2.attn.q_norm.weight", "normalised queries and keys"),
         ("blocks.1.norm1.weight", "norms with weights of their own"),
+        ("feat_rope.freqs_cos", "rotary positions"),
+        ("blocks.0.attn.rope.freqs", "rotary positions"),
     ],
 )
 def test_a_dit_of_another_build_is_told_from_a_broken_one(
@@ -215,6 +218,55 @@ def test_a_dit_of_another_build_is_told_from_a_broken_one(
     message = refusal(write_dit(tmp_path / "a.pt", {**weights, key: torch.ones(32)}))
     assert f"has {what} ({key}), which no DiT" in message
     assert "download it again" not in message
+
+
+def test_a_modulation_without_shift_is_told_from_a_broken_one(tmp_path: Path) -> None:
+    weights = dit_weights()
+    for key in [key for key in weights if key.startswith("blocks.") and "adaLN" in key]:
+        weights[key] = weights[key][: 4 * SHAPE.width]
+    message = refusal(write_dit(tmp_path / "a.pt", weights))
+    assert "has modulations without shift (128 rows in blocks.0.adaLN_modulation.1" in message
+    assert "It is another model" in message
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [{"global_step": torch.tensor(7)}, {"blocks.0.attn.qkv.lora_A.weight": torch.ones(4, 32)}],
+)
+def test_keys_too_many_are_to_be_taken_out_or_merged(
+    extra: dict[str, Tensor], tmp_path: Path
+) -> None:
+    message = refusal(write_dit(tmp_path / "a.pt", {**dit_weights(), **extra}))
+    assert f"has, against its config, {next(iter(extra))}. Take them out of the file" in message
+    assert "merge a LoRA's into its weights" in message
+    assert "download it again" not in message
+
+
+def test_a_lora_alone_is_told_as_one(tmp_path: Path) -> None:
+    lora = {"base_model.model.blocks.0.attn.qkv.lora_A.weight": torch.ones(4, 32)}
+    message = refusal(write_dit(tmp_path / "a.pt", lora))
+    assert "holds a LoRA (base_model.model.blocks.0.attn.qkv.lora_A.weight)" in message
+    assert "Merge it into the weights" in message
+
+
+def test_a_whole_file_that_does_not_fit_is_not_to_be_downloaded_again(tmp_path: Path) -> None:
+    whole = dit_weights()
+    changed = {"final_layer.linear.weight": torch.zeros(30, 32), "pos_embed": torch.zeros(16, 32)}
+    for key, tensor in changed.items():
+        assert "It is another model" in refusal(
+            write_dit(tmp_path / "a.pt", {**whole, key: tensor})
+        )
+    del whole["blocks.1.attn.qkv.weight"]
+    message = refusal(write_dit(tmp_path / "a.pt", whole))
+    assert "It is another model, or was saved in part" in message
+    assert "the project's docs/checkpoints.md" in message
+
+
+def test_a_file_under_the_other_libraries_ending_is_to_be_renamed(tmp_path: Path) -> None:
+    torch.save(dit_weights(), tmp_path / "a.safetensors")
+    assert "Rename it to end in .pt." in refusal(tmp_path / "a.safetensors")
+    save_file(dit_weights(), tmp_path / "b.pt")
+    assert "Rename it to end in .safetensors." in refusal(tmp_path / "b.pt")
 
 
 def test_a_table_of_other_classes_than_the_config_says_is_refused(tmp_path: Path) -> None:

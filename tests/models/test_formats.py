@@ -84,6 +84,9 @@ def test_a_dit_is_told_by_its_shapes_and_computes_what_dit_does(tmp_path: Path) 
         (Shape(classes=999), {"num_classes": 1000, "class_dropout_prob": 0.0}),
         (Shape(classes=1000), {"num_classes": 1000}),
         (Shape(grid=5), {"input_size": (10, 10)}),
+        (Shape(channels=1, outputs=2), {"in_channels": 1, "cfg_channels": 1}),
+        (Shape(channels=2, outputs=4), {"in_channels": 2, "cfg_channels": 2}),
+        (Shape(classes=0), {"num_classes": 1, "class_dropout_prob": 0.0}),
     ],
     ids=str,
 )
@@ -101,6 +104,22 @@ def test_heads_are_those_of_the_published_models(width: int, heads: int, tmp_pat
     shape = Shape(width=width, depth=1, mlp=4 * width)
     path = write_dit(tmp_path / "model.pt", dit_weights(shape))
     assert load_checkpoint(path).config.num_heads == heads
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("name", ["sit", "repa"])
+def test_flows_of_one_or_two_channels_are_read(name: str, channels: int, tmp_path: Path) -> None:
+    weights = dit_weights(Shape(channels=channels, outputs=channels))
+    config = load_checkpoint(write_dit(tmp_path / "a.pt", weights), Hints(name, SHAPE.heads)).config
+    assert (config.in_channels, config.cfg_channels) == (channels, channels)
+
+
+def test_the_arguments_of_the_training_tell_the_heads_unless_the_user_does(tmp_path: Path) -> None:
+    path = write_training(tmp_path / "a.pt", dit_weights(), num_heads=2)
+    assert load_checkpoint(path).config.num_heads == 2
+    assert load_checkpoint(path, HEADS).config.num_heads == SHAPE.heads
+    path = write_training(tmp_path / "b.pt", dit_weights(), num_heads=5)
+    assert "32 channels wide, which do not go into 5 heads" in refusal(path, Hints())
 
 
 def test_heads_that_nothing_tells_are_asked_for(tmp_path: Path) -> None:
@@ -387,6 +406,15 @@ def test_a_config_that_is_no_json_object_is_refused(text: str, tmp_path: Path) -
 
 def test_the_weights_of_diffusers_alone_ask_for_their_folder(tmp_path: Path) -> None:
     write_diffusers(tmp_path)
-    message = refusal(tmp_path / "diffusion_pytorch_model.safetensors")
+    alone = (tmp_path / "diffusion_pytorch_model.safetensors").rename(
+        tmp_path / "alone.safetensors"
+    )
+    message = refusal(alone)
     assert "no config.json beside it" in message
     assert "`save_pretrained`" in message
+
+
+def test_the_file_in_a_folder_of_diffusers_is_read_as_the_folder(tmp_path: Path) -> None:
+    write_diffusers(tmp_path)
+    found = load_checkpoint(tmp_path / "diffusion_pytorch_model.safetensors")
+    assert found.config == load_checkpoint(tmp_path).config

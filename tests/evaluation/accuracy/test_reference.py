@@ -5,12 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from bundle_helpers import one_line
 from checkpoint_helpers import tiny_checkpoint
+from format_helpers import HEADS, dit_weights
 
 from pitstop import CheckpointError
-from pitstop.evaluation.accuracy.reference import live_goldens, open_reference
-from pitstop.export.trace import load_source, manifest_for
+from pitstop.evaluation.accuracy.reference import live_goldens, load_model, open_reference
+from pitstop.export.trace import Hints, load_source, manifest_for
 from pitstop.runtime.bundle.manifest import Manifest
 from pitstop.runtime.sampling.settings import Settings
 
@@ -62,3 +64,18 @@ def test_another_model_is_refused_with_both_values(checkpoint: str, tmp_path: Pa
     message = one_line(caught.value)
     assert "hidden_size 64" in message
     assert "hidden_size 32" in message
+
+
+@pytest.mark.parametrize("name", [None, "model"])
+def test_the_weights_are_those_that_the_bundle_was_exported_from(
+    name: str | None, tmp_path: Path
+) -> None:
+    path, hints = tmp_path / "a.pt", Hints(num_heads=HEADS.num_heads, weights=name)
+    torch.save({"ema": dit_weights(), "model": dit_weights(seed=1)}, path)
+    exported = load_source(str(path), hints=hints)
+
+    found = load_model(str(path), manifest_for(exported, "a", batch=2))
+
+    key = "blocks.0.attn.qkv.weight"
+    assert torch.equal(found.state_dict()[key], exported.model.state_dict()[key])
+    assert torch.equal(found.state_dict()[key], dit_weights(seed=1 if name else 0)[key])

@@ -173,6 +173,47 @@ def test_a_model_of_pixels_takes_no_vae(tmp_path: Path, kl: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["pixels.safetensors"]
 
 
+@pytest.fixture(scope="module")
+def f4(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A VAE of three channels that enlarges fourfold, as LDM's."""
+    folder = save_kl(tmp_path_factory.mktemp("f4"), blocks=3, latent_channels=3)
+    return change_config(folder, **SHIFTED)
+
+
+def test_three_channels_are_latents_where_a_vae_of_three_is_named(f4: Path, tmp_path: Path) -> None:
+    source = str(tiny_checkpoint(tmp_path / "latent.safetensors", channels=3))
+
+    report = export_bundle(source, tmp_path / "bundle", vae=f4, image_size=96)
+
+    assert report.passed
+    assert report.notes == ()
+    pipeline = Pipeline.from_bundle(report.bundle)
+    manifest = pipeline.manifest
+    assert (manifest.latent_space, manifest.latent_shape) == ("vae", (3, 24, 24))
+    assert (manifest.latent_scale, manifest.latent_shift) == (0.5, 0.25)
+    drawn = pipeline([0], steps=2)
+    assert [picture.size for picture in drawn.images] == [(96, 96)]
+    own = drawn.latents / np.float32(0.5) + np.float32(0.25)
+    assert psnr(decode_with_diffusers(f4, own), images(pipeline, drawn.latents), 2.0) > 60.0
+
+
+def test_three_channels_without_a_vae_are_pixels_with_a_note(tmp_path: Path) -> None:
+    source = str(tiny_checkpoint(tmp_path / "pixels.safetensors", channels=3))
+    report = export_bundle(source, tmp_path / "bundle")
+    assert open_bundle(report.bundle).manifest.latent_space == "pixel"
+    [note] = report.notes
+    assert "taken for the image itself" in note
+    assert "`--vae`" in note
+
+
+def test_pixels_keep_their_size_beside_a_vae_of_other_channels(tmp_path: Path, kl: Path) -> None:
+    pixels = str(tiny_checkpoint(tmp_path / "pixels.safetensors", channels=3))
+    with pytest.raises(
+        CheckpointError, match=r"latents of 3 channels, and the VAE's latents have 4"
+    ):
+        export_bundle(pixels, tmp_path / "bundle", vae=kl, image_size=24)
+
+
 def test_a_vae_of_other_latents_is_refused_before_anything_is_traced(
     checkpoint: str, tmp_path: Path
 ) -> None:

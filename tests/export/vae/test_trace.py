@@ -212,3 +212,26 @@ def test_a_vae_of_four_colours_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(CheckpointError, match="images of 4 channels"):
         read_vae(folder)
+
+
+def test_a_vae_in_shards_is_read_as_one_in_a_file(kl: Path, tmp_path: Path) -> None:
+    from diffusers import AutoencoderKL
+
+    AutoencoderKL.from_pretrained(kl).save_pretrained(tmp_path, max_shard_size="20KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+
+    found, whole = read_vae(tmp_path).module.state_dict(), read_vae(kl).module.state_dict()
+
+    assert found.keys() == whole.keys()
+    assert all(torch.equal(found[key], whole[key]) for key in whole)
+
+
+def test_a_vae_in_another_variant_alone_is_told(kl: Path, tmp_path: Path) -> None:
+    from diffusers import AutoencoderKL
+
+    AutoencoderKL.from_pretrained(kl).save_pretrained(tmp_path, variant="bf16")
+    with pytest.raises(CheckpointError) as caught:
+        read_vae(tmp_path)
+    assert "has its weights in other variants alone: bf16. Take bf16 out of the name" in one_line(
+        caught.value
+    )

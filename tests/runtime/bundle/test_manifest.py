@@ -142,6 +142,8 @@ PASS = {
         {"model": {**MODEL, "parameters": "many"}},
         {"model": {**MODEL, "flops_per_call": None}},
         {"model": {**MODEL, "licence": ["MIT"]}},
+        {"model": {**MODEL, "weights": ["ema"]}},
+        {"model": {**MODEL, "variant": 3}},
         {"passes": [{**PASS, "nodes_before": [2]}]},
         {"passes": [{**PASS, "nodes_after": {"Add": "one"}}]},
         {"passes": [{**PASS, "weight_bytes_after": None}]},
