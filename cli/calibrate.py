@@ -13,7 +13,8 @@ from click.core import ParameterSource
 
 from .. import OptionError
 from .options import as_value, session_options
-from .printing import console, decibel, json_option, pairs, stage_progress, table, write_json
+from .printing import console, decibel, json_option, pairs, table, write_json
+from .progress import shown_stages
 
 if TYPE_CHECKING:
     from ..calibration.recipe import CalibrationReport, Recipe
@@ -96,17 +97,14 @@ def calibrate(
     """
     from ..calibration.pipeline import calibrate_bundle
 
-    stages = stage_progress()
-    with stages.progress:
+    with shown_stages() as on_stage:
         made = calibrate_bundle(
             bundle,
             recipe,
             set_path=set_path,
             ranges_path=ranges_path,
             options=dataclasses.replace(options, provider=options.provider or CPU),
-            on_stage=stages.on_stage,
-            on_start=stages.on_start,
-            on_step=stages.on_step,
+            on_stage=on_stage,
         )
     write_json(json_path, figures(made))
     _print(made)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from .options import sampling_options, session_options
-from .printing import console, json_option, messages, pairs, step_progress, write_json
+from .printing import console, json_option, messages, pairs, write_json
+from .progress import shown_stages
 
 if TYPE_CHECKING:
     from ..runtime.backend import SessionOptions
@@ -54,18 +55,12 @@ def generate(
     from ..runtime.jobs import draw_images, plan_images
     from ..runtime.pipeline import Pipeline
 
-    opened = Pipeline.from_bundle(bundle, backend=backend, precision=precision, options=options)
-    with opened as pipeline, step_progress() as progress:
-        plan = plan_images(pipeline.manifest, labels, num, seed)
-        task = progress.add_task("drawing", total=None)
-        done = draw_images(
-            pipeline,
-            plan,
-            settings,
-            out,
-            on_start=lambda total: progress.update(task, total=total),
-            on_step=lambda: progress.advance(task),
-        )
+    with shown_stages() as on_stage:
+        on_stage(f"opening {bundle}")
+        opened = Pipeline.from_bundle(bundle, backend=backend, precision=precision, options=options)
+        with opened as pipeline:
+            plan = plan_images(pipeline.manifest, labels, num, seed)
+            done = draw_images(pipeline, plan, settings, out, on_stage=on_stage)
     write_json(json_path, done.figures())
     _print(done, out, opened.chosen)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from ..runtime.bundle.precision import Precision
 from ..runtime.distance import relative_l2
 from ..runtime.opened import open_denoiser
 from ..runtime.pipeline import Pipeline
+from ..runtime.sampling.settings import Settings
+from ..runtime.stage import Moved, OnStage, unheard
 from .goldens import draw_goldens, golden_settings
 from .lowering.lower import LOW, choose_precisions, lower
 from .optimize import DENOISER, Optimized, choose_steps, denoiser_calls, example_feeds, optimize
@@ -30,9 +32,6 @@ from .vae.trace import read_vae
 
 MAX_BATCH = 256
 MAX_SEED = 2**63 - 1  # of PyTorch's generator
-
-OnStage = Callable[[str], None]
-"""Told what the export does next, in a few words."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def export_bundle(
     hints: Hints | None = None,
     vae: Path | None = None,
     vae_shape: DecoderShape = ONE_TILE,
-    on_stage: OnStage = lambda stage: None,
+    on_stage: OnStage = unheard,
 ) -> ExportReport:
     """Trace a checkpoint, hold its graphs against PyTorch, and write a bundle.
 
@@ -116,7 +115,7 @@ def export_bundle(
     read = None if vae is None else read_vae(vae)
     factor = VAE_FACTOR if read is None else read.factor
     checkpoint = load_source(source, image_size, seed, hints, factor)
-    with new_bundle(out) as folder:
+    with new_bundle(out, on_stage) as folder:
         manifest = manifest_for(checkpoint, Path(source).stem, batch)
         manifest, notes = with_pipeline(source, manifest)
         if read is not None:
@@ -133,12 +132,13 @@ def export_bundle(
         )
         step = write_graph(step_graph(manifest), folder, STEP)
         manifest = dataclasses.replace(manifest, graphs={**manifest.graphs, STEP: step})
-        on_stage("running PyTorch for the goldens")
         reference = Pipeline(manifest, TorchSession(checkpoint.model), "fp32")
-        goldens = _draw_goldens(reference, max(1, batch // 2))
+        images, settings = max(1, batch // 2), golden_settings(manifest)
+        moved = on_stage("running PyTorch for the goldens", images, settings.steps)
+        goldens = _draw_goldens(reference, settings, images, moved)
         write_goldens(goldens, folder)
-        on_stage("comparing ONNX Runtime with PyTorch")
-        parity = check_parity(open_here(manifest, folder, "fp32"), goldens, FP32_TOLERANCE)
+        moved = on_stage("comparing ONNX Runtime with PyTorch", len(goldens.timesteps))
+        parity = check_parity(open_here(manifest, folder, "fp32"), goldens, FP32_TOLERANCE, moved)
         report = ExportReport(out, {"fp32": parity}, folded.reports)
         for name in chosen[1:] if parity.passed else ():
             on_stage(f"writing the denoiser in {name}")
@@ -155,9 +155,9 @@ def export_bundle(
     return dataclasses.replace(report, notes=(*checkpoint.notes, *notes))
 
 
-def _draw_goldens(reference: Pipeline, images: int) -> Goldens:
+def _draw_goldens(reference: Pipeline, settings: Settings, images: int, moved: Moved) -> Goldens:
     try:
-        return draw_goldens(reference, golden_settings(reference.manifest), images)
+        return draw_goldens(reference, settings, images, on_step=moved)
     except NonFiniteError as error:
         raise CheckpointError(
             f"PyTorch itself leaves the finite numbers with this checkpoint: {error.problem}",

@@ -12,10 +12,12 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ... import BundleError
+from ..stage import OnStage, unheard
 from .in_place import beside, held, put_back, put_in_place
 from .manifest import FILE_NAME, GraphSpec, Manifest
 
@@ -97,21 +99,22 @@ def _open_bundle(folder: Path) -> Bundle:
 
 
 @contextlib.contextmanager
-def new_bundle(out: Path) -> Iterator[Path]:
+def new_bundle(out: Path, on_stage: OnStage = unheard) -> Iterator[Path]:
     """Give a temporary folder beside ``out``, and rename it to ``out`` when the block ends well.
 
     The block fills the folder and ends with `write_manifest`. After an error, after Ctrl-C, or
     without a manifest, nothing is left, and an older bundle at ``out`` stays as it was.
+    ``on_stage`` is told where a build there has to be waited for.
 
     Raises:
         BundleError: ``out`` holds something that is no bundle, or cannot be written.
     """
-    with _completed(out, lambda partial: None) as partial:
+    with _completed(out, lambda partial: None, on_stage) as partial:
         yield partial
 
 
 @contextlib.contextmanager
-def _completed(out: Path, complete: Callable[[Path], None]) -> Iterator[Path]:
+def _completed(out: Path, complete: Callable[[Path], None], on_stage: OnStage) -> Iterator[Path]:
     """As `new_bundle`; ``complete`` has the last word, when nobody works in ``out`` any more."""
     _check_name(out)
     place = _place(out)
@@ -121,7 +124,7 @@ def _completed(out: Path, complete: Callable[[Path], None]) -> Iterator[Path]:
         with beside(place) as partial:
             yield partial
             if (partial / FILE_NAME).exists():
-                with held(place) if place.exists() else contextlib.nullcontext():
+                with _nobody_in(place, on_stage):
                     _check_replaceable(place)
                     complete(partial)
                     put_in_place(partial, place)
@@ -132,13 +135,24 @@ def _completed(out: Path, complete: Callable[[Path], None]) -> Iterator[Path]:
         ) from error
 
 
+def _nobody_in(place: Path, on_stage: OnStage) -> AbstractContextManager[None]:
+    """Hold a folder alone, where it is there; a build in it may take long to end."""
+    if not place.exists():
+        return contextlib.nullcontext()
+    return held(
+        place, on_wait=lambda: on_stage(f"waiting for the build of an engine in {place.name}")
+    )
+
+
 def _place(folder: Path) -> Path:
     """Where a bundle lies: "." has a name then, and no link hinders a rename."""
     return Path(os.path.realpath(folder))
 
 
 @contextlib.contextmanager
-def extended_bundle(bundle: Bundle, dropped: Collection[str]) -> Iterator[Path]:
+def extended_bundle(
+    bundle: Bundle, dropped: Collection[str], on_stage: OnStage = unheard
+) -> Iterator[Path]:
     """As `new_bundle`, in the place of ``bundle`` and with its files in it but for ``dropped``.
 
     The files are linked where the file system can, so they must not be written to. What somebody
@@ -152,7 +166,7 @@ def extended_bundle(bundle: Bundle, dropped: Collection[str]) -> Iterator[Path]:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 _link_or_copy(bundle.path(name), folder / name)
 
-    with _completed(bundle.folder, bring_unlisted) as folder:
+    with _completed(bundle.folder, bring_unlisted, on_stage) as folder:
         for name in bundle.manifest.files:
             if name not in dropped:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)

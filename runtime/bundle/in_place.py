@@ -14,7 +14,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 PARTIAL = ".partial"
@@ -47,8 +47,15 @@ def beside(place: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def held(folder: Path, *, shared: bool = False) -> Iterator[None]:
+def held(
+    folder: Path, *, shared: bool = False, on_wait: Callable[[], object] = lambda: None
+) -> Iterator[None]:
     """Hold a folder: a shared hold waits for an exclusive one to end, an exclusive one for all.
+
+    Args:
+        folder: What is held.
+        shared: Whether others may hold it too.
+        on_wait: Told where somebody has to be waited for.
 
     Raises:
         OSError: There is no such folder.
@@ -59,7 +66,9 @@ def held(folder: Path, *, shared: bool = False) -> Iterator[None]:
         with contextlib.ExitStack() as opened:
             opened.callback(os.close, number)
             with contextlib.suppress(OSError):  # a file system without locks
-                fcntl.flock(number, how)
+                if not _locks(number, how):
+                    on_wait()
+                    fcntl.flock(number, how)
             if not os.path.samestat(os.fstat(number), folder.stat()):
                 continue  # another one took its place meanwhile
             yield
@@ -122,9 +131,9 @@ def _abandoned(folder: Path) -> Iterator[bool]:
         os.close(number)
 
 
-def _locks(number: int) -> bool:
+def _locks(number: int, how: int = fcntl.LOCK_EX) -> bool:
     try:
-        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(number, how | fcntl.LOCK_NB)
     except OSError:  # somebody works there, or the file system has no locks
         return False
     return True

@@ -10,10 +10,8 @@ import numpy as np
 import pytest
 from bundle_helpers import toy_manifest, write_bundle
 from cli_helpers import refused, run
-from rich.console import Console
 
 from pitstop.calibration.search import budget_search as tuning
-from pitstop.cli.printing import Stages, stage_progress
 from pitstop.runtime.bundle.folder import open_bundle
 
 QUICK = ("--num", 2, "--steps", 4, "--cfg-scale", 1.5, "--threads", 1)
@@ -50,41 +48,6 @@ def test_a_calibrated_bundle_draws_and_compares_in_int8(bundle: Path, tmp_path: 
     assert json.loads((tmp_path / "g.json").read_text())["precision"] == "int8"
     inspected = run("inspect", bundle)
     assert "denoiser.int8" in inspected.output
-
-
-def test_the_bar_of_a_drawing_goes_to_its_end(
-    bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told: list[tuple[str, int]] = []
-    for name in ("on_start", "on_step"):
-        monkeypatch.setattr(
-            Stages, name, lambda stages, count, name=name: told.append((name, count))
-        )
-
-    assert run("calibrate", bundle, *QUICK).exit_code == 0
-
-    assert [count for name, count in told if name == "on_start"] == [2 * 4, 4]
-    assert sum(count for name, count in told if name == "on_step") == 2 * 4 + 4
-
-
-def test_a_stage_shows_a_bar_once_its_steps_are_known() -> None:
-    stages = stage_progress()
-    [task] = stages.progress.tasks
-    console = Console(width=80)
-
-    def shown() -> str:
-        with console.capture() as capture:
-            console.print(stages.progress.make_tasks_table([task]))
-        return capture.get()
-
-    stages.on_stage("drawing")
-    assert "━" not in shown()
-    stages.on_start(8)
-    stages.on_step(2)
-    assert "━" in shown()
-    assert (task.completed, task.total) == (2, 8)
-    stages.on_stage("writing")
-    assert "━" not in shown()
 
 
 def test_a_budget_that_is_not_met_is_exit_1_and_keeps_the_best(
