@@ -174,8 +174,12 @@ def _builder(work: Work, ranges: Ranges) -> Build:
     constants = exact.graph.initializers.items()
     weights = {name: one.const_value for name, one in constants if one.const_value is not None}
 
+    recipe = work.recipe
+
     def build(chosen: Sequence[Site]) -> ir.Model:
-        return quantize(model, weights, chosen, thresholds, work.recipe.precision)
+        return quantize(
+            model, weights, chosen, thresholds, recipe.precision, recipe.weight_precision
+        )
 
     return build
 
@@ -198,7 +202,8 @@ def _search(
     work: Work, budget_db: float, build: Build, ranges: Ranges, held_out: CalibrationSet
 ) -> Search:
     sites, precision = work.sites.found, work.recipe.precision.name
-    key = search_key(ranges, precision, work.sha256(work.base), sites, held_out)
+    bits = work.recipe.weight_bits
+    key = search_key(ranges, precision, bits, work.sha256(work.base), sites, held_out)
     return tune(
         work.bundle,
         work.fp32,
@@ -230,6 +235,7 @@ def _write(
     report = CalibrationReport(
         bundle=work.bundle.folder,
         precision=precision,
+        weight_bits=work.recipe.weight_bits,
         base=work.base,
         sites=tuple(site.name for site in chosen),
         kept=kept,

@@ -69,4 +69,5 @@ def _pass_report(
         rewritten=report.sites,
         skipped={**report.skipped, **kept},
         relative_l2=report.relative_l2,
+        weight_bits=report.weight_bits,
     )

@@ -37,6 +37,12 @@ CPU = "CPUExecutionProvider"
     click.option(
         "--method", default="mse", show_default=True, help="minmax, percentile, entropy or mse."
     ),
+    click.option(
+        "--weight-bits",
+        default=8,
+        show_default=True,
+        help="7 keeps int8 exact on CPUs without VNNI and AMX.",
+    ),
     click.option("--base", help="fp16 or fp32: the precision of what is not quantized."),
     click.option(
         "--smooth/--no-smooth",
@@ -133,6 +139,7 @@ def figures(made: CalibrationReport) -> dict[str, Any]:
     return {
         "bundle": str(made.bundle),
         "base": made.base,
+        "weight_bits": made.weight_bits,
         "sites": list(made.sites),
         "kept_high_precision": list(made.kept),
         "skipped": dict(made.skipped),
@@ -145,12 +152,17 @@ def figures(made: CalibrationReport) -> dict[str, Any]:
     }
 
 
+def _bits(made: CalibrationReport) -> str:
+    return "" if made.weight_bits == 8 else f", weights of {made.weight_bits} bits"
+
+
 def _print(made: CalibrationReport) -> None:
     rows = [
         ("bundle", str(made.bundle)),
         (
             made.precision,
-            f"{len(made.sites)} sites on {made.base}; {len(made.skipped)} layers left alone",
+            f"{len(made.sites)} sites on {made.base}{_bits(made)}; "
+            f"{len(made.skipped)} layers left alone",
         ),
         ("parity", f"relative L2 {made.relative_l2:.1e} against PyTorch, single calls"),
     ]

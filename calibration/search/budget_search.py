@@ -58,6 +58,7 @@ def tune(
         options: How graphs are run.
         on_stage: Told what is measured next.
     """
+    exact = dataclasses.replace(options, exact_int8=True)
     batches = list(feed(bundle, held_out.first(ROWS), options))
     settings = held_out.settings
     expected = predictions(fp32, batches, options)
@@ -68,12 +69,12 @@ def tune(
         ends = final_latents(pipeline, SEEDS, settings, moved)
 
     def error_of(chosen: Sequence[Site]) -> float:
-        return relative_l2(expected, predictions(build(chosen), batches, options))
+        return relative_l2(expected, predictions(build(chosen), batches, exact))
 
     def psnr_of(chosen: Sequence[Site]) -> float:
         what = f"trajectories with {len(sites) - len(chosen)} of {len(sites)} sites kept"
         moved = on_stage(what, len(SEEDS), settings.steps)
-        with unbundled(bundle, build(chosen), precision, options) as pipeline:
+        with unbundled(bundle, build(chosen), precision, exact) as pipeline:
             try:
                 found = final_latents(pipeline, SEEDS, settings, moved)
             except NonFiniteError:
@@ -86,6 +87,7 @@ def tune(
 def search_key(
     ranges: Ranges,
     precision: str,
+    weight_bits: int,
     base_sha256: str,
     sites: Sequence[Site],
     held_out: CalibrationSet,
@@ -95,6 +97,7 @@ def search_key(
     facts = [
         dataclasses.asdict(ranges),
         precision,
+        weight_bits,
         base_sha256,
         [site.name for site in sites],
         dataclasses.asdict(held_out.settings) | rows,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -74,7 +75,8 @@ def golden_error(
     goldens = read_goldens(bundle.path(bundle.manifest.goldens))
     moved = on_stage(f"comparing the {precision} denoiser with PyTorch", len(goldens.timesteps))
     errors = []
-    with unbundled(bundle, model, precision, options) as pipeline:
+    exact = dataclasses.replace(options, exact_int8=True)
+    with unbundled(bundle, model, precision, exact) as pipeline:
         for call in goldens.calls:
             found = pipeline.predict(call.latent, call.timestep, call.conditions)
             errors.append(relative_l2(call.prediction, found))

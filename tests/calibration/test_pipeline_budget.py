@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from contextlib import AbstractContextManager
 from pathlib import Path
 
+import onnx_ir as ir
 import pytest
 from calibration_helpers import INT8, ONE_THREAD, QUICK, SITES
 from stage_helpers import Heard
@@ -14,7 +16,11 @@ from stage_helpers import Heard
 from pitstop.calibration.pipeline import calibrate_bundle
 from pitstop.calibration.recipe import CalibrationReport
 from pitstop.calibration.search import budget_search as tuning
+from pitstop.calibration.sets import unbundled
+from pitstop.graphs.graph_file import opened
+from pitstop.runtime.backend import SessionOptions
 from pitstop.runtime.bundle.folder import open_bundle
+from pitstop.runtime.session import Session
 from pitstop.runtime.stage import Moved, OnStage, unheard
 
 LOG = "bundle.budget.jsonl"
@@ -36,6 +42,23 @@ def search(
     return calibrate_bundle(
         folder, recipe, options=ONE_THREAD, on_stage=on_stage, ranges_path=ranges_path
     )
+
+
+def test_what_int8_graphs_are_judged_by_is_exact(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact: list[bool] = []
+
+    def told(model: ir.Model, options: SessionOptions) -> AbstractContextManager[Session]:
+        if any(node.op_type == "QuantizeLinear" for node in model.graph):
+            exact.append(options.exact_int8)
+        return opened(model, options)
+
+    monkeypatch.setattr(unbundled, "opened", told)
+    report = search(bundle, 5.0)
+
+    assert report.search is not None
+    assert exact == [True] * (SITES + len(report.search.points) + 1)
 
 
 def test_a_budget_that_everything_meets_keeps_nothing(bundle: Path) -> None:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from bundle_helpers import toy_manifest, write_bundle
 from cli_helpers import refused, run
@@ -48,6 +49,22 @@ def test_a_calibrated_bundle_draws_and_compares_in_int8(bundle: Path, tmp_path: 
     assert json.loads((tmp_path / "g.json").read_text())["precision"] == "int8"
     inspected = run("inspect", bundle)
     assert "denoiser.int8" in inspected.output
+
+
+def test_weights_of_7_bits_are_in_the_graph_the_manifest_and_the_figures(
+    bundle: Path, tmp_path: Path
+) -> None:
+    made = run("calibrate", bundle, *QUICK, "--weight-bits", 7, "--json", tmp_path / "c.json")
+
+    assert made.exit_code == 0, made.output
+    assert "10 sites on fp16, weights of 7 bits; 2 layers" in " ".join(made.output.split())
+    assert json.loads((tmp_path / "c.json").read_text())["weight_bits"] == 7
+    opened = open_bundle(bundle)
+    assert opened.manifest.weight_bits("int8") == 7
+    constants = onnx.load(opened.path(opened.manifest.denoiser("int8").path)).graph.initializer
+    levels = [onnx.numpy_helper.to_array(one) for one in constants if one.name.endswith("_int8")]
+    assert len(levels) == 10
+    assert {int(np.abs(one.astype(int)).max()) for one in levels} == {63}
 
 
 def test_a_budget_that_is_not_met_is_exit_1_and_keeps_the_best(
@@ -98,6 +115,8 @@ def test_the_switches_reach_the_graph(bundle: Path, tmp_path: Path) -> None:
         (["--seed", -1], "The seed is -1. Choose one from 0 to 1048575."),
         (["--method", "max"], "There is no method called 'max'. Choose one of: minmax, "),
         (["--base", "int4"], "There is no base called 'int4'. Choose one of: fp16, fp32."),
+        (["--weight-bits", 6], "The weights' bits are 6. Choose 8 or 7."),
+        (["--weight-bits", 7, "--attention"], "`--weight-bits 7` has no weights to act on in"),
         (["--budget", "nan"], "The budget is nan dB."),
         (["--steps", 0], "0 sampling steps were asked for. Choose 1 to 1000 steps"),
         (["--steps", 1001], "1001 sampling steps were asked for."),

@@ -99,15 +99,18 @@ def test_sites_are_ranked_by_calls_and_kept_until_trajectories_are_close(
 
 def test_a_search_goes_by_all_that_its_measurements_depend_on() -> None:
     keys = [
-        search_key(RANGES, "int8", "cd", SITES, held_out()),
-        search_key(dataclasses.replace(RANGES, method="minmax"), "int8", "cd", SITES, held_out()),
-        search_key(RANGES, "fp8", "cd", SITES, held_out()),
-        search_key(RANGES, "int8", "ef", SITES, held_out()),
-        search_key(RANGES, "int8", "cd", SITES[:2], held_out()),
-        search_key(RANGES, "int8", "cd", SITES, held_out(seed=2)),
-        search_key(RANGES, "int8", "cd", SITES, held_out(settings=Settings(4))),
-        search_key(RANGES, "int8", "cd", SITES, held_out().first(2)),
+        search_key(RANGES, "int8", 8, "cd", SITES, held_out()),
+        search_key(
+            dataclasses.replace(RANGES, method="minmax"), "int8", 8, "cd", SITES, held_out()
+        ),
+        search_key(RANGES, "int8", 7, "cd", SITES, held_out()),
+        search_key(RANGES, "fp8", 8, "cd", SITES, held_out()),
+        search_key(RANGES, "int8", 8, "ef", SITES, held_out()),
+        search_key(RANGES, "int8", 8, "cd", SITES[:2], held_out()),
+        search_key(RANGES, "int8", 8, "cd", SITES, held_out(seed=2)),
+        search_key(RANGES, "int8", 8, "cd", SITES, held_out(settings=Settings(4))),
+        search_key(RANGES, "int8", 8, "cd", SITES, held_out().first(2)),
     ]
 
     assert len(set(keys)) == len(keys)
-    assert search_key(RANGES, "int8", "cd", SITES, held_out()) == keys[0]
+    assert search_key(RANGES, "int8", 8, "cd", SITES, held_out()) == keys[0]
