@@ -141,7 +141,7 @@ def build_engines(folder: Path, options: BuildOptions, on_stage: OnStage = unhea
             f"The {options.builder} backend cannot build here: {why}",
             "Run `pitstop doctor` to see what this machine has",
         )
-    bundle = open_bundle(folder)
+    bundle = open_bundle(folder, every_file=False)
     denoiser = f"denoiser.{options.precision or bundle.manifest.precisions[0]}"
     bundle.manifest.denoiser(denoiser.partition(".")[2])  # refuses a precision that is not there
     capability, gpu = _target(options)
