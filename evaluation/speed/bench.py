@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from ...runtime.backend import SessionOptions
 from ...runtime.bundle.folder import Bundle, open_bundle
 from ...runtime.figures import counted
 from ...runtime.stage import OnStage, unheard
+from ...runtime.temporary import temporary_folder
 from .contender import Contender
 from .contenders import Wanted, find_contenders, name_contenders
 from .interleave import WARM_UPS, interleave
@@ -145,8 +145,8 @@ def run_bench(
     contenders, left_out = find_contenders(wanted, bundles)
     named = name_contenders(contenders)
     opened, refused = _open_all(named, wanted, bundles, steps, on_stage)
-    with tempfile.TemporaryDirectory() as folder:
-        chains, unknown = _open_chains(list(bundles.values()), wanted.options, Path(folder))
+    with temporary_folder() as folder:
+        chains, unknown = _open_chains(list(bundles.values()), wanted.options, folder)
         taken = _take_turns(opened, chains, steps, rounds, on_stage)
     rows = [make_row(name, named[name], ready, taken.turns[name]) for name, ready in opened.items()]
     for ready in opened.values():

@@ -24,10 +24,14 @@ AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of renameat2(2)
 
 
 @contextlib.contextmanager
-def beside(place: Path) -> Iterator[Path]:
+def beside(place: Path, *, mode: int = 0o777) -> Iterator[Path]:
     """Give a new hidden folder beside ``place`` that is removed after the block.
 
     What killed processes left beside ``place`` is removed first.
+
+    Args:
+        place: Which needs not be there.
+        mode: Who may use the new folder.
 
     Raises:
         OSError: It cannot be made.
@@ -36,7 +40,7 @@ def beside(place: Path) -> Iterator[Path]:
     with contextlib.ExitStack() as made:
         while True:
             folder = place.with_name(f".{place.name}.{secrets.token_hex(4)}{PARTIAL}")
-            folder.mkdir()
+            folder.mkdir(mode)
             try:
                 made.enter_context(held(folder))
             except FileNotFoundError:  # taken for abandoned before it was held
