@@ -57,6 +57,7 @@ RECIPES = {
     "int8, --no-smooth --method percentile": Recipe(**PLAIN, method="percentile"),
     "int8, --no-smooth --method entropy": Recipe(**PLAIN, method="entropy"),
     "int8, of the first": Recipe(**BY),
+    "int8, --weight-bits 7": Recipe(**BY, weight_bits=7),
     "int8, --no-smooth --no-bridge": Recipe(**PLAIN, placement=Placement(bridge=False)),
     "int8, --no-smooth --attention": Recipe(**PLAIN, placement=Placement(attention=True)),
     "int8, --no-smooth --base fp32": Recipe(**PLAIN, base="fp32"),

@@ -33,6 +33,7 @@ from pitstop.runtime.bundle.folder import open_bundle
 from pitstop.runtime.bundle.manifest import Manifest
 from pitstop.runtime.pipeline import Pipeline
 from pitstop.runtime.sampling.settings import Settings
+from pitstop.runtime.stage import Moved
 
 SETTINGS = Settings(steps=50, cfg_scale=4.0)
 BATCH = 2
@@ -101,8 +102,9 @@ def main(keep: bool) -> None:
 def _measure(name: str, source: Source) -> dict[str, Any]:
     started = time.perf_counter()
 
-    def say(stage: str) -> None:
-        click.echo(f"{time.perf_counter() - started:6.0f} s  {name}: {stage}", err=True)
+    def say(what: str, parts: int = 0, steps: int = 1) -> Moved:
+        click.echo(f"{time.perf_counter() - started:6.0f} s  {name}: {what}", err=True)
+        return lambda count: None
 
     with tempfile.TemporaryDirectory() as folder:
         path, out = source.write(Path(folder)), Path(folder) / "bundle"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +14,8 @@ from ..graphs.graph_file import read_graph
 from ..runtime.backend import SessionOptions
 from ..runtime.bundle.folder import Bundle, open_bundle
 from ..runtime.bundle.precision import FP16
-from ..runtime.pipeline import OnStep
 from ..runtime.sampling.settings import Settings
+from ..runtime.stage import OnStage, unheard
 from .base_precision import choose_base
 from .observed.coverage import Coverage
 from .observed.gather import Watcher, take_ranges
@@ -33,12 +33,6 @@ from .sets.unbundled import golden_error, unbundled
 
 HELD_OUT = 4  # a quarter as many trajectories are held out
 
-OnStage = Callable[[str], None]
-"""Told what the calibration does next, in a few words."""
-
-OnStart = Callable[[int], None]
-"""Told how many steps of images are drawn next, before `OnStep` is told of each."""
-
 
 @dataclass(frozen=True)
 class Work:
@@ -52,8 +46,6 @@ class Work:
         recipe: What is asked for.
         options: How ONNX Runtime runs the graphs.
         on_stage: Told what is done next.
-        on_start: Told of how many steps trajectories take that are drawn next.
-        on_step: Told of every step of a trajectory.
     """
 
     bundle: Bundle
@@ -63,8 +55,6 @@ class Work:
     recipe: Recipe
     options: SessionOptions
     on_stage: OnStage
-    on_start: OnStart
-    on_step: OnStep
 
     def sha256(self, precision: str) -> str:
         """Of a denoiser's file."""
@@ -84,9 +74,7 @@ def calibrate_bundle(
     set_path: Path | None = None,
     ranges_path: Path | None = None,
     options: SessionOptions | None = None,
-    on_stage: OnStage = lambda stage: None,
-    on_start: OnStart = lambda steps: None,
-    on_step: OnStep = lambda images: None,
+    on_stage: OnStage = unheard,
 ) -> CalibrationReport:
     """Draw trajectories, take ranges, and add a quantized denoiser to a bundle.
 
@@ -97,8 +85,6 @@ def calibrate_bundle(
         ranges_path: Ranges that were taken before; then no set is drawn.
         options: How ONNX Runtime runs the graphs.
         on_stage: Told what is done next.
-        on_start: Told of how many steps trajectories take that are drawn next.
-        on_step: Told of every step of a trajectory.
 
     Returns:
         A report. Where its budget is not met, the bundle holds the best graph that was found.
@@ -115,7 +101,7 @@ def calibrate_bundle(
     fp32 = _read(bundle, "fp32")
     sites = find_sites(fp32.graph, recipe.placement)
     options = options or SessionOptions(provider="CPUExecutionProvider")
-    work = Work(bundle, base, fp32, sites, recipe, options, on_stage, on_start, on_step)
+    work = Work(bundle, base, fp32, sites, recipe, options, on_stage)
     drawn, held_out, coverage = None, None, None
     if ranges_path is not None:
         ranges = read_ranges(ranges_path, work.sha256("fp32"))
@@ -136,27 +122,31 @@ def calibrate_bundle(
 def _calibration_set(work: Work, path: Path | None) -> CalibrationSet:
     if path is not None:
         return read_set(path, work.bundle.manifest)
-    work.on_stage(f"drawing {work.recipe.num} trajectories")
-    return _draw(work, work.recipe.num, work.settings, work.recipe.seed)
+    num = work.recipe.num
+    what = "drawing " + _trajectories(num)
+    return _draw(work, what, num, work.settings, work.recipe.seed)
 
 
 def _held_out(work: Work, drawn: int, settings: Settings, seed: int) -> CalibrationSet:
     """Trajectories of the next seed, a quarter as many."""
     num = max(1, drawn // HELD_OUT)
-    work.on_stage(f"drawing {num} trajectories more, to check the ranges")
-    return _draw(work, num, settings, seed + 1)
+    what = f"drawing {_trajectories(num)} more, to check the ranges"
+    return _draw(work, what, num, settings, seed + 1)
 
 
-def _draw(work: Work, num: int, settings: Settings, seed: int) -> CalibrationSet:
-    work.on_start(num * settings.steps)
+def _draw(work: Work, what: str, num: int, settings: Settings, seed: int) -> CalibrationSet:
+    moved = work.on_stage(what, num, settings.steps)
     with unbundled(work.bundle, work.fp32, "fp32", work.options) as pipeline:
-        return draw_set(pipeline, num, settings, seed, work.on_step)
+        return draw_set(pipeline, num, settings, seed, moved)
+
+
+def _trajectories(num: int) -> str:
+    return "1 trajectory" if num == 1 else f"{num:,} trajectories"
 
 
 def _gather(work: Work, drawn: CalibrationSet, held_out: CalibrationSet) -> tuple[Ranges, Coverage]:
-    work.on_stage(f"gathering the ranges of {len(work.sites.found)} activations")
     return take_ranges(
-        Watcher(work.bundle, work.sites.found, work.options),
+        Watcher(work.bundle, work.sites.found, work.options, work.on_stage),
         work.fp32,
         drawn,
         held_out,
@@ -184,8 +174,12 @@ def _builder(work: Work, ranges: Ranges) -> Build:
     constants = exact.graph.initializers.items()
     weights = {name: one.const_value for name, one in constants if one.const_value is not None}
 
+    recipe = work.recipe
+
     def build(chosen: Sequence[Site]) -> ir.Model:
-        return quantize(model, weights, chosen, thresholds, work.recipe.precision)
+        return quantize(
+            model, weights, chosen, thresholds, recipe.precision, recipe.weight_precision
+        )
 
     return build
 
@@ -208,7 +202,8 @@ def _search(
     work: Work, budget_db: float, build: Build, ranges: Ranges, held_out: CalibrationSet
 ) -> Search:
     sites, precision = work.sites.found, work.recipe.precision.name
-    key = search_key(ranges, precision, work.sha256(work.base), sites, held_out)
+    bits = work.recipe.weight_bits
+    key = search_key(ranges, precision, bits, work.sha256(work.base), sites, held_out)
     return tune(
         work.bundle,
         work.fp32,
@@ -219,7 +214,7 @@ def _search(
         budget_db=budget_db,
         log=open_log(_log_path(work.bundle), key),
         options=work.options,
-        on_try=work.on_stage,
+        on_stage=work.on_stage,
     )
 
 
@@ -240,16 +235,17 @@ def _write(
     report = CalibrationReport(
         bundle=work.bundle.folder,
         precision=precision,
+        weight_bits=work.recipe.weight_bits,
         base=work.base,
         sites=tuple(site.name for site in chosen),
         kept=kept,
         skipped=work.sites.skipped,
         ranges_sha256=ranges.sha256,
-        relative_l2=golden_error(work.bundle, model, precision, work.options),
+        relative_l2=golden_error(work.bundle, model, precision, work.options, work.on_stage),
         coverage=coverage,
         search=search,
     )
-    write_results(work.bundle, model, report, ranges, drawn)
+    write_results(work.bundle, model, report, ranges, drawn, work.on_stage)
     if search:
         _log_path(work.bundle).unlink(missing_ok=True)
     return report

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from .search.budget import Search
 from .sets.calibration_set import MAX_SEED
 from .sets.trajectories import SEED_STRIDE
 
+WEIGHT_BITS = (8, 7)
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -30,6 +33,8 @@ class Recipe:
         seed: Of the set, in [0, 2**20); the next one is that of the held-out trajectories.
         method: How ranges are found, a name in `calibration.methods.METHODS`.
         precision: What it is quantized to.
+        weight_bits: Of the weights, 8 or 7. With 7 two products of a weight and an unsigned 8-bit
+            activation fit in 16 bits, where CPUs without VNNI and AMX sum them.
         base: The precision of what is not quantized, one of the precision's bases, or None for what
             pays on the bundle's target.
         smooth: Whether loud channels are moved into the weights.
@@ -43,6 +48,7 @@ class Recipe:
     seed: int = 0
     method: str = "mse"
     precision: Precision = INT8
+    weight_bits: int = 8
     base: str | None = None
     smooth: bool = True
     placement: Placement = field(default_factory=Placement)
@@ -53,6 +59,7 @@ class Recipe:
             raise one_of("method", self.method, METHODS)
         if self.base not in {None, *self.precision.bases}:
             raise one_of("base", self.base, self.precision.bases)
+        self._check_weight_bits()
         if not 1 <= self.num <= SEED_STRIDE:
             raise OptionError(
                 f"{self.num} trajectories were asked for", f"Choose 1 to {SEED_STRIDE} with `--num`"
@@ -61,6 +68,21 @@ class Recipe:
             raise OptionError(f"The seed is {self.seed}", f"Choose one from 0 to {MAX_SEED - 1}")
         if self.budget_db is not None and not math.isfinite(self.budget_db):
             raise OptionError(f"The budget is {self.budget_db} dB", "Choose a number, such as 45")
+
+    def _check_weight_bits(self) -> None:
+        if self.weight_bits not in WEIGHT_BITS:
+            raise OptionError(f"The weights' bits are {self.weight_bits}", "Choose 8 or 7")
+        if self.weight_bits < 8 and self.placement.attention:
+            raise OptionError(
+                "`--weight-bits 7` has no weights to act on in attention's two matmuls, which "
+                "`--attention` quantizes",
+                "Leave out one of the two",
+            )
+
+    @property
+    def weight_precision(self) -> Precision:
+        """What the weights are quantized to."""
+        return dataclasses.replace(self.precision, largest=2 ** (self.weight_bits - 1) - 1)
 
     def settings(self, manifest: Manifest) -> Settings:
         """How trajectories of this model are sampled."""
@@ -76,6 +98,7 @@ class CalibrationReport:
     Attributes:
         bundle: Where it was written.
         precision: Its name.
+        weight_bits: Of its weights.
         base: The precision of what is not quantized.
         sites: The operands that were quantized.
         kept: The sites that stayed in the base's precision for the budget.
@@ -88,6 +111,7 @@ class CalibrationReport:
 
     bundle: Path
     precision: str
+    weight_bits: int
     base: str
     sites: tuple[str, ...]
     kept: tuple[str, ...]

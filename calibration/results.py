@@ -11,6 +11,7 @@ from ..graphs.graph_file import write_graph
 from ..runtime.bundle.folder import Bundle, extended_bundle, write_manifest
 from ..runtime.bundle.manifest import PassReport
 from ..runtime.figures import as_json
+from ..runtime.stage import OnStage, unheard
 from .observed.ranges import Ranges
 from .recipe import CalibrationReport
 from .sets.calibration_set import CalibrationSet, write_set
@@ -24,6 +25,7 @@ def write_results(
     report: CalibrationReport,
     ranges: Ranges,
     drawn: CalibrationSet | None,
+    on_stage: OnStage = unheard,
 ) -> None:
     """Put a bundle in the place of ``bundle`` that has the quantized denoiser too.
 
@@ -33,7 +35,7 @@ def write_results(
     manifest, name = bundle.manifest, f"denoiser.{report.precision}"
     path = f"graphs/{name}.onnx"
     stale = [file for file in manifest.files if file.startswith((path, f"{FOLDER}/"))]
-    with extended_bundle(bundle, stale) as folder:
+    with extended_bundle(bundle, stale, on_stage) as folder:
         spec = write_graph(model, folder, name)
         made = _pass_report(bundle, report, spec.nodes, spec.weight_bytes)
         (folder / FOLDER).mkdir()
@@ -67,4 +69,5 @@ def _pass_report(
         rewritten=report.sites,
         skipped={**report.skipped, **kept},
         relative_l2=report.relative_l2,
+        weight_bits=report.weight_bits,
     )

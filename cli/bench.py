@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from .options import session_options, split_names
-from .printing import check_place, console, json_option, megabytes, step_progress, table, write_json
+from .printing import check_place, console, json_option, megabytes, table, write_json
+from .progress import shown_stages
 
 if TYPE_CHECKING:
     from ..evaluation.speed.bench import Bench, Row
@@ -78,13 +78,8 @@ def bench(
         from ..evaluation.speed.plot import check_suffix, plot_bench
 
         check_suffix(plot)
-    with step_progress() as progress:
-
-        def on_turns(name: str, turns: int) -> Callable[[], None]:
-            task = progress.add_task(name, total=turns)
-            return lambda: progress.advance(task)
-
-        timed = run_bench(bundles, Wanted(**wanted), steps=steps, rounds=rounds, on_turns=on_turns)
+    with shown_stages() as on_stage:
+        timed = run_bench(bundles, Wanted(**wanted), steps=steps, rounds=rounds, on_stage=on_stage)
     machine = this_machine()
     write_json(json_path, figures(timed, machine))
     if plot is not None:

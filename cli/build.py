@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import split_names
-from .printing import build_progress, console, json_option, megabytes, table, write_json
+from .printing import console, json_option, megabytes, table, write_json
+from .progress import shown_stages
 
 if TYPE_CHECKING:
     from ..export.engines.build import Built
-    from ..runtime.builder import OnPhase
 
 
 @click.command()
@@ -59,18 +59,8 @@ def build(bundle: Path, json_path: Path | None, **asked: Any) -> None:
     from ..export.engines.build import BuildOptions, build_engines
 
     options = BuildOptions(**asked)
-    with build_progress() as progress:
-
-        def on_engine(graph: str) -> OnPhase:
-            task = progress.add_task(graph, total=None)
-
-            def on_phase(phase: str, done: int, steps: int) -> bool:
-                progress.update(task, description=f"{graph}: {phase}", completed=done, total=steps)
-                return True
-
-            return on_phase
-
-        built = build_engines(bundle, options, on_engine)
+    with shown_stages() as on_stage:
+        built = build_engines(bundle, options, on_stage)
     write_json(json_path, figures(built))
     console.print(table(["engine", "graph", "size", "built in", "for"], map(_row, built)))
     console.print()

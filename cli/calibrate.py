@@ -13,7 +13,8 @@ from click.core import ParameterSource
 
 from .. import OptionError
 from .options import as_value, session_options
-from .printing import console, decibel, json_option, pairs, stage_progress, table, write_json
+from .printing import console, decibel, json_option, pairs, table, write_json
+from .progress import shown_stages
 
 if TYPE_CHECKING:
     from ..calibration.recipe import CalibrationReport, Recipe
@@ -35,6 +36,12 @@ CPU = "CPUExecutionProvider"
     click.option("--seed", default=0, show_default=True, help="Of the calibration set."),
     click.option(
         "--method", default="mse", show_default=True, help="minmax, percentile, entropy or mse."
+    ),
+    click.option(
+        "--weight-bits",
+        default=8,
+        show_default=True,
+        help="7 keeps int8 exact on CPUs without VNNI and AMX.",
     ),
     click.option("--base", help="fp16 or fp32: the precision of what is not quantized."),
     click.option(
@@ -96,17 +103,14 @@ def calibrate(
     """
     from ..calibration.pipeline import calibrate_bundle
 
-    stages = stage_progress()
-    with stages.progress:
+    with shown_stages() as on_stage:
         made = calibrate_bundle(
             bundle,
             recipe,
             set_path=set_path,
             ranges_path=ranges_path,
             options=dataclasses.replace(options, provider=options.provider or CPU),
-            on_stage=stages.on_stage,
-            on_start=stages.on_start,
-            on_step=stages.on_step,
+            on_stage=on_stage,
         )
     write_json(json_path, figures(made))
     _print(made)
@@ -135,6 +139,7 @@ def figures(made: CalibrationReport) -> dict[str, Any]:
     return {
         "bundle": str(made.bundle),
         "base": made.base,
+        "weight_bits": made.weight_bits,
         "sites": list(made.sites),
         "kept_high_precision": list(made.kept),
         "skipped": dict(made.skipped),
@@ -147,12 +152,17 @@ def figures(made: CalibrationReport) -> dict[str, Any]:
     }
 
 
+def _bits(made: CalibrationReport) -> str:
+    return "" if made.weight_bits == 8 else f", weights of {made.weight_bits} bits"
+
+
 def _print(made: CalibrationReport) -> None:
     rows = [
         ("bundle", str(made.bundle)),
         (
             made.precision,
-            f"{len(made.sites)} sites on {made.base}; {len(made.skipped)} layers left alone",
+            f"{len(made.sites)} sites on {made.base}{_bits(made)}; "
+            f"{len(made.skipped)} layers left alone",
         ),
         ("parity", f"relative L2 {made.relative_l2:.1e} against PyTorch, single calls"),
     ]

@@ -19,17 +19,16 @@ from .printing import (
     console,
     decibel,
     json_option,
-    step_progress,
     table,
     write_json,
 )
+from .progress import shown_stages
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from ..evaluation.accuracy.compare import Comparison
     from ..evaluation.accuracy.measure import Accuracy, Row
-    from ..runtime.pipeline import OnStep
 
 ROWS = 16  # images listed one by one
 LIVE = ("images", "steps", "sampler", "cfg_scale")  # options of `--checkpoint` alone
@@ -114,13 +113,8 @@ def compare(report: Path | None, json_path: Path | None, **asked: Any) -> None:
 
     if report is not None:
         from ..evaluation.report.page import write_report
-    with step_progress() as progress:
-
-        def on_part(name: str, total: int) -> OnStep:
-            task = progress.add_task(name, total=total)
-            return lambda moved: progress.advance(task, moved)
-
-        accuracy = measure(Asked(**asked, whole=report is not None), on_part)
+    with shown_stages() as on_stage:
+        accuracy = measure(Asked(**asked, whole=report is not None), on_stage)
     write_json(json_path, figures(accuracy))
     if report is not None:
         write_report(accuracy, report)

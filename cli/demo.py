@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .printing import console, decibel, json_option, megabytes, stage_progress, table, write_json
+from .printing import console, decibel, json_option, megabytes, table, write_json
+from .progress import shown_stages
 
 if TYPE_CHECKING:
     from ..evaluation.demo import Demo
@@ -31,10 +32,9 @@ def demo(out: Path, json_path: Path | None) -> None:
     from ..evaluation.demo import run_demo
     from ..export.graph_pass import PassBroken
 
-    stages = stage_progress()
     try:
-        with stages.progress:
-            made = run_demo(out, on_stage=stages.on_stage)
+        with shown_stages() as on_stage:
+            made = run_demo(out, on_stage=on_stage)
     except PassBroken as error:
         click.echo(
             f"pitstop: {error}. No bundle was written; reinstall with the versions in "

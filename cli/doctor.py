@@ -66,7 +66,9 @@ def _int8(machine: Machine) -> str:
     if not machine.cpu_features:
         return "not known"
     why = why_int8_saturates(machine.cpu_features)
-    return f"not exact: {why}; choose fp32" if why else "exact"
+    return (
+        f"not exact: {why}; choose fp32, or `pitstop calibrate --weight-bits 7`" if why else "exact"
+    )
 
 
 def _nvidia_rows(nvidia: Nvidia) -> list[tuple[str, str]]:

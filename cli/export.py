@@ -15,7 +15,8 @@ from .. import CalibrationError, PitstopError
 from .escaped import escaped
 from .options import as_value, hint_options, split_names
 from .passes_table import passes_table
-from .printing import console, json_option, megabytes, pairs, stage_progress, write_json
+from .printing import console, json_option, megabytes, pairs, write_json
+from .progress import shown_stages
 
 if TYPE_CHECKING:
     from ..calibration.recipe import CalibrationReport
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from ..export.parity import Parity
     from ..export.pipeline import ExportReport
     from ..export.vae.add import DecoderParity, DecoderShape
-    from .printing import Stages
+    from ..runtime.stage import OnStage
 
 
 @as_value(
@@ -124,14 +125,11 @@ def export(
 
     out = Path(os.path.abspath(out))  # "." is moved away where a bundle is there already
     floating = [name for name in precisions if name not in QUANTIZED]
-    stages = stage_progress()
     try:
-        with stages.progress:
-            report = export_bundle(
-                source, out, precisions=floating, on_stage=stages.on_stage, **asked
-            )
+        with shown_stages() as on_stage:
+            report = export_bundle(source, out, precisions=floating, on_stage=on_stage, **asked)
             calibrated = {
-                name: _calibrate(out, name, stages)
+                name: _calibrate(out, name, on_stage)
                 for name in QUANTIZED
                 if report.passed and name in precisions
             }
@@ -181,7 +179,7 @@ def _print(out: Path, report: ExportReport, calibrated: Mapping[str, Calibration
     console.print(pairs(rows))
 
 
-def _calibrate(bundle: Path, precision: str, stages: Stages) -> CalibrationReport:
+def _calibrate(bundle: Path, precision: str, on_stage: OnStage) -> CalibrationReport:
     """Add a quantized denoiser; where that fails or is stopped, say what there is."""
     from ..calibration.pipeline import calibrate_bundle
     from ..calibration.recipe import Recipe
@@ -189,13 +187,8 @@ def _calibrate(bundle: Path, precision: str, stages: Stages) -> CalibrationRepor
 
     add = f"add it with `pitstop calibrate {bundle}`"
     try:
-        return calibrate_bundle(
-            bundle,
-            Recipe(precision=PRECISIONS[precision]),
-            on_stage=stages.on_stage,
-            on_start=stages.on_start,
-            on_step=stages.on_step,
-        )
+        recipe = Recipe(precision=PRECISIONS[precision])
+        return calibrate_bundle(bundle, recipe, on_stage=on_stage)
     except PitstopError as error:
         remedy = f"{add}: {error.remedy[0].lower()}{error.remedy[1:]}"
         problem = f"{bundle} was written without {precision}: {error.problem}"

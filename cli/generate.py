@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 import click
 
 from .options import sampling_options, session_options
-from .printing import console, json_option, messages, pairs, step_progress, write_json
+from .printing import console, json_option, messages, pairs, write_json
+from .progress import shown_stages
 
 if TYPE_CHECKING:
     from ..runtime.backend import SessionOptions
-    from ..runtime.backends import Choice
+    from ..runtime.bundle.manifest import Manifest
     from ..runtime.jobs import RunReport
+    from ..runtime.pipeline import Pipeline
     from ..runtime.sampling.settings import Settings
 
 
@@ -54,23 +56,18 @@ def generate(
     from ..runtime.jobs import draw_images, plan_images
     from ..runtime.pipeline import Pipeline
 
-    opened = Pipeline.from_bundle(bundle, backend=backend, precision=precision, options=options)
-    with opened as pipeline, step_progress() as progress:
-        plan = plan_images(pipeline.manifest, labels, num, seed)
-        task = progress.add_task("drawing", total=None)
-        done = draw_images(
-            pipeline,
-            plan,
-            settings,
-            out,
-            on_start=lambda total: progress.update(task, total=total),
-            on_step=lambda: progress.advance(task),
-        )
+    with shown_stages() as on_stage:
+        on_stage(f"opening {bundle}")
+        opened = Pipeline.from_bundle(bundle, backend=backend, precision=precision, options=options)
+        with opened as pipeline:
+            plan = plan_images(pipeline.manifest, labels, num, seed)
+            done = draw_images(pipeline, plan, settings, out, on_stage=on_stage)
     write_json(json_path, done.figures())
-    _print(done, out, opened.chosen)
+    _print(done, out, opened)
 
 
-def _print(done: RunReport, out: Path, chosen: Choice | None) -> None:
+def _print(done: RunReport, out: Path, opened: Pipeline) -> None:
+    chosen = opened.chosen
     console.print(
         pairs([
             ("images", f"{done.drawn} drawn, {done.kept} kept from before"),
@@ -82,15 +79,18 @@ def _print(done: RunReport, out: Path, chosen: Choice | None) -> None:
             ("time", f"{done.seconds:.1f} s, {done.ms_per_step or 0:.0f} ms a step"),
         ])
     )
-    if why := _why_not_exact(done):
+    if why := _why_not_exact(done, opened.manifest):
         messages.print(
-            f"note: {done.precision} is not exact here: {why}; fp32 is exact", style="yellow"
+            f"note: {done.precision} is not exact here: {why}; fp32 is exact, and so is "
+            f"{done.precision} after `pitstop calibrate --weight-bits 7`",
+            style="yellow",
         )
 
 
-def _why_not_exact(done: RunReport) -> str | None:
+def _why_not_exact(done: RunReport, manifest: Manifest) -> str | None:
     from ..runtime.bundle.precision import QUANTIZED
     from ..runtime.machine.cpu import cpu_features, why_int8_saturates
 
     on_cpu = "cpu" in done.device.lower()
-    return why_int8_saturates(cpu_features()) if on_cpu and done.precision in QUANTIZED else None
+    fits = done.precision not in QUANTIZED or manifest.weight_bits(done.precision) == 7
+    return why_int8_saturates(cpu_features()) if on_cpu and not fits else None

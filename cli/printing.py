@@ -1,26 +1,15 @@
-"""What the commands print with: one console, tables, a progress bar, and the JSON file."""
+"""What the commands print with: one console, tables, and the JSON file."""
 
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console, RenderableType
-from rich.progress import (
-    BarColumn,
-    Progress,
-    ProgressColumn,
-    SpinnerColumn,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-)
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -66,80 +55,6 @@ json_option = click.option(
     metavar="FILE",
     help="Write the figures to FILE as JSON.",
 )
-
-
-class StepTime(ProgressColumn):
-    """Milliseconds of one step, over the last steps."""
-
-    def render(self, task: Task) -> Text:
-        per_step = task.fields.get("rows", 1)
-        if not task.speed:
-            return Text("   - ms/step", style="dim")
-        return Text(f"{1000 * per_step / task.speed:4.0f} ms/step", style="dim")
-
-
-def step_progress() -> Progress:
-    """A bar with the steps done and the time of one, on stderr."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
-        StepTime(),
-        console=messages,
-        transient=True,
-        disable=not messages.is_terminal,
-    )
-
-
-class KnownSteps(ProgressColumn):
-    """A bar for a stage that tells how many steps it takes; nothing for others."""
-
-    _bar = BarColumn()
-
-    def render(self, task: Task) -> RenderableType:
-        return self._bar.render(task) if task.total else Text()
-
-
-@dataclass(frozen=True)
-class Stages:
-    """A spinner with the stage that runs, and a bar where its steps are told."""
-
-    progress: Progress
-    task: TaskID
-
-    def on_stage(self, stage: str) -> None:
-        self.progress.update(self.task, description=stage, total=0, completed=0)
-
-    def on_start(self, steps: int) -> None:
-        self.progress.update(self.task, total=steps, completed=0)
-
-    def on_step(self, images: int) -> None:
-        self.progress.advance(self.task, images)
-
-
-def stage_progress() -> Stages:
-    """What shows the stages of long work, on stderr."""
-    progress = Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        KnownSteps(),
-        console=messages,
-        transient=True,
-        disable=not messages.is_terminal,
-    )
-    return Stages(progress, progress.add_task("", total=0))
-
-
-def build_progress() -> Progress:
-    """A bar with the phase that runs, on stderr."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TimeElapsedColumn(),
-        console=messages,
-        transient=True,
-        disable=not messages.is_terminal,
-    )
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:

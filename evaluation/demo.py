@@ -11,12 +11,13 @@ import numpy as np
 from ..calibration.pipeline import calibrate_bundle
 from ..calibration.recipe import Recipe
 from ..export.graph_pass import PassBroken
-from ..export.pipeline import OnStage, export_bundle
+from ..export.pipeline import export_bundle
 from ..runtime.bundle.folder import open_bundle
 from ..runtime.bundle.goldens import Goldens
 from ..runtime.image import save_png, to_images
-from ..runtime.pipeline import OnStep, Pipeline
+from ..runtime.pipeline import Pipeline
 from ..runtime.sampling.settings import Settings
+from ..runtime.stage import Moved, OnStage, unheard
 from .accuracy.compare import Comparison, compare
 from .accuracy.quality import judge
 from .accuracy.reference import live_goldens
@@ -77,31 +78,29 @@ class Demo:
 def run_demo(
     out: Path,
     *,
-    on_stage: OnStage = lambda stage: None,
-    on_step: OnStep = lambda images: None,
+    on_stage: OnStage = unheard,
 ) -> Demo:
     """Export the shipped PiT, draw forty images with it, and compare them with PyTorch's.
 
     Args:
         out: A folder for the bundle and the picture.
         on_stage: Told what is being done.
-        on_step: Told of every step that draws.
 
     Raises:
         PitstopError: ``out`` cannot be written.
         PassBroken: The export does not match PyTorch.
     """
     bundle, picture = out / "bundle", out / "images.png"
-    _make_bundle(bundle, on_stage, on_step)
+    _make_bundle(bundle, on_stage)
     manifest = open_bundle(bundle).manifest
-    on_stage(f"drawing {IMAGES} images with PyTorch")
-    clock = _Clock(on_step)
+    drawing = f"drawing {IMAGES} images with"
+    clock = _Clock(on_stage(f"{drawing} PyTorch", IMAGES, SETTINGS.steps))
     goldens = live_goldens(SOURCE, manifest, SETTINGS, IMAGES, on_step=clock.tick)
     reference_ms = clock.ms_per_step
     rows = []
     for precision in manifest.precisions:
-        on_stage(f"drawing {IMAGES} images with ONNX Runtime, {precision}")
-        rows.append(_measure(bundle, precision, goldens, on_step))
+        moved = on_stage(f"{drawing} ONNX Runtime, {precision}", IMAGES, SETTINGS.steps)
+        rows.append(_measure(bundle, precision, goldens, moved))
     drawn = {
         f"{row.precision}  {row.bytes / 1e6:.1f} MB": to_images(row.comparison.latents)
         for row in rows
@@ -111,7 +110,7 @@ def run_demo(
     return Demo(tuple(rows), agreement, reference_ms, picture, bundle)
 
 
-def _make_bundle(bundle: Path, on_stage: OnStage, on_step: OnStep) -> None:
+def _make_bundle(bundle: Path, on_stage: OnStage) -> None:
     report = export_bundle(SOURCE, bundle, batch=BATCH, precisions=PRECISIONS, on_stage=on_stage)
     if not report.passed:
         raise PassBroken(
@@ -119,12 +118,12 @@ def _make_bundle(bundle: Path, on_stage: OnStage, on_step: OnStep) -> None:
             f"above {report.parity.tolerance:.0e}"
         )
     recipe = Recipe(num=TRAJECTORIES, steps=SETTINGS.steps, cfg_scale=SETTINGS.cfg_scale)
-    calibrate_bundle(bundle, recipe, on_stage=on_stage, on_step=on_step)
+    calibrate_bundle(bundle, recipe, on_stage=on_stage)
 
 
-def _measure(bundle: Path, precision: str, goldens: Goldens, on_step: OnStep) -> DemoRow:
+def _measure(bundle: Path, precision: str, goldens: Goldens, moved: Moved) -> DemoRow:
     pipeline = Pipeline.from_bundle(bundle, backend="onnxruntime", precision=precision)
-    clock = _Clock(on_step)
+    clock = _Clock(moved)
     compared = compare(pipeline, goldens, reference="PyTorch fp32", on_step=clock.tick)
     return DemoRow(
         precision=precision,
@@ -140,13 +139,13 @@ def _measure(bundle: Path, precision: str, goldens: Goldens, on_step: OnStep) ->
 class _Clock:
     """Counts and times the steps of a run, from the end of its first step."""
 
-    def __init__(self, on_step: OnStep) -> None:
-        self._on_step = on_step
+    def __init__(self, moved: Moved) -> None:
+        self._moved = moved
         self._times: list[float] = []
 
     def tick(self, images: int) -> None:
         self._times.append(time.perf_counter())
-        self._on_step(images)
+        self._moved(images)
 
     @property
     def ms_per_step(self) -> float:

@@ -21,6 +21,7 @@ from ..graphs.weights import weight_bytes
 from ..runtime.bundle.manifest import PassReport
 from ..runtime.distance import relative_l2
 from ..runtime.session import Array
+from ..runtime.stage import OnStage, unheard
 
 Feeds = Mapping[str, Array]
 
@@ -77,11 +78,11 @@ def apply_all(
     passes: Iterable[GraphPass],
     model: ir.Model,
     feeds: Feeds,
-    on_pass: Callable[[str], None] = lambda name: None,
+    on_stage: OnStage = unheard,
 ) -> tuple[ir.Model, tuple[PassReport, ...]]:
-    """Run passes in order, each held against the graph before it; ``on_pass`` hears each name."""
+    """Run passes in order, each held against the graph before it; ``on_stage`` hears of each."""
     reports = []
-    for edited, report in _apply_all(passes, model, feeds, on_pass):
+    for edited, report in _apply_all(passes, model, feeds, on_stage):
         model = edited
         reports.append(report)
     return model, tuple(reports)
@@ -100,11 +101,11 @@ def _apply_all(
     passes: Iterable[GraphPass],
     model: ir.Model,
     feeds: Feeds,
-    on_pass: Callable[[str], None] = lambda name: None,
+    on_stage: OnStage = unheard,
 ) -> Iterable[tuple[ir.Model, PassReport]]:
     before = run_graph(model, feeds)
     for graph_pass in passes:
-        on_pass(graph_pass.name)
+        on_stage(f"pass {graph_pass.name}")
         edited = model.clone()
         sites = graph_pass.edit(edited.graph)
         RemoveUnusedNodesPass()(edited)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from ..runtime.sampling.condition import stack
 from ..runtime.sampling.conditioner import ask_conditioner
 from ..runtime.sampling.noise import START, draw_noise
 from ..runtime.session import Array
+from ..runtime.stage import OnStage, unheard
 from .graph_pass import Feeds, PassBroken, apply_all, report_change
 from .passes import PASSES
 from .split import NoSplit, split
@@ -59,7 +60,7 @@ def optimize(
     model: ir.Model,
     feeds: Feeds,
     steps: Sequence[str],
-    on_stage: Callable[[str], None] = lambda stage: None,
+    on_stage: OnStage = unheard,
 ) -> Optimized:
     """Run the steps, each held against the graph before it on ``feeds``.
 
@@ -67,7 +68,7 @@ def optimize(
         PassBroken: A step changed what the graph computes.
     """
     chosen = [graph_pass for graph_pass in PASSES if graph_pass.name in steps]
-    model, done = apply_all(chosen, model, feeds, lambda name: on_stage(f"pass {name}"))
+    model, done = apply_all(chosen, model, feeds, on_stage)
     reports = list(done)
     if SPLIT not in steps:
         return Optimized({DENOISER: model}, tuple(reports))

@@ -9,6 +9,7 @@ from ..runtime.bundle.goldens import Goldens
 from ..runtime.bundle.precision import FP32
 from ..runtime.distance import relative_l2
 from ..runtime.pipeline import Pipeline
+from ..runtime.stage import Moved
 
 FP32_TOLERANCE = FP32.tolerance
 
@@ -34,10 +35,16 @@ class Parity:
         return all(error <= self.tolerance for error in self.relative_l2)  # false for NaN too
 
 
-def check_parity(candidate: Pipeline, goldens: Goldens, tolerance: float) -> Parity:
+def check_parity(
+    candidate: Pipeline,
+    goldens: Goldens,
+    tolerance: float,
+    moved: Moved = lambda calls: None,
+) -> Parity:
     """Feed the candidate what PyTorch was fed, and compare the answers call by call."""
-    errors = (
-        relative_l2(call.prediction, candidate.predict(call.latent, call.timestep, call.conditions))
-        for call in goldens.calls
-    )
+    errors = []
+    for call in goldens.calls:
+        found = candidate.predict(call.latent, call.timestep, call.conditions)
+        errors.append(relative_l2(call.prediction, found))
+        moved(1)
     return Parity(tuple(errors), tolerance)

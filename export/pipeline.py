@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from ..runtime.bundle.precision import Precision
 from ..runtime.distance import relative_l2
 from ..runtime.opened import open_denoiser
 from ..runtime.pipeline import Pipeline
+from ..runtime.sampling.settings import Settings
+from ..runtime.stage import Moved, OnStage, unheard
 from .by_hand import ByHand
 from .goldens import draw_goldens, golden_settings
 from .lowering.lower import LOW, choose_precisions, lower
@@ -32,9 +34,6 @@ from .vae.trace import Vae, read_vae
 MAX_BATCH = 256
 RGB = 3  # channels
 MAX_SEED = 2**63 - 1  # of PyTorch's generator
-
-OnStage = Callable[[str], None]
-"""Told what the export does next, in a few words."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ def export_bundle(
     by_hand: ByHand = SAID_NOTHING,
     vae: Path | None = None,
     vae_shape: DecoderShape = ONE_TILE,
-    on_stage: OnStage = lambda stage: None,
+    on_stage: OnStage = unheard,
 ) -> ExportReport:
     """Trace a checkpoint, hold its graphs against PyTorch, and write a bundle.
 
@@ -120,7 +119,7 @@ def export_bundle(
     read = None if vae is None else read_vae(vae)
     enlarges = None if read is None else (read.latent_channels, read.factor)
     checkpoint = load_source(source, image_size, seed, hints, enlarges)
-    with new_bundle(out) as folder:
+    with new_bundle(out, on_stage) as folder:
         alone = manifest_for(checkpoint, Path(source).stem, batch)
         manifest, notes = _in_its_space(
             alone, source, by_hand, read, resized=image_size is not None
@@ -137,12 +136,13 @@ def export_bundle(
         )
         step = write_graph(step_graph(manifest), folder, STEP)
         manifest = dataclasses.replace(manifest, graphs={**manifest.graphs, STEP: step})
-        on_stage("running PyTorch for the goldens")
         reference = Pipeline(manifest, TorchSession(checkpoint.model), "fp32")
-        goldens = _draw_goldens(reference, max(1, batch // 2))
+        images, settings = max(1, batch // 2), golden_settings(manifest)
+        moved = on_stage("running PyTorch for the goldens", images, settings.steps)
+        goldens = _draw_goldens(reference, settings, images, moved)
         write_goldens(goldens, folder)
-        on_stage("comparing ONNX Runtime with PyTorch")
-        parity = check_parity(open_here(manifest, folder, "fp32"), goldens, FP32_TOLERANCE)
+        moved = on_stage("comparing ONNX Runtime with PyTorch", len(goldens.timesteps))
+        parity = check_parity(open_here(manifest, folder, "fp32"), goldens, FP32_TOLERANCE, moved)
         report = ExportReport(out, {"fp32": parity}, folded.reports)
         for name in chosen[1:] if parity.passed else ():
             on_stage(f"writing the denoiser in {name}")
@@ -181,9 +181,9 @@ def _in_its_space(
     return manifest, notes
 
 
-def _draw_goldens(reference: Pipeline, images: int) -> Goldens:
+def _draw_goldens(reference: Pipeline, settings: Settings, images: int, moved: Moved) -> Goldens:
     try:
-        return draw_goldens(reference, golden_settings(reference.manifest), images)
+        return draw_goldens(reference, settings, images, on_step=moved)
     except NonFiniteError as error:
         raise CheckpointError(
             f"PyTorch itself leaves the finite numbers with this checkpoint: {error.problem}",

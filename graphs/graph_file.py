@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from ..runtime.backends import import_backend
 from ..runtime.bundle.folder import GraphFile
 from ..runtime.bundle.manifest import GraphSpec, TensorSpec
 from ..runtime.session import Array, Session
+from ..runtime.temporary import temporary_folder
 from .weights import weight_bytes
 
 CPU = SessionOptions(provider="CPUExecutionProvider")
@@ -87,9 +87,9 @@ def run_calls(model: ir.Model, calls: Sequence[Mapping[str, Array]]) -> list[dic
 @contextlib.contextmanager
 def opened(model: ir.Model, options: SessionOptions) -> Iterator[Session]:
     """A graph in ONNX Runtime, by way of a temporary file."""
-    with tempfile.TemporaryDirectory() as folder:
-        spec = write_graph(model, Path(folder), "graph")
-        graph = GraphFile(Path(folder) / spec.path, spec)
+    with temporary_folder() as folder:
+        spec = write_graph(model, folder, "graph")
+        graph = GraphFile(folder / spec.path, spec)
         session = import_backend("onnxruntime").open_graph(graph, options)
         try:
             yield session

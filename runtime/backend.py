@@ -18,10 +18,13 @@ class SessionOptions:
     Attributes:
         provider: An ONNX Runtime execution provider, e.g. ``CUDAExecutionProvider``.
         threads: CPU threads inside an operator.
+        exact_int8: Whether ONNX Runtime sums int8 products exactly on a CPU whose fastest way cuts
+            the sums off; slower there.
     """
 
     provider: str | None = None
     threads: int | None = None
+    exact_int8: bool = False
 
 
 Rank = tuple[int, str]

@@ -8,7 +8,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,11 @@ from PIL import Image
 
 from .. import OptionError, __version__
 from .bundle.manifest import CONDITIONER, STEP, Manifest
+from .figures import counted
 from .image import make_grid, read_parameters, save_png, written_whole
 from .pipeline import Pipeline, Samples
 from .sampling.settings import Settings
+from .stage import OnStage, unheard
 
 GRID_LIMIT = 256  # images; a larger grid is no help to the eye
 GRID_FILE = "grid.png"
@@ -120,8 +122,7 @@ def draw_images(
     settings: Settings,
     out: Path,
     *,
-    on_start: Callable[[int], None] = lambda steps: None,
-    on_step: Callable[[], None] = lambda: None,
+    on_stage: OnStage = unheard,
 ) -> RunReport:
     """Draw what is planned and not yet in ``out``, each image written as soon as it is done.
 
@@ -130,8 +131,7 @@ def draw_images(
         plan: The images.
         settings: How they are sampled.
         out: The folder.
-        on_start: Told how many steps there will be, a group of images at a time.
-        on_step: Told of each.
+        on_stage: Told of the drawing, an image and a step at a time.
 
     Raises:
         PitstopError: ``out`` cannot be written, or an option does not fit the bundle.
@@ -141,7 +141,7 @@ def draw_images(
     _make_folder(out)
     pending = [image for image in plan if not _is_drawn(pipeline, image, settings, out)]
     groups = pipeline.groups(len(pending), settings)
-    on_start(len(groups) * settings.steps)
+    moved = on_stage(f"drawing {counted(len(pending), 'image')}", len(pending), settings.steps)
     started, seconds_saving = time.perf_counter(), 0.0
     for group in groups:
         images = pending[group]
@@ -149,7 +149,7 @@ def draw_images(
             [image.label for image in images],
             seeds=[image.seed for image in images],
             **dataclasses.asdict(settings),
-            on_step=lambda moved: on_step(),
+            on_step=moved,
         )
         sampled = time.perf_counter()
         _save(pipeline, images, settings, samples, out)

@@ -153,7 +153,9 @@ class Pipeline(Closing):
         Raises:
             PitstopError: The bundle is broken, or what was asked for is not to be had here.
         """
-        return cls.of(open_denoiser(open_bundle(bundle), precision, backend, options))
+        return cls.of(
+            open_denoiser(open_bundle(bundle, every_file=False), precision, backend, options)
+        )
 
     @classmethod
     def of(cls, opened: OpenedBundle) -> Pipeline:

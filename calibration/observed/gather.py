@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -10,14 +10,15 @@ import onnx_ir as ir
 from ...runtime.backend import SessionOptions
 from ...runtime.bundle.folder import Bundle
 from ...runtime.bundle.precision import Precision
+from ...runtime.stage import OnStage
 from ..methods import find_threshold
 from ..qdq.channels import find_scalable
 from ..qdq.placement import Site
 from ..qdq.smoothing import Factors, apply_smoothing, choose_factors, smooth
 from ..sets.calibration_set import CalibrationSet
-from ..sets.feeds import feed
+from ..sets.feeds import Batch, feed
 from .coverage import Coverage, cover
-from .observe import Observation, observe
+from .observe import Observation, groups, observe
 from .ranges import ActivationRange, Ranges
 
 
@@ -29,23 +30,34 @@ class Watcher:
         bundle: With the conditioner.
         sites: Whose activations are watched.
         options: How the graphs are run.
+        on_stage: Told of each set that is run, a denoiser call at a time.
     """
 
     bundle: Bundle
     sites: Sequence[Site]
     options: SessionOptions
+    on_stage: OnStage
 
-    def over_sites(self, model: ir.Model, drawn: CalibrationSet) -> dict[str, Observation]:
+    def over_sites(
+        self, model: ir.Model, drawn: CalibrationSet, what: str
+    ) -> dict[str, Observation]:
         """What the sites' activations hold over a set."""
-        return self.over(model, drawn, {site.tensor: site.channel_axis for site in self.sites})
+        axes = {site.tensor: site.channel_axis for site in self.sites}
+        return self.over(model, drawn, axes, what)
 
     def over(
-        self, model: ir.Model, drawn: CalibrationSet, channel_axes: Mapping[str, int]
+        self, model: ir.Model, drawn: CalibrationSet, channel_axes: Mapping[str, int], what: str
     ) -> dict[str, Observation]:
         """What tensors, given with the axis of their channels, hold over a set."""
-        return observe(
-            model, channel_axes, lambda: feed(self.bundle, drawn, self.options), self.options
-        )
+        calls = -(-len(drawn) // self.bundle.manifest.batch)
+        moved = self.on_stage(what, calls * len(list(groups(model, list(channel_axes)))))
+
+        def batches() -> Iterator[Batch]:
+            for batch in feed(self.bundle, drawn, self.options):
+                yield batch
+                moved(1)
+
+        return observe(model, channel_axes, batches, self.options)
 
 
 def take_ranges(
@@ -64,7 +76,8 @@ def take_ranges(
     if smoothed:
         factors = _find_factors(watcher, model, drawn)
         model = apply_smoothing(model, smooth(model.graph, factors))
-    observed = watcher.over_sites(model, drawn)
+    gathering = f"gathering the ranges of {len(watcher.sites)} activations"
+    observed = watcher.over_sites(model, drawn, gathering)
     by_tensor = {
         name: ActivationRange(
             threshold=find_threshold(method, one.histogram, precision),
@@ -73,7 +86,7 @@ def take_ranges(
         )
         for name, one in observed.items()
     }
-    unseen = watcher.over_sites(model, held_out)
+    unseen = watcher.over_sites(model, held_out, "checking the ranges")
     second = {
         name: find_threshold(method, one.histogram, precision) for name, one in unseen.items()
     }
@@ -91,5 +104,5 @@ def _find_factors(watcher: Watcher, model: ir.Model, drawn: CalibrationSet) -> F
         for found in find_scalable(model.graph)
         if weights & {span.weight for span in found.readers}
     ]
-    seen = watcher.over(model, drawn, dict.fromkeys(tensors, -1))
+    seen = watcher.over(model, drawn, dict.fromkeys(tensors, -1), "looking for loud channels")
     return choose_factors(model.graph, {name: seen[name].amax_by_channel for name in tensors})

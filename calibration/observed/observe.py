@@ -52,7 +52,7 @@ def observe(
         NonFiniteError: A tensor left the finite numbers; the message names it.
     """
     observed: dict[str, Observation] = {}
-    for names in _groups(model, list(channel_axes)):
+    for names in groups(model, list(channel_axes)):
         watched = {name: _Watched(channel_axes[name]) for name in names}
         with opened(with_outputs(model, names), options) as session:
             for batch in batches():
@@ -93,7 +93,7 @@ class _Watched:
         return Observation(self._histogram, np.concatenate(self._rows), self._channels)
 
 
-def _groups(model: ir.Model, names: Sequence[str]) -> Iterator[list[str]]:
+def groups(model: ir.Model, names: Sequence[str]) -> Iterator[list[str]]:
     """The tensors in groups whose sizes add up to what one call may hand out."""
     values = {value.name: value for node in model.graph for value in node.outputs}
     group: list[str] = []

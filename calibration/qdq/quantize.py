@@ -27,6 +27,7 @@ def quantize(
     sites: Sequence[Site],
     thresholds: Mapping[str, float],
     precision: Precision,
+    weight_precision: Precision,
 ) -> ir.Model:
     """A copy of a denoiser with Q/DQ at ``sites``.
 
@@ -35,13 +36,14 @@ def quantize(
         weights: Of the fp32 graph, by name.
         sites: Where.
         thresholds: By the name of the activation.
-        precision: What they are quantized to.
+        precision: What activations are quantized to.
+        weight_precision: What weights are quantized to; it differs in the largest number alone.
 
     Raises:
         CalibrationError: The base graph has no such node.
     """
     model = base.clone()
-    writer = _Writer(model.graph, precision)
+    writer = _Writer(model.graph, precision, weight_precision)
     nodes = {str(node.outputs[0].name): node for node in model.graph}
     for site in sites:
         if site.node not in nodes:
@@ -90,9 +92,10 @@ def quantize_weight(
 class _Writer:
     """Inserts Q/DQ into a graph, once for each tensor."""
 
-    def __init__(self, graph: ir.Graph, precision: Precision) -> None:
+    def __init__(self, graph: ir.Graph, precision: Precision, weights: Precision) -> None:
         self._graph = graph
         self._precision = precision
+        self._weight_precision = weights
         self._dtype = ir.DataType[precision.dtype]
         self._activations: dict[str, ir.Value] = {}
         self._weights: dict[str, ir.Value] = {}
@@ -110,7 +113,9 @@ class _Writer:
             value = node.inputs[1]
             assert value is not None
             assert value.dtype is not None
-            values, scale = quantize_weight(weight, axis, value.dtype.numpy(), self._precision)
+            values, scale = quantize_weight(
+                weight, axis, value.dtype.numpy(), self._weight_precision
+            )
             stored = [
                 self._constant(f"{name}_{self._precision.name}", values),
                 self._constant(f"{name}_scale", scale),

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ... import BundleError
+from ...runtime.stage import OnStage, unheard
 from ...runtime.whole_file import whole_file
 
 if TYPE_CHECKING:  # a report reads searches, also where no graph can be
@@ -80,7 +81,7 @@ def search(
     error_of: Measure,
     psnr_of: Measure,
     log: Log,
-    on_try: Callable[[str], None] = lambda what: None,
+    on_stage: OnStage = unheard,
 ) -> Search:
     """Keep ever more of the worst sites until the budget is met, then as few of them as needed.
 
@@ -90,18 +91,18 @@ def search(
         error_of: The relative L2 of single calls.
         psnr_of: The median PSNR of trajectories.
         log: Remembers both.
-        on_try: Told what is measured next.
+        on_stage: Told of the sites that are measured.
     """
     errors = {}
-    for number, site in enumerate(sites, start=1):
-        on_try(f"sensitivity of {site.name} ({number} of {len(sites)})")
+    moved = on_stage("measuring each site alone", len(sites))
+    for site in sites:
         errors[site.name] = log.measured("site", site.name, partial(error_of, [site]))
+        moved(1)
     worst_first = sorted(sites, key=lambda site: -errors[site.name])
     points: dict[int, Point] = {}
 
     def meets(kept: int) -> bool:
         if kept not in points:
-            on_try(f"trajectories with {kept} of {len(sites)} sites kept")
             psnr = log.measured("kept", kept, lambda: psnr_of(worst_first[kept:]))
             points[kept] = Point(tuple(site.name for site in worst_first[:kept]), psnr)
         return points[kept].psnr_db >= budget_db

@@ -14,6 +14,7 @@ from ... import NonFiniteError
 from ...runtime.backend import SessionOptions
 from ...runtime.bundle.folder import Bundle
 from ...runtime.distance import relative_l2
+from ...runtime.stage import OnStage
 from ..observed.ranges import Ranges
 from ..qdq.placement import Site
 from ..sets.calibration_set import CalibrationSet
@@ -41,7 +42,7 @@ def tune(
     budget_db: float,
     log: Log,
     options: SessionOptions,
-    on_try: Callable[[str], None],
+    on_stage: OnStage,
 ) -> Search:
     """Find the fewest sites to keep, measured on calls and trajectories of the fp32 denoiser.
 
@@ -55,31 +56,38 @@ def tune(
         budget_db: The PSNR to reach.
         log: Remembers what was measured.
         options: How graphs are run.
-        on_try: Told what is measured next.
+        on_stage: Told what is measured next.
     """
+    exact = dataclasses.replace(options, exact_int8=True)
     batches = list(feed(bundle, held_out.first(ROWS), options))
     settings = held_out.settings
     expected = predictions(fp32, batches, options)
+    moved = on_stage(
+        f"drawing {len(SEEDS)} trajectories to search with", len(SEEDS), settings.steps
+    )
     with unbundled(bundle, fp32, "fp32", options) as pipeline:
-        ends = final_latents(pipeline, SEEDS, settings)
+        ends = final_latents(pipeline, SEEDS, settings, moved)
 
     def error_of(chosen: Sequence[Site]) -> float:
-        return relative_l2(expected, predictions(build(chosen), batches, options))
+        return relative_l2(expected, predictions(build(chosen), batches, exact))
 
     def psnr_of(chosen: Sequence[Site]) -> float:
-        with unbundled(bundle, build(chosen), precision, options) as pipeline:
+        what = f"trajectories with {len(sites) - len(chosen)} of {len(sites)} sites kept"
+        moved = on_stage(what, len(SEEDS), settings.steps)
+        with unbundled(bundle, build(chosen), precision, exact) as pipeline:
             try:
-                found = final_latents(pipeline, SEEDS, settings)
+                found = final_latents(pipeline, SEEDS, settings, moved)
             except NonFiniteError:
                 return -math.inf
         return median_psnr(ends, found, bundle.manifest.latent_space)
 
-    return search(sites, budget_db, error_of=error_of, psnr_of=psnr_of, log=log, on_try=on_try)
+    return search(sites, budget_db, error_of=error_of, psnr_of=psnr_of, log=log, on_stage=on_stage)
 
 
 def search_key(
     ranges: Ranges,
     precision: str,
+    weight_bits: int,
     base_sha256: str,
     sites: Sequence[Site],
     held_out: CalibrationSet,
@@ -89,6 +97,7 @@ def search_key(
     facts = [
         dataclasses.asdict(ranges),
         precision,
+        weight_bits,
         base_sha256,
         [site.name for site in sites],
         dataclasses.asdict(held_out.settings) | rows,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from ...runtime.opened import OpenedBundle
 from ...runtime.pipeline import Pipeline
 from ...runtime.sampling.sampler import Latent
 from ...runtime.sampling.settings import Settings
+from ...runtime.stage import Moved, OnStage, unheard
 from .feeds import Batch
 
 
@@ -45,9 +47,11 @@ def predictions(
         return np.concatenate([session.run(batch.feeds)["prediction"] for batch in batches])
 
 
-def final_latents(pipeline: Pipeline, seeds: Sequence[int], settings: Settings) -> Latent:
+def final_latents(
+    pipeline: Pipeline, seeds: Sequence[int], settings: Settings, moved: Moved
+) -> Latent:
     """Where the trajectories of ``seeds`` end, their conditions evenly spread."""
-    return pipeline.draw(pipeline.manifest.spread(len(seeds)), seeds, settings)
+    return pipeline.draw(pipeline.manifest.spread(len(seeds)), seeds, settings, moved)
 
 
 def median_psnr(expected: Latent, found: Latent, latent_space: str) -> float:
@@ -56,20 +60,27 @@ def median_psnr(expected: Latent, found: Latent, latent_space: str) -> float:
     return float(np.median([psnr(a, b, latent_peak(a, latent_space)) for a, b in pairs]))
 
 
-def golden_error(bundle: Bundle, model: ir.Model, precision: str, options: SessionOptions) -> float:
+def golden_error(
+    bundle: Bundle,
+    model: ir.Model,
+    precision: str,
+    options: SessionOptions,
+    on_stage: OnStage = unheard,
+) -> float:
     """The largest relative L2 of the bundle's golden calls, against PyTorch in fp32.
 
     Raises:
         NonFiniteError: An answer is not finite.
     """
     goldens = read_goldens(bundle.path(bundle.manifest.goldens))
-    with unbundled(bundle, model, precision, options) as pipeline:
-        errors = [
-            relative_l2(
-                call.prediction, pipeline.predict(call.latent, call.timestep, call.conditions)
-            )
-            for call in goldens.calls
-        ]
+    moved = on_stage(f"comparing the {precision} denoiser with PyTorch", len(goldens.timesteps))
+    errors = []
+    exact = dataclasses.replace(options, exact_int8=True)
+    with unbundled(bundle, model, precision, exact) as pipeline:
+        for call in goldens.calls:
+            found = pipeline.predict(call.latent, call.timestep, call.conditions)
+            errors.append(relative_l2(call.prediction, found))
+            moved(1)
     if not np.isfinite(errors).all():
         raise NonFiniteError(
             f"The {precision} denoiser gives numbers that are not finite",

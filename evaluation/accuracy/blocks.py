@@ -7,10 +7,8 @@ blocks behind it would be as far off.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import onnx_ir as ir
 
@@ -22,6 +20,7 @@ from ...runtime.bundle.manifest import CONDITIONER, TensorSpec
 from ...runtime.bundle.precision import PRECISIONS
 from ...runtime.distance import relative_l2
 from ...runtime.session import Array
+from ...runtime.temporary import temporary_folder
 from .block_outputs import Flow, find_streams, make_modulations
 
 
@@ -121,9 +120,9 @@ def measure_blocks(
 def _run(
     apart: Apart, backend: Backend, options: SessionOptions, flows: Sequence[Flow]
 ) -> list[dict[str, Array]]:
-    with tempfile.TemporaryDirectory() as folder:
-        spec = write_graph(apart.model, Path(folder), "apart")
-        session = backend.open_graph(GraphFile(Path(folder) / spec.path, spec), options)
+    with temporary_folder() as folder:
+        spec = write_graph(apart.model, folder, "apart")
+        session = backend.open_graph(GraphFile(folder / spec.path, spec), options)
         try:
             return [session.run(_feeds(apart, flow, spec.inputs)) for flow in flows]
         finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,10 +15,12 @@ from ...runtime.backends import AUTO, choose_backend
 from ...runtime.bundle.folder import Bundle, open_bundle
 from ...runtime.bundle.goldens import Goldens, read_goldens
 from ...runtime.bundle.manifest import Manifest
+from ...runtime.figures import counted
 from ...runtime.opened import open_denoiser
-from ...runtime.pipeline import OnStep, Pipeline
+from ...runtime.pipeline import Pipeline
 from ...runtime.sampling.sampler import Latent
 from ...runtime.sampling.settings import Settings
+from ...runtime.stage import OnStage, unheard
 from .compare import Comparison, check_gates, compare
 from .same_model import check_same_model
 
@@ -28,9 +30,6 @@ if TYPE_CHECKING:
     from .quality import Judge, Judgement
 
 ALL = "all"
-
-OnPart = Callable[[str, int], OnStep]
-"""Told of each part of the work by name and number of image steps; returns what counts them."""
 
 
 @dataclass(frozen=True)
@@ -132,33 +131,35 @@ class Accuracy:
         return all(row.comparison.passed for row in self.rows)
 
 
-def measure(asked: Asked, on_part: OnPart = lambda name, total: lambda images: None) -> Accuracy:
+def measure(asked: Asked, on_stage: OnStage = unheard) -> Accuracy:
     """Compare every graph that was asked for with PyTorch in fp32, on the same noise.
 
     Raises:
         PitstopError: Something that was asked for is not to be had, or does not fit the rest.
     """
     check_gates(asked.min_psnr_db, asked.max_relative_l2)
+    on_stage("opening what is compared")
     bundles = [open_bundle(folder) for folder in asked.bundles]
     check_same_model(bundles)
     manifest = bundles[0].manifest
     judge = _open_judge(asked.classifier, manifest) if asked.classifier else None
     candidates, left_out = _open_candidates(asked, bundles)
-    pytorch = _ask_pytorch(asked, bundles[0], judge, on_part)
+    pytorch = _ask_pytorch(asked, bundles[0], judge, on_stage)
 
     rows = []
     for candidate in candidates:
-        row = _compare(pytorch, asked, candidate.name, candidate.pipeline, on_part)
+        row = _compare(pytorch, asked, candidate.name, candidate.pipeline, on_stage)
         row = dataclasses.replace(row, bundle=candidate.bundle)
         candidate.pipeline.close()
         if asked.whole or not row.comparison.passed:
+            on_stage(f"comparing the blocks: {candidate.name}")
             blocks = _compare_blocks(pytorch, candidate, asked.options)
             if isinstance(blocks, str):
                 left_out.append(f"{row.name}, block by block: {blocks}")
             else:
                 row = dataclasses.replace(row, blocks=blocks)
         rows.append(row)
-    floors = _compare_floors(pytorch, asked, manifest, on_part) if asked.whole else []
+    floors = _compare_floors(pytorch, asked, manifest, on_stage) if asked.whole else []
     if asked.whole and not floors:
         left_out.append(
             "PyTorch's own fp16 and bf16, the loss that comes without any export: they run with "
@@ -237,7 +238,7 @@ def _precisions(asked: Asked, bundle: Bundle) -> Sequence[str]:
     return asked.precisions or there[:1]
 
 
-def _ask_pytorch(asked: Asked, bundle: Bundle, judge: Judge | None, on_part: OnPart) -> _PyTorch:
+def _ask_pytorch(asked: Asked, bundle: Bundle, judge: Judge | None, on_stage: OnStage) -> _PyTorch:
     if asked.checkpoint is None:
         goldens = read_goldens(bundle.path(bundle.manifest.goldens))
         return _PyTorch("the bundle's goldens", bundle, goldens, None, judge)
@@ -247,30 +248,36 @@ def _ask_pytorch(asked: Asked, bundle: Bundle, judge: Judge | None, on_part: OnP
 
     model = load_model(asked.checkpoint, bundle.manifest)
     pipeline = Pipeline(bundle.manifest, TorchSession(model), "fp32")
-    on_step = on_part("PyTorch fp32", asked.images * asked.settings.steps)
     settings = pipeline.settle(asked.settings)
-    goldens = draw_goldens(pipeline, settings, asked.images, on_step=on_step)
+    moved = on_stage(_drawing(asked.images, "PyTorch fp32"), asked.images, settings.steps)
+    goldens = draw_goldens(pipeline, settings, asked.images, on_step=moved)
     return _PyTorch(f"{asked.checkpoint}, live", bundle, goldens, model, judge)
 
 
+def _drawing(images: int, name: str) -> str:
+    return f"drawing {counted(images, 'image')}: {name}"
+
+
 def _compare(
-    pytorch: _PyTorch, asked: Asked, name: str, pipeline: Pipeline, on_part: OnPart
+    pytorch: _PyTorch, asked: Asked, name: str, pipeline: Pipeline, on_stage: OnStage
 ) -> Row:
     goldens = pytorch.goldens
+    images = len(goldens.seeds)
+    moved = on_stage(_drawing(images, name), images, goldens.settings.steps)
     comparison = compare(
         pipeline,
         goldens,
         reference=pytorch.name,
         min_psnr_db=asked.min_psnr_db,
         max_relative_l2=asked.max_relative_l2,
-        on_step=on_part(name, len(goldens.seeds) * goldens.settings.steps),
+        on_step=moved,
     )
     quality = None if comparison.failure else _grade(pytorch, comparison.latents)
     return Row(name, None, comparison, quality)
 
 
 def _compare_floors(
-    pytorch: _PyTorch, asked: Asked, manifest: Manifest, on_part: OnPart
+    pytorch: _PyTorch, asked: Asked, manifest: Manifest, on_stage: OnStage
 ) -> list[Row]:
     """What PyTorch loses by itself in fp16 and bf16, where it is live."""
     if pytorch.model is None:
@@ -279,7 +286,7 @@ def _compare_floors(
 
     opened = {name: open_autocast(pytorch.model, manifest, name) for name in AUTOCAST}
     return [
-        _compare(pytorch, asked, f"{name}, PyTorch autocast", pipeline, on_part)
+        _compare(pytorch, asked, f"{name}, PyTorch autocast", pipeline, on_stage)
         for name, pipeline in opened.items()
     ]
 

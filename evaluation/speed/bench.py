@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,9 @@ import numpy as np
 from ... import CheckpointError, OptionError, PitstopError
 from ...runtime.backend import SessionOptions
 from ...runtime.bundle.folder import Bundle, open_bundle
+from ...runtime.figures import counted
+from ...runtime.stage import OnStage, unheard
+from ...runtime.temporary import temporary_folder
 from .contender import Contender
 from .contenders import Wanted, find_contenders, name_contenders
 from .interleave import WARM_UPS, interleave
@@ -31,9 +33,6 @@ from .spread import Spread, spread
 from .timed_run import Ready, TimedRun, time_run
 
 MIN_STEPS = 2  # the first is not counted
-
-OnTurns = Callable[[str, int], Callable[[], None]]
-"""Told of each part of the work by name and number of turns; returns what counts them."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,7 @@ def run_bench(
     *,
     steps: int,
     rounds: int,
-    on_turns: OnTurns = lambda name, turns: lambda: None,
+    on_stage: OnStage = unheard,
 ) -> Bench:
     """Time everything that is wanted, in turns.
 
@@ -132,7 +131,7 @@ def run_bench(
         wanted: What runs them.
         steps: Of a trajectory, at least 2.
         rounds: Turns of each row, at least 1.
-        on_turns: Told how far it is.
+        on_stage: Told how far it is.
 
     Raises:
         PitstopError: Something that was asked for is not to be had here.
@@ -145,14 +144,14 @@ def run_bench(
     bundles = {folder: open_bundle(folder) for folder in folders}
     contenders, left_out = find_contenders(wanted, bundles)
     named = name_contenders(contenders)
-    opened, refused = _open_all(named, wanted, bundles, steps, on_turns)
-    with tempfile.TemporaryDirectory() as folder:
-        chains, unknown = _open_chains(list(bundles.values()), wanted.options, Path(folder))
-        taken = _take_turns(opened, chains, steps, rounds, on_turns)
+    opened, refused = _open_all(named, wanted, bundles, steps, on_stage)
+    with temporary_folder() as folder:
+        chains, unknown = _open_chains(list(bundles.values()), wanted.options, folder)
+        taken = _take_turns(opened, chains, steps, rounds, on_stage)
     rows = [make_row(name, named[name], ready, taken.turns[name]) for name, ready in opened.items()]
     for ready in opened.values():
         ready.close()
-    rows, failed = _measure_memory(rows, steps, on_turns)
+    rows, failed = _measure_memory(rows, steps, on_stage)
     return Bench(
         rows=tuple(rows),
         steps=steps,
@@ -198,11 +197,11 @@ def _open_all(
     wanted: Wanted,
     bundles: Mapping[Path, Bundle],
     steps: int,
-    on_turns: OnTurns,
+    on_stage: OnStage,
 ) -> tuple[dict[str, Ready], list[str]]:
     """Open each contender and let it draw once; and why those cannot that were not named."""
     opened, refusals = {}, {}
-    on_turn = on_turns("opening", len(named))
+    moved = on_stage(f"opening {counted(len(named), 'row')}", len(named))
     for name, contender in named.items():
         try:
             opened[name] = _open_and_draw(contender, bundles[contender.folder], steps)
@@ -210,7 +209,7 @@ def _open_all(
             if _was_named(contender, wanted, error):
                 raise
             refusals[name] = error
-        on_turn()
+        moved(1)
     if not any(not named[name].is_torch for name in opened):
         raise next(error for name, error in refusals.items() if not named[name].is_torch)
     return opened, [f"{name}: {error.problem}" for name, error in refusals.items()]
@@ -261,15 +260,15 @@ class _Taken:
 
 
 def _take_turns(
-    opened: Mapping[str, Ready], chains: Chains, steps: int, rounds: int, on_turns: OnTurns
+    opened: Mapping[str, Ready], chains: Chains, steps: int, rounds: int, on_stage: OnStage
 ) -> _Taken:
     contenders: dict[str, Callable[[], TimedRun | list[float]]] = {
         name: functools.partial(time_run, ready, steps) for name, ready in opened.items()
     }
     contenders |= {name: functools.partial(time_chain, run) for name, (_, run) in chains.items()}
     load, before = load_per_cpu(), read_cpu_clock()
-    on_turn = on_turns("timing", len(contenders) * (rounds + WARM_UPS))
-    taken = interleave(contenders, rounds, on_turn=on_turn)
+    moved = on_stage("timing in turns", len(contenders) * (rounds + WARM_UPS))
+    taken = interleave(contenders, rounds, on_turn=lambda: moved(1))
     seen = disturbance(before, read_cpu_clock(), cpus=os.cpu_count() or 1, load=load)
     turns = {name: [turn for turn in taken[name] if isinstance(turn, TimedRun)] for name in opened}
     runs = {name: [run for run in taken[name] if isinstance(run, list)] for name in chains}
@@ -277,10 +276,10 @@ def _take_turns(
 
 
 def _measure_memory(
-    rows: Sequence[Row], steps: int, on_turns: OnTurns
+    rows: Sequence[Row], steps: int, on_stage: OnStage
 ) -> tuple[list[Row], list[str]]:
     measured, failed = [], []
-    on_turn = on_turns("memory", len(rows))
+    moved = on_stage("load time and memory of each row", len(rows))
     for row in rows:
         fresh = measure_fresh(row.contender, steps)
         if isinstance(fresh, str):
@@ -288,5 +287,5 @@ def _measure_memory(
         else:
             row = replace(row, fresh=fresh)
         measured.append(row)
-        on_turn()
+        moved(1)
     return measured, failed

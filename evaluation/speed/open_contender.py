@@ -19,7 +19,7 @@ def open_contender(contender: Contender, bundle: Bundle | None = None) -> Ready:
     Raises:
         PitstopError: The bundle or the checkpoint cannot be read, or cannot run here.
     """
-    bundle = bundle or open_bundle(contender.folder)
+    bundle = bundle or open_bundle(contender.folder, every_file=False)
     if contender.is_torch:
         from .torch_rows import open_torch
 

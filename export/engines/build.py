@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from ...runtime.bundle.manifest import STEP
 from ...runtime.devices.engine_backend import key_here
 from ...runtime.machine.driver import read_driver
 from ...runtime.machine.system import this_machine
+from ...runtime.stage import OnStage, unheard
 from .process import build_apart
 
 MOST_WORKSPACE = 1 << 20  # MiB, far beyond any GPU's memory
@@ -38,9 +38,6 @@ MEBIBYTE = 1 << 20
 CAPABILITY = re.compile(r"\d{1,2}\.\d")
 # What the timings of kernels depend on.
 TIMED = ("builder", "builder_version", "cuda_major", "platform", "compute_capability", "gpu")
-
-OnEngine = Callable[[str], OnPhase]
-"""Told of each graph whose engine is built; returns what is told of its progress."""
 
 
 @dataclass(frozen=True)
@@ -131,9 +128,7 @@ class Built:
     is_new: bool
 
 
-def build_engines(
-    folder: Path, options: BuildOptions, on_engine: OnEngine = lambda graph: _unheard
-) -> list[Built]:
+def build_engines(folder: Path, options: BuildOptions, on_stage: OnStage = unheard) -> list[Built]:
     """Build the engine of a denoiser, and that of the step beside it where the bundle has one.
 
     Raises:
@@ -146,7 +141,7 @@ def build_engines(
             f"The {options.builder} backend cannot build here: {why}",
             "Run `pitstop doctor` to see what this machine has",
         )
-    bundle = open_bundle(folder)
+    bundle = open_bundle(folder, every_file=False)
     denoiser = f"denoiser.{options.precision or bundle.manifest.precisions[0]}"
     bundle.manifest.denoiser(denoiser.partition(".")[2])  # refuses a precision that is not there
     capability, gpu = _target(options)
@@ -160,7 +155,7 @@ def build_engines(
             gpu=gpu,
             flags=options.flags,
         )
-        built.append(_build(bundle, key, options, on_engine))
+        built.append(_build(bundle, key, options, on_stage))
     return built
 
 
@@ -179,7 +174,7 @@ def _target(options: BuildOptions) -> tuple[str, str]:
     return driver.gpus[0].compute_capability, driver.gpus[0].name
 
 
-def _build(bundle: Bundle, key: EngineKey, options: BuildOptions, on_engine: OnEngine) -> Built:
+def _build(bundle: Bundle, key: EngineKey, options: BuildOptions, on_stage: OnStage) -> Built:
     there = None if options.force else _there(bundle, key)
     if there is not None:
         return Built(there, is_new=False)
@@ -199,7 +194,7 @@ def _build(bundle: Bundle, key: EngineKey, options: BuildOptions, on_engine: OnE
             hardware_compatible=options.hardware_compatible,
             version_compatible=options.version_compatible,
         )
-        build_apart(request, on_engine(key.graph))
+        build_apart(request, _phases(key.graph, on_stage))
         write_metadata(partial, key, time.perf_counter() - started)
     [done] = [path for path in list_engines(bundle.folder) if path.name == key.digest]
     return Built(read_engine(done), is_new=True)
@@ -243,5 +238,18 @@ def _known_timings(folder: Path, key: EngineKey) -> tuple[str, ...]:
     return tuple(known)
 
 
-def _unheard(name: str, done: int, steps: int) -> bool:
-    return True
+def _phases(graph: str, on_stage: OnStage) -> OnPhase:
+    """What hears of a builder's phases, each a stage."""
+    moved = on_stage(f"building the engine of {graph}")
+    current, before = "", 0
+
+    def on_phase(phase: str, done: int, steps: int) -> bool:
+        nonlocal moved, current, before
+        if phase != current or done < before:
+            moved = on_stage(f"building the engine of {graph}: {phase}", steps)
+            current, before = phase, 0
+        moved(done - before)
+        before = done
+        return True
+
+    return on_phase

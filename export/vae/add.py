@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from ...runtime.distance import psnr
 from ...runtime.machine.system import installed_versions
 from ...runtime.sampling.noise import START, draw_noise
 from ...runtime.sampling.sampler import Latent
+from ...runtime.stage import OnStage, unheard
 from .lower import lower_decoder
 from .trace import Vae, trace_decoder
 
@@ -104,7 +104,7 @@ def add_decoders(
     shape: DecoderShape,
     goldens: Goldens,
     opset: int,
-    on_stage: Callable[[str], None] = lambda stage: None,
+    on_stage: OnStage = unheard,
 ) -> tuple[Manifest, dict[str, DecoderParity]]:
     """Write a decoder in fp32 and fp16, and hold both against PyTorch.
 

@@ -25,6 +25,7 @@ from ..backend import Place, Rank, SessionOptions
 from ..bundle.folder import GraphFile
 from ..bundle.manifest import GraphSpec
 from ..devices.onnx_device import DeviceOnnxSession, OpenStep
+from ..machine.cpu import cpu_features, why_int8_saturates
 from ..machine.driver import why_no_gpu
 from ..session import Array, Session
 
@@ -228,6 +229,9 @@ def _session_options(options: SessionOptions) -> Any:
     # The order of the file. By default, what only a graph's outputs ask for runs last: with each
     # value's size as an output, the demo at batch 20 holds 1,280 MB instead of 230.
     settings.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
+    if options.exact_int8 and why_int8_saturates(cpu_features()):
+        # Without the fused integer kernels Q/DQ stand in floating point.
+        settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     if options.threads:
         settings.intra_op_num_threads = options.threads
     return settings

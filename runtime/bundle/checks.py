@@ -49,6 +49,8 @@ def pass_fields(content: object) -> dict[str, Any]:
     for site, why in a_table(report["skipped"], "skipped").items():
         _words(why, site)
     a_number(report, "relative_l2", 0.0)
+    if report.get("weight_bits") is not None:
+        a_count(report["weight_bits"], "weight_bits")
     return {**report, "rewritten": tuple(_words(name, "rewritten") for name in report["rewritten"])}
 
 

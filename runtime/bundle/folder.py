@@ -1,7 +1,7 @@
 """The bundle: a folder that can be copied to any device, written whole or not at all.
 
 Reader and writer stand together, so that what is written is what is read. Every file's sha256 is
-in the manifest; opening a bundle checks them all.
+in the manifest; opening a bundle checks them all, or each when it is opened.
 """
 
 from __future__ import annotations
@@ -12,30 +12,50 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from ... import BundleError
+from ..stage import OnStage, unheard
 from .in_place import beside, held, put_back, put_in_place
 from .manifest import FILE_NAME, GraphSpec, Manifest
 
+COPY_AGAIN = "Copy the bundle again, or export it again"
+WEIGHTS = ".data"  # behind the name of a graph, the file of its big weights
 ENGINES = "engines"  # what was built here; the manifest does not know it
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle whose files are all there and unchanged."""
+    """An opened bundle whose files are all there, and unchanged when they are opened.
+
+    Attributes:
+        folder: Where it is.
+        manifest: What it says of itself.
+        unchecked: The files whose hash nobody has looked at yet.
+    """
 
     folder: Path
     manifest: Manifest
+    unchecked: set[str] = field(default_factory=set, compare=False, repr=False)
 
     def path(self, relative: str) -> Path:
+        """Where a file is, whose hash is looked at the first time, and so is that of its weights.
+
+        Raises:
+            BundleError: It has changed.
+        """
+        for name in (relative, f"{relative}{WEIGHTS}"):
+            if name in self.unchecked:
+                _check_file(self.folder / name, self.manifest.files[name])
+                self.unchecked.discard(name)
         return self.folder / relative
 
     def graph(self, name: str) -> GraphFile:
         """One of its graphs, by the name that the manifest gives it."""
         spec = self.manifest.graphs[name]
-        return GraphFile(self.path(spec.path), spec, name, self)
+        return GraphFile(self.folder / spec.path, spec, name, self)
 
 
 @dataclass(frozen=True)
@@ -43,20 +63,29 @@ class GraphFile:
     """A graph on disk, as a backend is given it.
 
     Attributes:
-        path: Of its ONNX file.
+        place: Of its ONNX file.
         spec: What flows in and out of it.
         name: In the manifest, such as ``denoiser.fp16``; empty outside a bundle.
         bundle: Where it is, with its engines; None outside one.
     """
 
-    path: Path
+    place: Path
     spec: GraphSpec
     name: str = ""
     bundle: Bundle | None = None
 
+    @property
+    def path(self) -> Path:
+        """Of its ONNX file, to be opened: in a bundle its hash is looked at first."""
+        return self.place if self.bundle is None else self.bundle.path(self.spec.path)
 
-def open_bundle(folder: Path | str) -> Bundle:
+
+def open_bundle(folder: Path | str, *, every_file: bool = True) -> Bundle:
     """Open the bundle in ``folder`` after checking its manifest and every file.
+
+    Args:
+        folder: Where it is.
+        every_file: Look at every file's hash at once; else at that of each file as it is opened.
 
     Raises:
         BundleError: No bundle, an unreadable manifest, a path that leaves the folder, or a file
@@ -65,15 +94,13 @@ def open_bundle(folder: Path | str) -> Bundle:
     folder = Path(folder)
     _check_name(folder)
     try:
-        return _open_bundle(folder)
+        return _open_bundle(folder, every_file)
     except (OSError, ValueError, RuntimeError) as error:  # a null byte, a loop of links
         why = getattr(error, "strerror", None) or error
-        raise BundleError(
-            f"{folder} cannot be read ({why})", "Copy the bundle again, or export it again"
-        ) from error
+        raise BundleError(f"{folder} cannot be read ({why})", COPY_AGAIN) from error
 
 
-def _open_bundle(folder: Path) -> Bundle:
+def _open_bundle(folder: Path, every_file: bool) -> Bundle:
     path = folder / FILE_NAME
     if not folder.exists():
         put_back(_place(folder))
@@ -91,27 +118,32 @@ def _open_bundle(folder: Path) -> Bundle:
             raise BundleError(
                 f"{FILE_NAME} in {folder} gives no sha256 for {name}", "Export the bundle again"
             )
-    for name, digest in manifest.files.items():
-        _check_file(folder / name, digest)
-    return Bundle(folder, manifest)
+    for name in manifest.files:
+        _check_there(folder / name)
+    bundle = Bundle(folder, manifest, set(manifest.files))
+    if every_file:
+        for name in manifest.files:
+            bundle.path(name)
+    return bundle
 
 
 @contextlib.contextmanager
-def new_bundle(out: Path) -> Iterator[Path]:
+def new_bundle(out: Path, on_stage: OnStage = unheard) -> Iterator[Path]:
     """Give a temporary folder beside ``out``, and rename it to ``out`` when the block ends well.
 
     The block fills the folder and ends with `write_manifest`. After an error, after Ctrl-C, or
     without a manifest, nothing is left, and an older bundle at ``out`` stays as it was.
+    ``on_stage`` is told where a build there has to be waited for.
 
     Raises:
         BundleError: ``out`` holds something that is no bundle, or cannot be written.
     """
-    with _completed(out, lambda partial: None) as partial:
+    with _completed(out, lambda partial: None, on_stage) as partial:
         yield partial
 
 
 @contextlib.contextmanager
-def _completed(out: Path, complete: Callable[[Path], None]) -> Iterator[Path]:
+def _completed(out: Path, complete: Callable[[Path], None], on_stage: OnStage) -> Iterator[Path]:
     """As `new_bundle`; ``complete`` has the last word, when nobody works in ``out`` any more."""
     _check_name(out)
     place = _place(out)
@@ -121,7 +153,7 @@ def _completed(out: Path, complete: Callable[[Path], None]) -> Iterator[Path]:
         with beside(place) as partial:
             yield partial
             if (partial / FILE_NAME).exists():
-                with held(place) if place.exists() else contextlib.nullcontext():
+                with _nobody_in(place, on_stage):
                     _check_replaceable(place)
                     complete(partial)
                     put_in_place(partial, place)
@@ -132,13 +164,24 @@ def _completed(out: Path, complete: Callable[[Path], None]) -> Iterator[Path]:
         ) from error
 
 
+def _nobody_in(place: Path, on_stage: OnStage) -> AbstractContextManager[None]:
+    """Hold a folder alone, where it is there; a build in it may take long to end."""
+    if not place.exists():
+        return contextlib.nullcontext()
+    return held(
+        place, on_wait=lambda: on_stage(f"waiting for the build of an engine in {place.name}")
+    )
+
+
 def _place(folder: Path) -> Path:
     """Where a bundle lies: "." has a name then, and no link hinders a rename."""
     return Path(os.path.realpath(folder))
 
 
 @contextlib.contextmanager
-def extended_bundle(bundle: Bundle, dropped: Collection[str]) -> Iterator[Path]:
+def extended_bundle(
+    bundle: Bundle, dropped: Collection[str], on_stage: OnStage = unheard
+) -> Iterator[Path]:
     """As `new_bundle`, in the place of ``bundle`` and with its files in it but for ``dropped``.
 
     The files are linked where the file system can, so they must not be written to. What somebody
@@ -152,7 +195,7 @@ def extended_bundle(bundle: Bundle, dropped: Collection[str]) -> Iterator[Path]:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 _link_or_copy(bundle.path(name), folder / name)
 
-    with _completed(bundle.folder, bring_unlisted) as folder:
+    with _completed(bundle.folder, bring_unlisted, on_stage) as folder:
         for name in bundle.manifest.files:
             if name not in dropped:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -224,14 +267,16 @@ def _check_inside(folder: Path, name: str) -> None:
         )
 
 
-def _check_file(path: Path, digest: str) -> None:
-    remedy = "Copy the bundle again, or export it again"
+def _check_there(path: Path) -> None:
     if not path.is_file():
-        raise BundleError(f"{path} is missing", remedy)
+        raise BundleError(f"{path} is missing", COPY_AGAIN)
+
+
+def _check_file(path: Path, digest: str) -> None:
     if (found := sha256(path)) != digest:
         raise BundleError(
             f"{path} has changed: its sha256 is {found[:12]}…, the manifest says {digest[:12]}…",
-            remedy,
+            COPY_AGAIN,
         )
 
 

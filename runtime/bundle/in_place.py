@@ -14,7 +14,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 PARTIAL = ".partial"
@@ -24,10 +24,14 @@ AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of renameat2(2)
 
 
 @contextlib.contextmanager
-def beside(place: Path) -> Iterator[Path]:
+def beside(place: Path, *, mode: int = 0o777) -> Iterator[Path]:
     """Give a new hidden folder beside ``place`` that is removed after the block.
 
     What killed processes left beside ``place`` is removed first.
+
+    Args:
+        place: Which needs not be there.
+        mode: Who may use the new folder.
 
     Raises:
         OSError: It cannot be made.
@@ -36,7 +40,7 @@ def beside(place: Path) -> Iterator[Path]:
     with contextlib.ExitStack() as made:
         while True:
             folder = place.with_name(f".{place.name}.{secrets.token_hex(4)}{PARTIAL}")
-            folder.mkdir()
+            folder.mkdir(mode)
             try:
                 made.enter_context(held(folder))
             except FileNotFoundError:  # taken for abandoned before it was held
@@ -47,8 +51,15 @@ def beside(place: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def held(folder: Path, *, shared: bool = False) -> Iterator[None]:
+def held(
+    folder: Path, *, shared: bool = False, on_wait: Callable[[], object] = lambda: None
+) -> Iterator[None]:
     """Hold a folder: a shared hold waits for an exclusive one to end, an exclusive one for all.
+
+    Args:
+        folder: What is held.
+        shared: Whether others may hold it too.
+        on_wait: Told where somebody has to be waited for.
 
     Raises:
         OSError: There is no such folder.
@@ -59,7 +70,9 @@ def held(folder: Path, *, shared: bool = False) -> Iterator[None]:
         with contextlib.ExitStack() as opened:
             opened.callback(os.close, number)
             with contextlib.suppress(OSError):  # a file system without locks
-                fcntl.flock(number, how)
+                if not _locks(number, how):
+                    on_wait()
+                    fcntl.flock(number, how)
             if not os.path.samestat(os.fstat(number), folder.stat()):
                 continue  # another one took its place meanwhile
             yield
@@ -122,9 +135,9 @@ def _abandoned(folder: Path) -> Iterator[bool]:
         os.close(number)
 
 
-def _locks(number: int) -> bool:
+def _locks(number: int, how: int = fcntl.LOCK_EX) -> bool:
     try:
-        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(number, how | fcntl.LOCK_NB)
     except OSError:  # somebody works there, or the file system has no locks
         return False
     return True

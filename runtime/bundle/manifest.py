@@ -99,6 +99,8 @@ class PassReport:
         block_moves_before: How many nodes that only move data, by operator type, a block of the
             network had on average; empty where no block is known.
         block_moves_after: As it left them.
+        weight_bits: Of the weights that a calibration quantized; None for others, and for those
+            that did not say it.
     """
 
     name: str
@@ -111,6 +113,7 @@ class PassReport:
     relative_l2: float
     block_moves_before: Mapping[str, float] = field(default_factory=dict)
     block_moves_after: Mapping[str, float] = field(default_factory=dict)
+    weight_bits: int | None = None
 
 
 @dataclass(frozen=True)
@@ -264,6 +267,10 @@ class Manifest:
             return f"has the conditions {found}, expected {expected}"
         reasons = (condition.why_not(told[condition.name], rows) for condition in self.conditions)
         return next((why for why in reasons if why), None)
+
+    def weight_bits(self, precision: str) -> int | None:
+        """Of a quantized denoiser's weights, where its calibration said it."""
+        return next((done.weight_bits for done in self.passes if done.name == precision), None)
 
     def takes(self, condition: str) -> bool:
         """Whether what an image is told under a name is an input of a graph."""

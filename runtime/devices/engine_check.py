@@ -19,17 +19,26 @@ def why_not_here(bundle: Bundle, engine: Engine) -> str | None:
     What cannot be asked here, such as the compute capability of a GPU that is not there, is told
     once, as missing.
     """
-    key = engine.key
-    if key.graph not in bundle.manifest.graphs:
-        return f"the bundle has no graph {key.graph}"
-    if key.builder not in builder_names():
-        return f"this pitstop has no backend {key.builder}"
-    missing = import_builder(key.builder).why_not()
-    here = _key_without_library(bundle, key) if missing else _key_with_gpu(bundle, key)
+    if why := _why_unknown(bundle, engine.key):
+        return why
     try:
         check_plan(engine)
     except EngineError as error:
         return error.problem
+    return _why_misfit(bundle, engine.key)
+
+
+def _why_unknown(bundle: Bundle, key: EngineKey) -> str | None:
+    if key.graph not in bundle.manifest.graphs:
+        return f"the bundle has no graph {key.graph}"
+    if key.builder not in builder_names():
+        return f"this pitstop has no backend {key.builder}"
+    return None
+
+
+def _why_misfit(bundle: Bundle, key: EngineKey) -> str | None:
+    missing = import_builder(key.builder).why_not()
+    here = _key_without_library(bundle, key) if missing else _key_with_gpu(bundle, key)
     return all_that_is_missing([*key.misfits(here), missing])
 
 
@@ -59,11 +68,13 @@ def _key_without_library(bundle: Bundle, key: EngineKey) -> EngineKey:
 
 
 def engines_here(bundle: Bundle, precision: str) -> set[str]:
-    """The builders of a denoiser's engines that would load here."""
+    """The builders of a denoiser's engines that fit; a plan's hash is left to who opens it."""
     builders = set()
     for folder in list_engines(bundle.folder):
         with contextlib.suppress(EngineError):  # `pitstop inspect` tells of it
-            engine = read_engine(folder)
-            if engine.key.graph == f"denoiser.{precision}" and not why_not_here(bundle, engine):
-                builders.add(engine.key.builder)
+            key = read_engine(folder).key
+            if key.graph != f"denoiser.{precision}" or _why_unknown(bundle, key):
+                continue
+            if not _why_misfit(bundle, key):
+                builders.add(key.builder)
     return builders

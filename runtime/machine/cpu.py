@@ -31,7 +31,7 @@ def why_int8_saturates(features: Collection[str]) -> str | None:
     """Say why sums of int8 products are cut off on an x86 CPU, or None where they are not.
 
     Without VNNI a pair of products of an 8-bit and an unsigned 8-bit number is summed in 16 bits,
-    which hold less than the largest of them (VPMADDUBSW).
+    which hold less than the largest of them (VPMADDUBSW); weights of 7 bits keep the sums within.
     """
     if "AVX2" not in features or any(name in features for name in EXACT_INT8):
         return None

@@ -28,6 +28,7 @@ from calibration_helpers import (
     content,
 )
 from checkpoint_helpers import tiny_checkpoint
+from stage_helpers import Heard
 
 from pitstop import BundleError, CalibrationError, PitstopError
 from pitstop.calibration import pipeline, results
@@ -269,27 +270,21 @@ def test_an_int8_graph_holds_its_weights_where_those_of_its_base_stand_beside_it
 
 
 def test_the_stages_and_all_steps_are_told(bundle: Path) -> None:
-    stages: list[str] = []
-    moved: list[int] = []
-    begun: list[int] = []
+    heard = Heard()
 
-    calibrate_bundle(
-        bundle,
-        QUICK,
-        options=ONE_THREAD,
-        on_stage=stages.append,
-        on_start=begun.append,
-        on_step=moved.append,
-    )
+    calibrate_bundle(bundle, QUICK, options=ONE_THREAD, on_stage=heard)
 
-    assert stages == [
+    assert heard.stages == [
         "drawing 2 trajectories",
-        "drawing 1 trajectories more, to check the ranges",
+        "drawing 1 trajectory more, to check the ranges",
+        "looking for loud channels",
         "gathering the ranges of 10 activations",
+        "checking the ranges",
         "writing the int8 denoiser",
+        "comparing the int8 denoiser with PyTorch",
     ]
-    assert begun == [2 * QUICK.steps, QUICK.steps]
-    assert sum(moved) == sum(begun)
+    assert heard.all_steps[:2] == [2 * QUICK.steps, QUICK.steps]
+    assert heard.moved == heard.all_steps
 
 
 def test_a_quarter_as_many_trajectories_of_the_next_seed_are_held_out(

@@ -5,16 +5,23 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
+import onnx_ir as ir
 import pytest
 from calibration_helpers import INT8, ONE_THREAD, QUICK, SITES
+from stage_helpers import Heard
 
 from pitstop.calibration.pipeline import calibrate_bundle
 from pitstop.calibration.recipe import CalibrationReport
 from pitstop.calibration.search import budget_search as tuning
+from pitstop.calibration.sets import unbundled
+from pitstop.graphs.graph_file import opened
+from pitstop.runtime.backend import SessionOptions
 from pitstop.runtime.bundle.folder import open_bundle
+from pitstop.runtime.session import Session
+from pitstop.runtime.stage import Moved, OnStage, unheard
 
 LOG = "bundle.budget.jsonl"
 
@@ -28,7 +35,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def search(
     folder: Path,
     budget_db: float | None,
-    on_stage: Callable[[str], None] = lambda stage: None,
+    on_stage: OnStage = unheard,
     ranges_path: Path | None = None,
 ) -> CalibrationReport:
     recipe = dataclasses.replace(QUICK, base="fp32", budget_db=budget_db)
@@ -37,9 +44,21 @@ def search(
     )
 
 
-def measured(stages: list[str]) -> int:
-    """How many graphs were measured, by what was told before each."""
-    return sum(stage.startswith(("sensitivity", "trajectories")) for stage in stages)
+def test_what_int8_graphs_are_judged_by_is_exact(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact: list[bool] = []
+
+    def told(model: ir.Model, options: SessionOptions) -> AbstractContextManager[Session]:
+        if any(node.op_type == "QuantizeLinear" for node in model.graph):
+            exact.append(options.exact_int8)
+        return opened(model, options)
+
+    monkeypatch.setattr(unbundled, "opened", told)
+    report = search(bundle, 5.0)
+
+    assert report.search is not None
+    assert exact == [True] * (SITES + len(report.search.points) + 1)
 
 
 def test_a_budget_that_everything_meets_keeps_nothing(bundle: Path) -> None:
@@ -99,9 +118,10 @@ def test_a_search_that_was_stopped_goes_on_and_ends_where_it_would_have(
     at_once = search(other, 500.0)
     before = (bundle / "manifest.json").read_bytes()
 
-    def stop(stage: str) -> None:
-        if stage.startswith("trajectories with 2 of"):
+    def stop(what: str, parts: int = 0, steps: int = 1) -> Moved:
+        if what.startswith("trajectories with 2 of"):
             raise KeyboardInterrupt
+        return lambda count: None
 
     with pytest.raises(KeyboardInterrupt):
         search(bundle, 500.0, stop)
@@ -119,10 +139,13 @@ def test_a_search_that_was_stopped_goes_on_and_ends_where_it_would_have(
 def test_ranges_that_are_given_serve_a_budget_too(bundle: Path, tmp_path: Path) -> None:
     drawn = search(bundle, 500.0)
     path = Path(shutil.copy(bundle / "calibration" / "ranges.json", tmp_path))
-    stages: list[str] = []
+    heard = Heard()
 
-    given = search(bundle, 500.0, stages.append, path)
+    given = search(bundle, 500.0, heard, path)
 
     assert given.search == drawn.search
-    assert "drawing 2 trajectories" not in stages
-    assert measured(stages) == SITES + len(given.search.points)  # type: ignore[union-attr]
+    assert "drawing 2 trajectories" not in heard.stages
+    assert heard.all_steps[heard.stages.index("measuring each site alone")] == SITES
+    tried = [stage for stage in heard.stages if stage.startswith("trajectories with")]
+    assert given.search is not None
+    assert len(tried) == len(given.search.points)

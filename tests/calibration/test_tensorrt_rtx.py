@@ -53,7 +53,7 @@ def test_a_smoothed_int8_denoiser_parses_and_builds(
     sites = sites_of(exact, attention=attention)
     thresholds = {site.tensor: 3.0 for site in sites}
 
-    low = quantize(apply_smoothing(model, smoothed), weights, sites, thresholds, INT8)
+    low = quantize(apply_smoothing(model, smoothed), weights, sites, thresholds, INT8, INT8)
 
     complaints, plan = complaints_and_plan(trt, low)
     assert complaints == []

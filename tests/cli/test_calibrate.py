@@ -7,13 +7,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from bundle_helpers import toy_manifest, write_bundle
 from cli_helpers import refused, run
-from rich.console import Console
 
 from pitstop.calibration.search import budget_search as tuning
-from pitstop.cli.printing import Stages, stage_progress
 from pitstop.runtime.bundle.folder import open_bundle
 
 QUICK = ("--num", 2, "--steps", 4, "--cfg-scale", 1.5, "--threads", 1)
@@ -52,39 +51,20 @@ def test_a_calibrated_bundle_draws_and_compares_in_int8(bundle: Path, tmp_path: 
     assert "denoiser.int8" in inspected.output
 
 
-def test_the_bar_of_a_drawing_goes_to_its_end(
-    bundle: Path, monkeypatch: pytest.MonkeyPatch
+def test_weights_of_7_bits_are_in_the_graph_the_manifest_and_the_figures(
+    bundle: Path, tmp_path: Path
 ) -> None:
-    told: list[tuple[str, int]] = []
-    for name in ("on_start", "on_step"):
-        monkeypatch.setattr(
-            Stages, name, lambda stages, count, name=name: told.append((name, count))
-        )
+    made = run("calibrate", bundle, *QUICK, "--weight-bits", 7, "--json", tmp_path / "c.json")
 
-    assert run("calibrate", bundle, *QUICK).exit_code == 0
-
-    assert [count for name, count in told if name == "on_start"] == [2 * 4, 4]
-    assert sum(count for name, count in told if name == "on_step") == 2 * 4 + 4
-
-
-def test_a_stage_shows_a_bar_once_its_steps_are_known() -> None:
-    stages = stage_progress()
-    [task] = stages.progress.tasks
-    console = Console(width=80)
-
-    def shown() -> str:
-        with console.capture() as capture:
-            console.print(stages.progress.make_tasks_table([task]))
-        return capture.get()
-
-    stages.on_stage("drawing")
-    assert "━" not in shown()
-    stages.on_start(8)
-    stages.on_step(2)
-    assert "━" in shown()
-    assert (task.completed, task.total) == (2, 8)
-    stages.on_stage("writing")
-    assert "━" not in shown()
+    assert made.exit_code == 0, made.output
+    assert "10 sites on fp16, weights of 7 bits; 2 layers" in " ".join(made.output.split())
+    assert json.loads((tmp_path / "c.json").read_text())["weight_bits"] == 7
+    opened = open_bundle(bundle)
+    assert opened.manifest.weight_bits("int8") == 7
+    constants = onnx.load(opened.path(opened.manifest.denoiser("int8").path)).graph.initializer
+    levels = [onnx.numpy_helper.to_array(one) for one in constants if one.name.endswith("_int8")]
+    assert len(levels) == 10
+    assert {int(np.abs(one.astype(int)).max()) for one in levels} == {63}
 
 
 def test_a_budget_that_is_not_met_is_exit_1_and_keeps_the_best(
@@ -135,6 +115,8 @@ def test_the_switches_reach_the_graph(bundle: Path, tmp_path: Path) -> None:
         (["--seed", -1], "The seed is -1. Choose one from 0 to 1048575."),
         (["--method", "max"], "There is no method called 'max'. Choose one of: minmax, "),
         (["--base", "int4"], "There is no base called 'int4'. Choose one of: fp16, fp32."),
+        (["--weight-bits", 6], "The weights' bits are 6. Choose 8 or 7."),
+        (["--weight-bits", 7, "--attention"], "`--weight-bits 7` has no weights to act on in"),
         (["--budget", "nan"], "The budget is nan dB."),
         (["--steps", 0], "0 sampling steps were asked for. Choose 1 to 1000 steps"),
         (["--steps", 1001], "1001 sampling steps were asked for."),

@@ -9,7 +9,7 @@ import pytest
 from cli_helpers import run
 
 from pitstop.runtime.backends import backend_names
-from pitstop.runtime.machine import nvidia
+from pitstop.runtime.machine import cpu, nvidia
 from pitstop.runtime.machine.driver import Gpu, read_driver
 from pitstop.runtime.machine.nvidia import Nvidia
 
@@ -97,3 +97,22 @@ def test_a_machine_with_a_gpu_is_told(
     for line in lines:
         assert line in text
     assert figures["nvidia"]["driver"] == machine.driver  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("features", "said"),
+    [
+        ("avx2", "choose fp32, or `pitstop calibrate --weight-bits 7`"),
+        ("avx2 avx_vnni", "int8 here exact"),
+    ],
+)
+def test_where_int8_is_not_exact_weights_of_7_bits_are_recommended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, features: str, said: str
+) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"flags : {features}")
+    monkeypatch.setattr(cpu, "CPUINFO", cpuinfo)
+
+    text, _ = told(tmp_path / "doctor.json")
+
+    assert said in text

@@ -10,6 +10,7 @@ from bundle_helpers import toy_manifest, write_bundle
 from cli_helpers import run
 
 from pitstop.runtime.bundle.folder import open_bundle, write_manifest
+from pitstop.runtime.bundle.manifest import PassReport
 from pitstop.runtime.image import read_parameters
 from pitstop.runtime.machine import cpu
 
@@ -28,16 +29,24 @@ def toy(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("features", "precision", "noted"),
+    ("features", "precision", "bits", "noted"),
     [
-        ("avx2", "int8", True),
-        ("avx2", "fp32", False),
-        ("avx2 avx512f avx512_vnni", "int8", False),
+        ("avx2", "int8", None, True),
+        ("avx2", "int8", 8, True),
+        ("avx2", "int8", 7, False),
+        ("avx2", "fp32", 7, False),
+        ("avx2 avx512f avx512_vnni", "int8", 8, False),
     ],
 )
 def test_int8_is_noted_where_the_cpu_cuts_its_sums_off(
-    toy: Path, monkeypatch: pytest.MonkeyPatch, features: str, precision: str, noted: bool
+    toy: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    features: str,
+    precision: str,
+    bits: int | None,
+    noted: bool,
 ) -> None:
+    calibrated_with(toy, bits)
     told = toy.parent / "cpuinfo"
     told.write_text(f"flags : {features}")
     monkeypatch.setattr(cpu, "CPUINFO", told)
@@ -47,6 +56,15 @@ def test_int8_is_noted_where_the_cpu_cuts_its_sums_off(
     assert done.exit_code == 0, done.output
     said = " ".join(done.stderr.split())
     assert ("note: int8 is not exact here: this CPU has neither VNNI nor AMX" in said) is noted
+    assert ("`pitstop calibrate --weight-bits 7`" in said) is noted
+
+
+def calibrated_with(folder: Path, bits: int | None) -> None:
+    """Let a manifest say how many bits its int8 weights have."""
+    manifest = open_bundle(folder).manifest
+    done = PassReport("int8", {}, {}, 4, 1, (), {}, 0.01, weight_bits=bits)
+    (folder / "manifest.json").unlink()
+    write_manifest(folder, dataclasses.replace(manifest, passes=(done,)))
 
 
 @pytest.mark.parametrize("spacing", ["trailing", "official"])

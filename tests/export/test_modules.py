@@ -94,7 +94,7 @@ def test_every_node_has_its_module_in_int8() -> None:
     sites = sites_of(model, attention=True)
 
     thresholds = {site.tensor: 1.0 for site in sites}
-    made = quantize(smoothed, constants, sites, thresholds, INT8)  # type: ignore[arg-type]
+    made = quantize(smoothed, constants, sites, thresholds, INT8, INT8)  # type: ignore[arg-type]
 
     check_modules(made, CONFIG)
     blocks = {str(n.outputs[0].name): block for n, block in name_blocks(made.graph).items()}

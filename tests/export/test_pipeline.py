@@ -13,6 +13,7 @@ import pytest
 import torch
 from bundle_helpers import one_line
 from checkpoint_helpers import tiny_checkpoint
+from stage_helpers import Heard
 
 import pitstop
 from pitstop import BundleError, CheckpointError, OptionError
@@ -277,14 +278,14 @@ def test_a_file_that_is_no_checkpoint_is_refused_before_anything_is_written(tmp_
 def test_the_stages_are_told_in_order(
     exported: ExportReport, checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stages: list[str] = []
+    heard = Heard()
     monkeypatch.setattr(pipeline, "FP32_TOLERANCE", 0.0)
 
-    export_bundle(
-        checkpoint, tmp_path / "bundle", left_out=folding.STEP_NAMES, on_stage=stages.append
-    )
+    export_bundle(checkpoint, tmp_path / "bundle", left_out=folding.STEP_NAMES, on_stage=heard)
 
-    assert stages == [
+    assert heard.moved == heard.all_steps
+    assert heard.all_steps[-2:] == [20, 5]
+    assert heard.stages == [
         "reading the checkpoint",
         "tracing",
         "writing the graphs",

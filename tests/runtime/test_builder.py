@@ -18,7 +18,8 @@ from pitstop.runtime import backends
 from pitstop.runtime.backend import SessionOptions
 from pitstop.runtime.backends import builder_names, candidates, import_builder
 from pitstop.runtime.builder import BuildRequest
-from pitstop.runtime.bundle.folder import open_bundle
+from pitstop.runtime.bundle import engines
+from pitstop.runtime.bundle.folder import open_bundle, sha256
 from pitstop.runtime.devices import engine_backend, engine_check
 from pitstop.runtime.devices.engine_check import engines_here, why_not_here
 from pitstop.runtime.machine.driver import Driver, Gpu
@@ -120,6 +121,39 @@ def test_the_file_is_all_that_a_third_builder_needs(bundle: Path) -> None:
         for name in ("abacus", "onnxruntime")
     )
     np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.usefixtures("abacus")
+def test_auto_hashes_a_plan_once(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    [built] = build_engines(bundle, BuildOptions("abacus"))
+    hashed: list[Path] = []
+
+    def told(path: Path) -> str:
+        hashed.append(path)
+        return sha256(path)
+
+    monkeypatch.setattr(engines, "sha256", told)
+    pipeline = Pipeline.from_bundle(bundle)
+
+    assert pipeline.chosen is not None
+    assert pipeline.chosen.name == "abacus"
+    assert hashed == [built.engine.plan]
+
+
+@pytest.mark.usefixtures("abacus")
+def test_auto_leaves_a_plan_that_has_changed_and_says_so(bundle: Path) -> None:
+    [built] = build_engines(bundle, BuildOptions("abacus"))
+    content = bytearray(built.engine.plan.read_bytes())
+    content[-1] ^= 1
+    built.engine.plan.write_bytes(content)
+
+    pipeline = Pipeline.from_bundle(bundle)
+
+    assert pipeline.chosen is not None
+    assert pipeline.chosen.name != "abacus"
+    assert "the engine of abacus does not load" in pipeline.chosen.why
+    assert "has changed since it was built" in pipeline.chosen.why
+    assert "has changed" in (why_not_here(open_bundle(bundle), built.engine) or "")
 
 
 @pytest.mark.usefixtures("abacus")

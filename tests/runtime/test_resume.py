@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from bundle_helpers import FakeSession, one_line, toy_manifest, with_label, write_bundle
 from PIL import Image
+from stage_helpers import Heard
 
 from pitstop import OptionError
 from pitstop.runtime.bundle.manifest import CONDITIONER
@@ -162,18 +163,12 @@ def test_a_longer_run_draws_only_what_is_new(pipeline: Pipeline, tmp_path: Path)
 def test_progress_is_told_for_what_is_left_alone(pipeline: Pipeline, tmp_path: Path) -> None:
     plan = plan_images(pipeline.manifest, [], 3, 0)
     draw_images(pipeline, plan[:1], SETTINGS, tmp_path / "out")
-    told: list[int] = []
+    heard = Heard()
 
-    draw_images(
-        pipeline,
-        plan,
-        SETTINGS,
-        tmp_path / "out",
-        on_start=told.append,
-        on_step=lambda: told.append(0),
-    )
+    draw_images(pipeline, plan, SETTINGS, tmp_path / "out", on_stage=heard)
 
-    assert told == [2 * SETTINGS.steps, *(2 * SETTINGS.steps * [0])]
+    assert heard.stages == ["drawing 2 images"]
+    assert heard.moved == heard.all_steps == [2 * SETTINGS.steps]
 
 
 def test_the_label_of_a_picture_is_the_one_of_its_number_where_names_are_numbers(

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 import pytest
 from bundle_helpers import one_line
@@ -15,6 +16,7 @@ from pass_helpers import Array, as_text, check_shapes, graph, noise, ops, weight
 from pitstop import CalibrationError
 from pitstop.calibration.qdq.placement import Site
 from pitstop.calibration.qdq.quantize import quantize, quantize_weight
+from pitstop.calibration.recipe import Recipe
 from pitstop.export.lowering.lower import LOW, lower
 from pitstop.graphs.graph_file import run_graph, with_outputs
 from pitstop.runtime.bundle.precision import INT8, PRECISIONS
@@ -41,7 +43,7 @@ def quantized(
         if value.const_value is not None
     }
     chosen = {site.tensor: threshold for site in sites} | thresholds
-    return quantize(base or model, constants, sites, chosen, INT8)
+    return quantize(base or model, constants, sites, chosen, INT8, INT8)
 
 
 def thresholds_of(model: ir.Model, sites: list[Site], feeds: dict[str, Array]) -> dict[str, float]:
@@ -187,6 +189,36 @@ def test_no_weight_is_further_from_its_int8_than_half_a_step(
     assert (values.dtype, scale.dtype, scale.shape) == (np.int8, dtype, (weight.shape[axis],))
     assert (np.abs(values * step - weight) <= (0.5 + slack) * step).all()
     assert np.abs(values.astype(int)).max() == 127
+
+
+@pytest.mark.parametrize("dtype", [FP16, FP32])
+@given(seed=st.integers(0, 999), axis=st.integers(0, 1))
+def test_no_sum_of_two_products_with_weights_of_7_bits_leaves_16_bits(
+    seed: int, axis: int, dtype: np.dtype[Any]
+) -> None:
+    weight = noise(8, 6, seed=seed)
+    unsigned = np.full((1, 8), 255)  # the largest that an int8 activation becomes
+
+    values, _ = quantize_weight(weight, axis, dtype, Recipe(weight_bits=7).weight_precision)
+
+    assert np.abs(values.astype(int)).max() == 63
+    assert (saturating_matmul(unsigned, values) == unsigned @ values.astype(int)).all()
+
+
+def test_weights_of_8_bits_leave_them() -> None:
+    values, _ = quantize_weight(np.ones((8, 6), np.float32), 1, FP32, Recipe().weight_precision)
+    unsigned = np.full((1, 8), 255)
+
+    assert np.abs(values.astype(int)).max() == 127
+    assert (saturating_matmul(unsigned, values) < unsigned @ values.astype(int)).all()
+
+
+def saturating_matmul(unsigned: npt.NDArray[Any], signed: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """What VPMADDUBSW gives: pairs of products are cut off at 16 bits before they are summed."""
+    products = unsigned[:, :, None] * signed[None].astype(int)
+    pairs = products[:, ::2] + products[:, 1::2]
+    total: npt.NDArray[Any] = np.clip(pairs, -(2**15), 2**15 - 1).sum(axis=1)
+    return total
 
 
 def test_a_channel_of_zeros_stays_one_and_a_faint_channel_keeps_its_levels() -> None:

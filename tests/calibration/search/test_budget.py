@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from bundle_helpers import one_line
 from hypothesis import given
 from hypothesis import strategies as st
+from stage_helpers import Heard
 
 from pitstop import BundleError
 from pitstop.calibration.qdq.placement import Site
 from pitstop.calibration.search.budget import Log, Point, Search, open_log, search
+from pitstop.runtime.stage import OnStage, unheard
 
 PSNR = [31.0, 35.0, 39.0, 42.0, 44.0, 47.0, 50.0, 52.0]  # with so many of the worst sites kept
 SITES = [Site(f"layer.{index}", f"x{index}", f"y{index}") for index in range(len(PSNR))]
 
 
-def ignore(what: str) -> None: ...
-
-
 class Counted:
     """A model whose errors rise with the site's number, and how often it was measured."""
 
-    def __init__(self, psnr: Sequence[float] = PSNR) -> None:
+    def __init__(self, psnr: Sequence[float] = PSNR, stops_at: int | None = None) -> None:
         self.psnr = psnr
+        self.stops_at = stops_at
         self.asked: list[tuple[str, ...]] = []
 
     def error_of(self, chosen: Sequence[Site]) -> float:
@@ -35,17 +35,19 @@ class Counted:
         return 0.01 * int(chosen[0].name.removeprefix("layer."))
 
     def psnr_of(self, chosen: Sequence[Site]) -> float:
+        if len(SITES) - len(chosen) == self.stops_at:
+            raise KeyboardInterrupt
         self.asked.append(tuple(site.name for site in chosen))
         return self.psnr[len(SITES) - len(chosen)]
 
-    def search(self, budget_db: float, log: Log, on_try: Callable[[str], None] = ignore) -> Search:
+    def search(self, budget_db: float, log: Log, on_stage: OnStage = unheard) -> Search:
         return search(
             SITES,
             budget_db,
             error_of=self.error_of,
             psnr_of=self.psnr_of,
             log=log,
-            on_try=on_try,
+            on_stage=on_stage,
         )
 
 
@@ -137,26 +139,22 @@ def test_the_pareto_points_are_those_that_no_other_beats() -> None:
     ]
 
 
-def test_what_is_measured_next_is_told(path: Path) -> None:
-    told: list[str] = []
+def test_the_sites_are_told_one_by_one(path: Path) -> None:
+    heard = Heard()
 
-    Counted().search(43.0, open_log(path, "a"), told.append)
+    Counted().search(43.0, open_log(path, "a"), heard)
 
-    assert told[0] == "sensitivity of layer.0 (1 of 8)"
-    assert told[8:] == [f"trajectories with {kept} of 8 sites kept" for kept in (0, 1, 2, 4, 3)]
+    assert heard.stages == ["measuring each site alone"]
+    assert heard.moved == heard.all_steps == [8]
 
 
 def test_a_search_that_was_stopped_goes_on_where_it_was(path: Path) -> None:
     whole = Counted().search(43.0, open_log(path, "a"))
     path.unlink()
-    stopped = Counted()
-
-    def stop(what: str) -> None:
-        if what.startswith("trajectories with 2"):
-            raise KeyboardInterrupt
+    stopped = Counted(stops_at=2)
 
     with pytest.raises(KeyboardInterrupt):
-        stopped.search(43.0, open_log(path, "a"), stop)
+        stopped.search(43.0, open_log(path, "a"))
     resumed = Counted()
 
     found = resumed.search(43.0, open_log(path, "a"))

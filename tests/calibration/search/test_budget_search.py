@@ -9,6 +9,7 @@ import onnx_ir as ir
 import pytest
 from bundle_helpers import some_latent, toy_manifest, write_bundle
 from calibration_helpers import ONE_THREAD
+from stage_helpers import Heard
 
 from pitstop.calibration.observed.ranges import ActivationRange, Ranges
 from pitstop.calibration.qdq.placement import Site
@@ -62,6 +63,7 @@ def test_sites_are_ranked_by_calls_and_kept_until_trajectories_are_close(
 ) -> None:
     bundle = open_bundle(write_bundle(tmp_path / "toy", toy_manifest(split=split)))
     fp32 = ir.load(bundle.path(bundle.manifest.denoiser("fp32").path))
+    heard = Heard()
     cost = {"good": 1e-5, "bad": 0.02, "worst": np.nan}
 
     found = tune(
@@ -74,9 +76,15 @@ def test_sites_are_ranked_by_calls_and_kept_until_trajectories_are_close(
         budget_db=60.0,
         log=open_log(tmp_path / "log.jsonl", "a"),
         options=ONE_THREAD,
-        on_try=lambda what: None,
+        on_stage=heard,
     )
 
+    steps = held_out().settings.steps
+    assert heard.all_steps[0] == heard.moved[0] == len(tuning.SEEDS) * steps
+    assert heard.stages[1:3] == [
+        "measuring each site alone",
+        "trajectories with 0 of 3 sites kept",
+    ]
     assert found.errors == {
         "worst": np.inf,
         "bad": pytest.approx(0.02, rel=1e-3),
@@ -91,15 +99,18 @@ def test_sites_are_ranked_by_calls_and_kept_until_trajectories_are_close(
 
 def test_a_search_goes_by_all_that_its_measurements_depend_on() -> None:
     keys = [
-        search_key(RANGES, "int8", "cd", SITES, held_out()),
-        search_key(dataclasses.replace(RANGES, method="minmax"), "int8", "cd", SITES, held_out()),
-        search_key(RANGES, "fp8", "cd", SITES, held_out()),
-        search_key(RANGES, "int8", "ef", SITES, held_out()),
-        search_key(RANGES, "int8", "cd", SITES[:2], held_out()),
-        search_key(RANGES, "int8", "cd", SITES, held_out(seed=2)),
-        search_key(RANGES, "int8", "cd", SITES, held_out(settings=Settings(4))),
-        search_key(RANGES, "int8", "cd", SITES, held_out().first(2)),
+        search_key(RANGES, "int8", 8, "cd", SITES, held_out()),
+        search_key(
+            dataclasses.replace(RANGES, method="minmax"), "int8", 8, "cd", SITES, held_out()
+        ),
+        search_key(RANGES, "int8", 7, "cd", SITES, held_out()),
+        search_key(RANGES, "fp8", 8, "cd", SITES, held_out()),
+        search_key(RANGES, "int8", 8, "ef", SITES, held_out()),
+        search_key(RANGES, "int8", 8, "cd", SITES[:2], held_out()),
+        search_key(RANGES, "int8", 8, "cd", SITES, held_out(seed=2)),
+        search_key(RANGES, "int8", 8, "cd", SITES, held_out(settings=Settings(4))),
+        search_key(RANGES, "int8", 8, "cd", SITES, held_out().first(2)),
     ]
 
     assert len(set(keys)) == len(keys)
-    assert search_key(RANGES, "int8", "cd", SITES, held_out()) == keys[0]
+    assert search_key(RANGES, "int8", 8, "cd", SITES, held_out()) == keys[0]

@@ -14,6 +14,7 @@ import pytest
 from bundle_helpers import FakeSession, one_line, toy_manifest, write_bundle
 from checkpoint_helpers import tiny_checkpoint
 from PIL import Image
+from stage_helpers import Heard
 
 from pitstop import BackendUnavailable, BundleError, CheckpointError, OptionError
 from pitstop.evaluation.speed.bench import Bench, Row, make_row, run_bench
@@ -116,18 +117,9 @@ def test_a_bundle_is_timed_and_its_memory_is_a_processs_own(tiny_bundle: Path) -
 @pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")  # of torch.compile
 def test_pytorch_and_every_backend_take_their_turns(tmp_path: Path, tiny_bundle: Path) -> None:
     checkpoint = tiny_checkpoint(tmp_path / "tiny.safetensors")
-    told: dict[str, int] = {}
-
-    def on_turns(part: str, turns: int) -> object:
-        told[part] = turns
-
-        def count() -> None:
-            told[part] -= 1
-
-        return count
-
+    heard = Heard()
     wanted = Wanted(options=ONE_THREAD, checkpoint=str(checkpoint))
-    bench = run_bench([tiny_bundle], wanted, steps=2, rounds=1, on_turns=on_turns)  # type: ignore[arg-type]
+    bench = run_bench([tiny_bundle], wanted, steps=2, rounds=1, on_stage=heard)
 
     names = [row.name for row in bench.rows]
     assert names[:4] == [f"{p}, torch {w}" for w in ("eager", "compile") for p in ("fp32", "bf16")]
@@ -136,7 +128,8 @@ def test_pytorch_and_every_backend_take_their_turns(tmp_path: Path, tiny_bundle:
     assert all(row.fresh and row.fresh.peak_memory_bytes for row in bench.rows)
     assert max(bench.speedup(row) or 0 for row in bench.rows[:4]) == 1.0
     assert bench.left_out == ()
-    assert told == {"opening": 0, "timing": 0, "memory": 0}
+    assert heard.stages[1:] == ["timing in turns", "load time and memory of each row"]
+    assert heard.moved == heard.all_steps
 
 
 def test_a_graph_that_no_backend_opens_is_refused_and_beside_others_left_out(

@@ -1,4 +1,4 @@
-"""What ONNX Runtime leaves behind on a machine: nothing."""
+"""What ONNX Runtime leaves behind on a machine (nothing), and how it is set up."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from bundle_helpers import toy_manifest, write_bundle
+from onnxruntime import GraphOptimizationLevel
+
+from pitstop.runtime.backend import SessionOptions
+from pitstop.runtime.backends.onnxruntime import _session_options
+from pitstop.runtime.machine import cpu
 
 TESTS = Path(__file__).parents[2]
 WATCH = """
@@ -38,3 +44,29 @@ def test_nothing_is_printed_or_left_in_the_home_and_temporary_folders(tmp_path: 
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert [path for place in places.values() for path in place.rglob("*")] == []
+
+
+@pytest.mark.parametrize(
+    ("features", "exact_int8", "fuses"),
+    [
+        ("avx2", True, False),
+        ("avx2", False, True),
+        ("avx2 avx512_vnni", True, True),
+    ],
+)
+def test_int8_that_must_be_exact_is_not_fused_where_the_cpu_cuts_its_sums_off(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    features: str,
+    exact_int8: bool,
+    fuses: bool,
+) -> None:
+    told = tmp_path / "cpuinfo"
+    told.write_text(f"flags : {features}")
+    monkeypatch.setattr(cpu, "CPUINFO", told)
+
+    settings = _session_options(SessionOptions(exact_int8=exact_int8))
+
+    levels = GraphOptimizationLevel
+    wanted = levels.ORT_ENABLE_ALL if fuses else levels.ORT_ENABLE_BASIC
+    assert settings.graph_optimization_level == wanted

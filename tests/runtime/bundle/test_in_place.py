@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from bundle_helpers import toy_manifest, write_bundle
+from stage_helpers import Heard
 
 from pitstop import BundleError
 from pitstop.runtime.bundle import in_place
@@ -101,20 +102,32 @@ def test_what_a_live_process_writes_and_what_others_left_is_kept(tmp_path: Path)
 
 
 def test_a_bundle_waits_for_who_works_in_the_old_one_and_takes_what_he_made(folder: Path) -> None:
-    bundle = open_bundle(folder)
+    bundle, heard = open_bundle(folder), Heard()
 
-    with another_process(folder, "shared") as child, extended_bundle(bundle, []) as partial:
+    with another_process(folder, "shared") as child, extended_bundle(bundle, [], heard) as partial:
         write_manifest(partial, bundle.manifest)
         threading.Timer(0.2, let_go, [child]).start()
 
     open_bundle(folder)
     assert (folder / "engines" / "late").is_file()
+    assert heard.stages == [f"waiting for the build of an engine in {folder.name}"]
+
+
+def test_who_waits_for_nobody_says_nothing(folder: Path) -> None:
+    bundle, heard = open_bundle(folder), Heard()
+
+    with extended_bundle(bundle, [], heard) as partial:
+        write_manifest(partial, bundle.manifest)
+
+    assert heard.stages == []
 
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
 from bundle_helpers import toy_manifest, write_bundle
+from stage_helpers import Heard
+
 from pitstop.runtime.bundle import in_place
 
 def die(*arguments, **options):

@@ -151,6 +151,7 @@ PASS = {
         {"passes": [{**PASS, "relative_l2": "small"}]},
         {"passes": [{**PASS, "rewritten": [3]}]},
         {"passes": [{**PASS, "block_moves_after": {"Reshape": "one"}}]},
+        {"passes": [{**PASS, "weight_bits": "seven"}]},
         {"files": ["graphs/denoiser.fp32.onnx"]},
         {"latent_space": "vae", "latent_scale": 10**400},
         {"cfg_channels": 99},
@@ -167,6 +168,14 @@ def test_a_part_of_another_type_is_told_in_one_line(changes: dict[str, object]) 
 def test_what_a_pass_did_is_read() -> None:
     [report] = Manifest.from_json(content(passes=[PASS])).passes
     assert report.rewritten == ("add",)
+    assert report.weight_bits is None
+
+
+@pytest.mark.parametrize("bits", [None, 7, 8])
+def test_the_bits_of_quantized_weights_are_read(bits: int | None) -> None:
+    manifest = Manifest.from_json(content(passes=[{**PASS, "name": "int8", "weight_bits": bits}]))
+    assert manifest.weight_bits("int8") == bits
+    assert manifest.weight_bits("fp16") is None
 
 
 @pytest.mark.parametrize("classes", [2**20 + 1, 10**9])
