@@ -48,7 +48,8 @@ def choose_set(where: str, content: Mapping[Any, Any], asked: str | None) -> Wei
     Args:
         where: The file, for messages.
         content: What is in it: tensors by key, and dicts of them.
-        asked: ``ema``, ``model``, another name in the file, or None.
+        asked: ``ema``, ``model``, another name in the file, an entry's and a word's with a dot
+            between them, or None.
 
     Raises:
         CheckpointError: There is no such set, two of its keys are one without the wrappers, or
@@ -61,12 +62,15 @@ def choose_set(where: str, content: Mapping[Any, Any], asked: str | None) -> Wei
     }
     under = next((name for name in _names(asked, WEIGHTS) if name in sets), None)
     missing = bool(asked) and under is None  # so far: it may stand in front of keys
-    if missing and "state_dict" in sets:
+    order = _names(asked, BEHIND) if missing else (*_names(asked, ()), *BEHIND)
+    entry, _, word = (asked or "").partition(".")
+    if missing and word and entry in sets:
+        under, order = entry, (word,)
+    elif missing and "state_dict" in sets:
         under = "state_dict"
     found = content if under is None else sets[under]
     named = _named(where, found, sets) if SHADOW in found else found
     tensors, skipped = _unwrapped(where, _tensors(named))
-    order = _names(asked, BEHIND) if missing else (*_names(asked, ()), *BEHIND)
     tensors, words = _behind_words(tensors, order)
     others = {name for name in sets if name in WEIGHTS} | words.others
     if asked and missing and not words.taken:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from ... import CheckpointError
 from ..format import Format, Hints, Stored, name_some
 from .diffusers_dit import DIFFUSERS_DIT
@@ -51,18 +53,41 @@ def recognise(stored: Stored, hints: Hints) -> Format:
             "weights",
         )
     found = next((known for known in FORMATS.values() if known.fits(stored)), None)
+    if found is None:
+        raise _unknown(stored)
+    return found if hints.format is None else _as_told(stored, found, FORMATS[hints.format])
+
+
+def _unknown(stored: Stored) -> CheckpointError:
+    """Why a file is in no format that is known."""
     lora = next((key for key in stored.tensors if LORA in key), None)
-    if found is None and lora:
-        raise CheckpointError(
+    if lora:
+        return CheckpointError(
             f"{stored.path} holds a LoRA ({lora}), which changes a model and is none",
             "Merge it into the weights of its model, and save those",
         )
-    if found is None:
-        raise CheckpointError(
-            f"{stored.path} is in no format that is known; it has {name_some(stored.tensors)}",
-            "The project's docs/checkpoints.md lists what can be read",
+    word = _word_before_a_model(stored)
+    if word:
+        within = "" if stored.weights in {"", "state_dict"} else f"{stored.weights}."
+        return CheckpointError(
+            f"{stored.path} has a model behind {word!r} in its keys",
+            f"Read it with `--weights {within}{word}`",
         )
-    return found if hints.format is None else _as_told(stored, found, FORMATS[hints.format])
+    return CheckpointError(
+        f"{stored.path} is in no format that is known; it has {name_some(stored.tensors)}",
+        "The project's docs/checkpoints.md lists what can be read",
+    )
+
+
+def _word_before_a_model(stored: Stored) -> str | None:
+    """The first word of keys that are a model's without it, or None."""
+    for word in sorted({key.partition(".")[0] for key in stored.tensors}):
+        start = f"{word}."
+        inner = {key.removeprefix(start): stored.tensors[key] for key in stored.starting(start)}
+        within = dataclasses.replace(stored, tensors=inner)
+        if any(known.fits(within) for known in FORMATS.values()):
+            return word
+    return None
 
 
 def _as_told(stored: Stored, found: Format, told: Format) -> Format:

@@ -125,6 +125,25 @@ def test_what_is_asked_for_is_taken_behind_every_word(tmp_path: Path) -> None:
     assert not is_averaged(load_checkpoint(path, asked("model.net")))
 
 
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        (behind("net", TRAINED), "net"),
+        ({"state_dict": behind("net", TRAINED)}, "net"),
+        ({"state_dict": behind("model.diffusion_model", TRAINED)}, "model.diffusion_model"),
+        ({"ema": behind("net", TRAINED), "model": behind("net", AVERAGED)}, "ema.net"),
+    ],
+)
+def test_a_model_behind_a_word_that_is_not_known_is_told_with_how_to_read_it(
+    content: dict[str, Any], name: str, tmp_path: Path
+) -> None:
+    path = written(tmp_path / "a.ckpt", **content)
+    word = name.rpartition(".")[2]
+    message = refusal(path)
+    assert f"has a model behind '{word}' in its keys. Read it with `--weights {name}`" in message
+    assert not is_averaged(load_checkpoint(path, asked(name)))
+
+
 def test_numbers_behind_a_word_are_no_set(tmp_path: Path) -> None:
     weights = {**behind("model", TRAINED), "ema.decay": torch.ones(1)}
     found = load_checkpoint(written(tmp_path / "a.ckpt", state_dict=weights), HEADS)
