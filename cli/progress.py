@@ -99,7 +99,7 @@ class Lines:
     def _say(self, line: str) -> None:
         self._said = self._clock()
         with contextlib.suppress(OSError):  # nobody reads any more; the work goes on
-            click.echo(escaped(line, one_line=True), err=True)
+            click.echo(line, err=True)
 
 
 def _named(stage: Stage) -> str:
@@ -170,6 +170,7 @@ class Stages:
 
     def __call__(self, what: str, parts: int = 0, steps: int = 1) -> Moved:
         self.end()
+        what = escaped(what, one_line=True)
         stage = self._stage = Stage(what, parts, max(1, steps), self._clock())
         self._display.begin(stage)
 

@@ -120,6 +120,9 @@ def test_no_text_of_others_moves_a_cursor_or_starts_a_line(
     lines.end()
 
     assert capsys.readouterr().err == r"opening a\x1b[2J\nb, done in 0:00:05" + "\n"
+    bar = Bar(clock, Console(file=io.StringIO(), width=80))
+    Stages(bar, clock)("opening a\x1b[2J\nb")
+    assert r"opening a\x1b[2J\nb" in drawn(bar)
 
 
 def test_a_bar_shows_what_the_count_and_the_time_left(clock: FakeClock) -> None:
