@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .. import OptionError
+from .engine_kernels import kernel_figures, kernels_in, print_kernels
 from .options import hint_options
 from .passes_table import moves_lines, passes_table, skipped_lines
 from .printing import console, json_option, megabytes, pairs, table, write_json
@@ -23,16 +25,25 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("target", metavar="BUNDLE|CHECKPOINT|PRESET")
 @hint_options
+@click.option("--engine", metavar="KEY", help="List the kernels of this engine of a bundle.")
 @json_option
-def inspect(target: str, hints: Hints | None, json_path: Path | None) -> None:
+def inspect(target: str, hints: Hints | None, engine: str | None, json_path: Path | None) -> None:
     """Say what a bundle holds, or what a checkpoint is; a bundle's hashes are checked.
 
     Example: pitstop inspect fashion.bundle
     """
-    if Path(target).is_dir() and not _is_checkpoint(Path(target)):
+    is_bundle = Path(target).is_dir() and not _is_checkpoint(Path(target))
+    if engine is not None and not is_bundle:
+        raise OptionError(f"{target} is no bundle, and only bundles have engines", "Name a bundle")
+    if is_bundle:
         from ..runtime.bundle.folder import open_bundle
 
         bundle = open_bundle(target)
+        if engine is not None:
+            kernels = kernels_in(bundle, engine)
+            write_json(json_path, {"kind": "engine", "kernels": kernel_figures(kernels)})
+            print_kernels(kernels)
+            return
         write_json(json_path, bundle_figures(bundle))
         _print_bundle(bundle)
     else:

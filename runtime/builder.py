@@ -23,6 +23,7 @@ class BuildRequest:
         graph: The ONNX file.
         plan: Where the engine goes.
         timing_cache: Where the timings of kernels go.
+        layers: Where the builder's list of the engine's kernels goes, if it writes one; or empty.
         known_timings: Timing caches of earlier builds for the same GPU and version.
         compute_capabilities: Of the GPUs that it is for, such as ``8.9``; empty for the one here.
         optimization_level: 0 to 5, or None for the builder's own.
@@ -35,6 +36,7 @@ class BuildRequest:
     graph: str
     plan: str
     timing_cache: str
+    layers: str = ""
     known_timings: tuple[str, ...] = ()
     compute_capabilities: tuple[str, ...] = ()
     optimization_level: int | None = None

@@ -15,6 +15,7 @@ from ...runtime.backends import builder_names, import_builder
 from ...runtime.builder import BuildRequest, OnPhase
 from ...runtime.bundle.engine_key import HARDWARE_COMPATIBLE, VERSION_COMPATIBLE, EngineKey
 from ...runtime.bundle.engines import (
+    LAYERS,
     PLAN,
     TIMING_CACHE,
     Engine,
@@ -185,6 +186,7 @@ def _build(bundle: Bundle, key: EngineKey, options: BuildOptions, on_stage: OnSt
             graph=str(bundle.path(bundle.manifest.graphs[key.graph].path)),
             plan=str(partial / PLAN),
             timing_cache=str(partial / TIMING_CACHE),
+            layers=str(partial / LAYERS),
             known_timings=_known_timings(bundle.folder, key),
             compute_capabilities=tuple(key.compute_capability.split(","))
             if options.compute_capabilities

@@ -28,6 +28,7 @@ from .precision import QUANTIZED
 PLAN = "engine.plan"
 METADATA = "metadata.json"
 TIMING_CACHE = "timing.cache"
+LAYERS = "layers.txt"  # the builder's own list of the kernels, where it writes one
 LOCK = ".lock"
 RANGES = "calibration/ranges.json"
 
@@ -55,6 +56,10 @@ class Engine:
     @property
     def plan(self) -> Path:
         return self.folder / PLAN
+
+    @property
+    def layers(self) -> Path:
+        return self.folder / LAYERS
 
     @property
     def timing_cache(self) -> Path:

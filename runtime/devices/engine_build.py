@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from ... import EngineError
 from ..builder import BuildRequest, OnPhase
-from .engine_session import complaints_of
 
 if TYPE_CHECKING:
     import tensorrt as trt
 
 # Of `configure`, and of the flags and timings of the two backends: raise it when they change.
-RECIPE = 1
+RECIPE = 2
+LAYERS = "Layers:"  # how the builder's list of kernels begins, in its log
 
 
 def build_plan(
@@ -41,7 +41,7 @@ def build_plan(
     Raises:
         EngineError: The parser or the builder refuses the graph.
     """
-    logger = complaints_of(module)
+    logger = listener_of(module)
     builder: trt.Builder = module.Builder(logger)
     strongly_typed = 1 << int(module.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network: trt.INetworkDefinition = builder.create_network(strongly_typed)
@@ -57,15 +57,39 @@ def build_plan(
         read_timings(config, request)
     plan: trt.IHostMemory | None = builder.build_serialized_network(network, config)
     if plan is None:
-        raise refused_by_builder(logger.messages, Path(request.graph))  # type: ignore[attr-defined]
+        raise refused_by_builder(logger.messages, Path(request.graph))
     Path(request.plan).write_bytes(memoryview(plan))
+    if request.layers and logger.layers:
+        Path(request.layers).write_text(logger.layers, encoding="utf-8")
     if keeps_timings:
         keep_timings(config, request)
 
 
+def listener_of(module: Any) -> Any:
+    """A logger that keeps the errors, in ``messages``, and the list of kernels, in ``layers``."""
+
+    class Listener(module.ILogger):  # type: ignore[misc]  # a class of the module that is given
+        def __init__(self) -> None:
+            super().__init__()
+            self.messages: list[str] = []
+            self.layers = ""
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in {module.ILogger.Severity.ERROR, module.ILogger.Severity.INTERNAL_ERROR}:
+                self.messages.append(" ".join(message.split()))
+            elif message.startswith(LAYERS):
+                self.layers = message
+
+    return Listener()
+
+
 def configure(module: Any, config: trt.IBuilderConfig, request: BuildRequest) -> None:
-    """Set what was asked for; and no TF32, for fp32 in the graph is to be fp32."""
+    """Set what was asked for; and no TF32, for fp32 in the graph is to be fp32.
+
+    The kernels are described in all detail: the list of them says which nodes each is made of.
+    """
     config.clear_flag(module.BuilderFlag.TF32)
+    config.profiling_verbosity = module.ProfilingVerbosity.DETAILED
     if request.compute_capabilities:
         set_capabilities(module, config, request.compute_capabilities)
     if request.optimization_level is not None:

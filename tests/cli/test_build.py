@@ -137,3 +137,39 @@ def test_a_stopped_build_leaves_nothing_and_releases_its_lock(
     assert "Traceback" not in stderr
     assert list((bundle / "engines").iterdir()) == []
     assert run("build", bundle, *ADA).exit_code == 0
+
+
+def test_the_kernels_of_an_engine_are_listed(bundle: Path, tmp_path: Path) -> None:
+    run("build", bundle, *ADA, "--precision", "fp16", "--json", tmp_path / "figures.json")
+    key = json.loads((tmp_path / "figures.json").read_text())["key"]
+
+    shown = run("inspect", bundle, "--engine", key[:6], "--json", tmp_path / "kernels.json")
+
+    assert shown.exit_code == 0, shown.output
+    kernels = json.loads((tmp_path / "kernels.json").read_text())["kernels"]
+    assert "blocks.1" in shown.stdout
+    assert f"{len(kernels)} kernels, " in shown.stdout
+    assert "not measured" in " ".join(shown.stdout.split())
+    assert {kernel["block"] for kernel in kernels} == {"", "blocks.0", "blocks.1"}
+
+
+def test_kernels_that_cannot_be_listed_are_one_line(bundle: Path, tmp_path: Path) -> None:
+    assert "has 0 engines whose key begins with 'ab'. Build one" in refused(
+        "inspect", bundle, "--engine", "ab"
+    )
+    assert "is no bundle" in refused("inspect", "pit-s-2", "--engine", "ab")
+
+    run("build", bundle, *ADA, "--json", tmp_path / "figures.json")
+    key = json.loads((tmp_path / "figures.json").read_text())["key"]
+    layers = bundle / "engines" / key / "layers.txt"
+    assert "2 engines whose key begins with ''. Choose one of: " in refused(
+        "inspect", bundle, "--engine", ""
+    )
+    layers.write_text("Kernels: 3")
+    assert "cannot be read: the list of kernels does not begin" in refused(
+        "inspect", bundle, "--engine", key
+    )
+    layers.unlink()
+    assert "has no list of its kernels. Build it again" in refused(
+        "inspect", bundle, "--engine", key
+    )

@@ -1,0 +1,115 @@
+"""What the kernels of an engine cost: where each belongs, what it moves, what it computes.
+
+Launches and bytes are what a small batch costs on a GPU. They are counted here from the builder's
+own list; nothing is measured.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from ...graphs.scopes import module_of
+from .layers import Layer
+
+ORDERS = {"signal", "wait"}  # between streams: no kernels
+BLOCK = re.compile(r"^((?:\w+_)?blocks\.\d+)(?:\.(\w+))?")
+MOVES = re.compile(r"^_*myl_(?:Tran|Resh|Move|Slic|Conc|Cast|Pad)+_myl")
+"""The names of kernels that compute nothing: the library names one by the operators in it."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel and its place in the network.
+
+    Attributes:
+        layer: As the builder lists it.
+        block: What most of its nodes belong to, such as ``blocks.3``; empty outside of blocks.
+        part: The modules of the block that it has nodes of, such as ``attn``.
+        flops: Of its matmuls and convolutions, a multiply-add counted as two.
+    """
+
+    layer: Layer
+    block: str
+    part: tuple[str, ...]
+    flops: int
+
+    @property
+    def moves(self) -> bool:
+        """Whether it only moves data."""
+        return MOVES.match(self.layer.name) is not None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The sum of kernels.
+
+    Attributes:
+        kernels: How many are launched.
+        moves: How many of them only move data.
+        activation_bytes: What they read and write, each tensor that one names counted whole.
+        constant_bytes: Weights and other constants that they read.
+        flops: Of matmuls and convolutions.
+    """
+
+    kernels: int
+    moves: int
+    activation_bytes: int
+    constant_bytes: int
+    flops: int
+
+
+def kernels_of(layers: Sequence[Layer], graph: ir.Graph) -> list[Kernel]:
+    """The kernels of an engine that was built of ``graph``, in the order in which they run."""
+    modules = {str(node.name): module_of(node) or "" for node in graph}
+    flops = {str(node.name): node_flops(node) for node in graph}
+    return [_kernel(layer, modules, flops) for layer in layers if layer.kind not in ORDERS]
+
+
+def cost_of(kernels: Sequence[Kernel]) -> Cost:
+    return Cost(
+        kernels=len(kernels),
+        moves=sum(kernel.moves for kernel in kernels),
+        activation_bytes=sum(kernel.layer.activation_bytes for kernel in kernels),
+        constant_bytes=sum(kernel.layer.constant_bytes for kernel in kernels),
+        flops=sum(kernel.flops for kernel in kernels),
+    )
+
+
+def by_block(kernels: Sequence[Kernel]) -> dict[str, list[Kernel]]:
+    """The kernels of each block; under the empty name those that belong to none."""
+    found: dict[str, list[Kernel]] = {}
+    for kernel in kernels:
+        found.setdefault(kernel.block, []).append(kernel)
+    return found
+
+
+def _kernel(layer: Layer, modules: Mapping[str, str], flops: Mapping[str, int]) -> Kernel:
+    places = [found for node in layer.nodes if (found := BLOCK.match(modules.get(node, "")))]
+    blocks = Counter(place[1] for place in places)
+    return Kernel(
+        layer,
+        blocks.most_common(1)[0][0] if blocks else "",
+        tuple(dict.fromkeys(place[2] for place in places if place[2])),
+        sum(flops.get(node, 0) for node in layer.nodes),
+    )
+
+
+def node_flops(node: ir.Node) -> int:
+    """Of a MatMul or a Conv, by its shapes; 0 for others."""
+    if node.op_type not in ("MatMul", "Conv"):
+        return 0
+    out, weight = _shape(node.outputs[0]), _shape(node.inputs[1])
+    inner = weight[-2] if node.op_type == "MatMul" else math.prod(weight[1:])
+    return 2 * math.prod(out) * inner
+
+
+def _shape(value: ir.Value | None) -> list[int]:
+    assert value is not None
+    assert value.shape is not None
+    return [side for side in value.shape if isinstance(side, int)]
