@@ -27,7 +27,7 @@ LONG = 2.0  # seconds of a stage that is worth a line when it ends
 EVERY = 10.0  # seconds from one plain line to the next
 LOOK = 0.5  # seconds between looks at whether one is due
 BAR = 16  # columns of a terminal
-FIGURES = BAR + 30  # columns of all but a stage's name
+FIGURES = BAR + 26  # columns of all but a stage's name
 
 Clock = Callable[[], float]
 

@@ -20,12 +20,11 @@ def refused(*arguments: object) -> str:
     result = run(*arguments)
     assert result.exit_code == 2, result.output
     assert "Traceback" not in result.stderr
-    line = only_line(result.stderr)
+    [line] = without_stages(result.stderr)
     assert line.startswith("pitstop: ")
     return line
 
 
-def only_line(stderr: str) -> str:
-    """The one line on stderr but for those of stages that took long, as on a busy machine."""
-    [line] = [said for said in stderr.splitlines() if not STAGE.search(said)]
-    return line
+def without_stages(stderr: str) -> list[str]:
+    """The lines but those of stages, which a machine that is busy takes long for."""
+    return [line for line in stderr.splitlines() if not STAGE.search(line)]

@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 from bundle_helpers import toy_manifest, write_bundle
 from checkpoint_helpers import tiny_checkpoint
-from cli_helpers import only_line, refused, run
+from cli_helpers import refused, run, without_stages
 
 from pitstop.cli import COMMANDS
 from pitstop.runtime.backends import choose_backend
@@ -355,7 +355,7 @@ def test_a_missing_backend_names_its_extra(toy: Path, tmp_path: Path) -> None:
     done = subprocess.run(asked, capture_output=True, text=True, check=False)
 
     assert done.returncode == 2
-    line = only_line(done.stderr)
+    [line] = without_stages(done.stderr)
     assert line.startswith("pitstop: ")
     assert "pip install 'pitstop[cpu]'" in line
 
@@ -376,7 +376,7 @@ def test_a_full_disk_leaves_nothing_behind(checkpoint: Path, tmp_path: Path) -> 
     done = subprocess.run(asked, preexec_fn=limit, capture_output=True, text=True, check=False)
 
     assert done.returncode == 2, done.stderr
-    line = only_line(done.stderr)
+    [line] = without_stages(done.stderr)
     assert "cannot be written" in line
     assert "--out" in line
     assert list((tmp_path / "out").iterdir()) == []
@@ -425,7 +425,7 @@ def test_a_gate_that_is_not_met_writes_nothing_and_ends_with_1(
     result = run("export", checkpoint, "--out", tmp_path / "bundle")
 
     assert result.exit_code == 1
-    line = only_line(result.stderr)
+    [line] = without_stages(result.stderr)
     assert message in line
     assert "Nothing was written" in line
     assert list(tmp_path.iterdir()) == []

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from bundle_helpers import toy_manifest, with_decoder, write_bundle
 from checkpoint_helpers import tiny_checkpoint
-from cli_helpers import only_line, refused, run
+from cli_helpers import refused, run, without_stages
 
 from pitstop.runtime.backends import import_backend
 
@@ -159,7 +159,7 @@ def test_a_library_that_was_asked_for_but_is_missing_is_named(toy: Path, library
     done = subprocess.run(asked, capture_output=True, text=True, check=False)
 
     assert done.returncode == 2
-    line = only_line(done.stderr)
+    [line] = without_stages(done.stderr)
     assert f"{library}" in line
     assert "pip install 'pitstop[" in line
 

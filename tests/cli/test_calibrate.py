@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from bundle_helpers import toy_manifest, write_bundle
-from cli_helpers import only_line, refused, run
+from cli_helpers import refused, run, without_stages
 
 from pitstop.calibration.search import budget_search as tuning
 from pitstop.runtime.bundle.folder import open_bundle
@@ -204,7 +204,7 @@ def test_a_missing_package_names_the_extra_without_pytorch(toy: Path, package: s
     done = subprocess.run(asked, capture_output=True, text=True, check=False)
 
     assert done.returncode == 2, done.stderr
-    line = only_line(done.stderr)
+    [line] = without_stages(done.stderr)
     assert "pip install 'pitstop[calibrate]'" in line
 
 

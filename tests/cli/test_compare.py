@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from bundle_helpers import toy_manifest, write_bundle
 from checkpoint_helpers import tiny_checkpoint
-from cli_helpers import only_line
+from cli_helpers import without_stages
 from click.testing import CliRunner, Result
 from perturb_helpers import perturb
 
@@ -30,7 +30,7 @@ def refused(*arguments: object) -> str:
     """The one line on stderr of a command that must end with exit code 2."""
     result = run(*arguments)
     assert result.exit_code == 2, result.output
-    line = only_line(result.stderr)
+    [line] = without_stages(result.stderr)
     assert line.startswith("pitstop: ")
     return line
 
@@ -175,6 +175,6 @@ def test_a_missing_package_names_its_extra(
     )  # fmt: skip
 
     assert done.returncode == 2, done.stderr
-    line = only_line(done.stderr)
+    [line] = without_stages(done.stderr)
     assert f"pip install 'pitstop[{extra}]'" in line
     assert not (tmp_path / "page.html").exists()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from checkpoint_helpers import tiny_checkpoint
-from cli_helpers import only_line, refused, run
+from cli_helpers import refused, run, without_stages
 
 from pitstop import CalibrationError
 from pitstop.calibration import pipeline as calibration
@@ -43,7 +43,7 @@ def test_precisions_are_a_list_with_commas_in_any_order(checkpoint: Path, tmp_pa
 
     refused = run("compare", bundle, "--precision", "bf16", "--backend", "onnxruntime")
     assert refused.exit_code == 2
-    line = only_line(refused.stderr)
+    [line] = without_stages(refused.stderr)
     assert "no kernel for" in line
     assert "`--precision`" in line
 
@@ -55,7 +55,7 @@ def test_an_unknown_precision_is_named_with_the_known_ones(
     done = run("export", checkpoint, "--out", tmp_path / "bundle", "--precision", asked)
 
     assert done.exit_code == 2
-    line = only_line(done.stderr)
+    [line] = without_stages(done.stderr)
     assert "There is no precision called" in line
     assert "fp32, fp16, bf16" in line
     assert list(tmp_path.iterdir()) == []
@@ -82,7 +82,7 @@ def test_a_precision_beyond_its_tolerance_writes_nothing_and_ends_with_1(
     done = run("export", checkpoint, "--out", tmp_path / "bundle", "--precision", "fp16,bf16")
 
     assert done.exit_code == 1
-    line = only_line(done.stderr)
+    [line] = without_stages(done.stderr)
     assert "The ONNX graph in fp16 does not match PyTorch" in line
     assert "at most 1e-09" in line
     assert "Nothing was written; leave fp16 out of `--precision`" in line
@@ -179,6 +179,6 @@ def test_what_cannot_be_said_of_the_schedule_is_refused(
     done = run("export", checkpoint, "--out", tmp_path / "bundle", *options)
 
     assert done.exit_code == 2
-    line = only_line(done.stderr)
+    [line] = without_stages(done.stderr)
     assert found in line
     assert not (tmp_path / "bundle").exists()

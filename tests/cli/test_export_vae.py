@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from checkpoint_helpers import tiny_checkpoint
-from cli_helpers import only_line, refused, run
+from cli_helpers import refused, run, without_stages
 from PIL import Image
 from vae_helpers import change_config, save_kl
 
@@ -75,7 +75,7 @@ def test_a_gate_that_is_not_met_ends_with_1_and_writes_nothing(
                "--vae", folder / "vae")  # fmt: skip
 
     assert done.exit_code == 1
-    line = only_line(done.stderr)
+    [line] = without_stages(done.stderr)
     assert "The ONNX graph decoder.fp16 does not match PyTorch: PSNR" in line
     assert "(at least 1000). Nothing was written" in line
     assert list(tmp_path.iterdir()) == []

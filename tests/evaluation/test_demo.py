@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from checkpoint_helpers import tiny_checkpoint
-from cli_helpers import only_line
+from cli_helpers import without_stages
 from click.testing import CliRunner
 from PIL import Image
+from stage_helpers import Heard
 
 from pitstop.cli import main
 from pitstop.evaluation import demo
@@ -80,6 +81,28 @@ def test_a_gate_that_is_not_met_ends_with_1(
     assert (tmp_path / "out" / "images.png").exists()
 
 
+def test_the_demo_tells_of_every_step_that_it_draws(tmp_path: Path) -> None:
+    heard = Heard()
+
+    demo.run_demo(tmp_path / "out", on_stage=heard)
+
+    counted = [
+        (what, steps)
+        for what, steps in zip(heard.stages, heard.all_steps, strict=True)
+        if what.startswith("drawing")
+    ]
+    assert counted == [
+        ("drawing 2 trajectories", 2 * 4),
+        ("drawing 1 trajectory more, to check the ranges", 4),
+        ("drawing 6 images with PyTorch", 6 * 4),
+        *(
+            (f"drawing 6 images with ONNX Runtime, {name}", 6 * 4)
+            for name in ("fp32", "fp16", "int8")
+        ),
+    ]
+    assert heard.moved == heard.all_steps
+
+
 @pytest.mark.parametrize(
     ("place", "message"),
     [
@@ -95,7 +118,7 @@ def test_an_export_that_left_pytorch_ends_the_demo_with_1_and_one_line(
     done = CliRunner().invoke(main, ["demo", "--out", str(tmp_path / "out")])
 
     assert done.exit_code == 1
-    line = only_line(done.stderr)
+    [line] = without_stages(done.stderr)
     assert line.startswith("pitstop: ")
     assert message in line
     assert not (tmp_path / "out" / "bundle").exists()

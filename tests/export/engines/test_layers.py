@@ -17,7 +17,8 @@ from pitstop.runtime.builder import BuildRequest
 LINE = (
     "Name: fc, LayerType: gemm, Inputs: [ { Name: x, Dimensions: [2,3], Strides: [3,1], "
     "StrideOrder: [1,0], Datatype: Half, Format: (Linear) Row major linear format }], "
-    "Constants: [ { Name: w, Dimensions: [3,5], Strides: [5,1], StrideOrder: [1,0], Datatype: Int4, Format: (Linear) Row "
+    "Constants: [ { Name: w, Dimensions: [3,5], Strides: [5,1], StrideOrder: [1,0], "
+    "Datatype: Int4, Format: (Linear) Row "
     "major linear format }], Outputs: [ { Name: y, Dimensions: [], Strides: [], StrideOrder: [], "
     "Datatype: Float, Format: (Linear) Row major linear format }], TacticName: t, StreamId: 0, "
     "Metadata: [ONNX Layer: node_a][ONNX Layer: node_b]"
