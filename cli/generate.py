@@ -31,6 +31,12 @@ if TYPE_CHECKING:
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Folder for the images."
 )
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Draw anew, and remove images of other options from the folder.",
+)
+@click.option("--strict", is_flag=True, help="Draw again what another backend drew.")
 @json_option
 def generate(
     bundle: Path,
@@ -42,12 +48,14 @@ def generate(
     backend: str,
     options: SessionOptions,
     out: Path,
+    overwrite: bool,
+    strict: bool,
     json_path: Path | None,
 ) -> None:
     """Draw images with BUNDLE: one PNG each, and a grid of all.
 
     Images that are in the folder already, from the same bundle and options, are kept: a run that
-    was stopped goes on where it was.
+    was stopped goes on where it was. A folder of other options is refused.
 
     Example: pitstop generate fashion.bundle --label sneaker --num 8 --out pictures
     """
@@ -63,6 +71,8 @@ def generate(
             plan,
             settings,
             out,
+            overwrite=overwrite,
+            strict=strict,
             on_start=lambda total: progress.update(task, total=total),
             on_step=lambda: progress.advance(task),
         )
