@@ -19,6 +19,7 @@ from .printing import (
     console,
     decibel,
     json_option,
+    messages,
     step_progress,
     table,
     write_json,
@@ -120,7 +121,10 @@ def compare(report: Path | None, json_path: Path | None, **asked: Any) -> None:
             task = progress.add_task(name, total=total)
             return lambda moved: progress.advance(task, moved)
 
-        accuracy = measure(Asked(**asked, whole=report is not None), on_part)
+        def on_note(note: str) -> None:
+            messages.print(f"note: {note}", style="yellow")
+
+        accuracy = measure(Asked(**asked, whole=report is not None), on_part, on_note)
     write_json(json_path, figures(accuracy))
     if report is not None:
         write_report(accuracy, report)
@@ -153,6 +157,7 @@ def figures(accuracy: Accuracy) -> dict[str, Any]:
         "passed": accuracy.passed,
         "pytorch": floors,
         "not_measured": accuracy.left_out,
+        "other_noise": accuracy.other_noise,
     }
     return {**(rows[0] if len(rows) == 1 else {"rows": rows}), **common}
 

@@ -29,6 +29,7 @@ from .vae.add import ONE_TILE, DecoderParity, DecoderShape, add_decoders, manife
 from .vae.trace import read_vae
 
 MAX_BATCH = 256
+GOLDEN_IMAGES = 8  # at least, whatever the batch
 MAX_SEED = 2**63 - 1  # of PyTorch's generator
 
 OnStage = Callable[[str], None]
@@ -135,7 +136,7 @@ def export_bundle(
         manifest = dataclasses.replace(manifest, graphs={**manifest.graphs, STEP: step})
         on_stage("running PyTorch for the goldens")
         reference = Pipeline(manifest, TorchSession(checkpoint.model), "fp32")
-        goldens = _draw_goldens(reference, max(1, batch // 2))
+        goldens = _draw_goldens(reference, max(GOLDEN_IMAGES, batch // 2))
         write_goldens(goldens, folder)
         on_stage("comparing ONNX Runtime with PyTorch")
         parity = check_parity(open_here(manifest, folder, "fp32"), goldens, FP32_TOLERANCE)
@@ -157,7 +158,8 @@ def export_bundle(
 
 def _draw_goldens(reference: Pipeline, images: int) -> Goldens:
     try:
-        return draw_goldens(reference, golden_settings(reference.manifest), images)
+        settings = golden_settings(reference.manifest)
+        return draw_goldens(reference, settings, images, rows=2 * GOLDEN_IMAGES)
     except NonFiniteError as error:
         raise CheckpointError(
             f"PyTorch itself leaves the finite numbers with this checkpoint: {error.problem}",

@@ -21,6 +21,7 @@ from ...runtime.sampling.sampler import Latent
 from ...runtime.sampling.settings import Settings
 from .compare import Comparison, check_gates, compare
 from .same_model import check_same_model
+from .start_noise import why_other_noise
 
 if TYPE_CHECKING:
     from ...models.denoiser import Denoiser
@@ -110,6 +111,7 @@ class Accuracy:
         rows: The candidates.
         floors: What PyTorch loses by itself in lower precisions.
         left_out: What was not measured, and why: a sentence each.
+        other_noise: How the noise that is drawn here differs from the goldens', or None.
     """
 
     asked: Asked
@@ -119,6 +121,7 @@ class Accuracy:
     rows: tuple[Row, ...]
     floors: tuple[Row, ...]
     left_out: tuple[str, ...]
+    other_noise: str | None = None
 
     @property
     def manifest(self) -> Manifest:
@@ -132,8 +135,17 @@ class Accuracy:
         return all(row.comparison.passed for row in self.rows)
 
 
-def measure(asked: Asked, on_part: OnPart = lambda name, total: lambda images: None) -> Accuracy:
+def measure(
+    asked: Asked,
+    on_part: OnPart = lambda name, total: lambda images: None,
+    on_note: Callable[[str], None] = lambda note: None,
+) -> Accuracy:
     """Compare every graph that was asked for with PyTorch in fp32, on the same noise.
+
+    Args:
+        asked: What is compared with what.
+        on_part: Told of each part of the work.
+        on_note: Told before the work what makes its figures worthless.
 
     Raises:
         PitstopError: Something that was asked for is not to be had, or does not fit the rest.
@@ -145,6 +157,9 @@ def measure(asked: Asked, on_part: OnPart = lambda name, total: lambda images: N
     judge = _open_judge(asked.classifier, manifest) if asked.classifier else None
     candidates, left_out = _open_candidates(asked, bundles)
     pytorch = _ask_pytorch(asked, bundles[0], judge, on_part)
+    other_noise = why_other_noise(pytorch.goldens, manifest) if pytorch.model is None else None
+    if other_noise is not None:
+        on_note(other_noise)
 
     rows = []
     for candidate in candidates:
@@ -172,6 +187,7 @@ def measure(asked: Asked, on_part: OnPart = lambda name, total: lambda images: N
         rows=tuple(rows),
         floors=tuple(floors),
         left_out=(*left_out, *_unmeasured(asked, rows, pytorch)),
+        other_noise=other_noise,
     )
 
 
