@@ -19,6 +19,7 @@ from .printing import (
     console,
     decibel,
     json_option,
+    messages,
     table,
     write_json,
 )
@@ -113,8 +114,12 @@ def compare(report: Path | None, json_path: Path | None, **asked: Any) -> None:
 
     if report is not None:
         from ..evaluation.report.page import write_report
+
+    def on_note(note: str) -> None:
+        messages.print(f"note: {note}", style="yellow")
+
     with shown_stages() as on_stage:
-        accuracy = measure(Asked(**asked, whole=report is not None), on_stage)
+        accuracy = measure(Asked(**asked, whole=report is not None), on_stage, on_note)
     write_json(json_path, figures(accuracy))
     if report is not None:
         write_report(accuracy, report)
@@ -147,6 +152,7 @@ def figures(accuracy: Accuracy) -> dict[str, Any]:
         "passed": accuracy.passed,
         "pytorch": floors,
         "not_measured": accuracy.left_out,
+        "other_noise": accuracy.other_noise,
     }
     return {**(rows[0] if len(rows) == 1 else {"rows": rows}), **common}
 

@@ -33,6 +33,12 @@ if TYPE_CHECKING:
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Folder for the images."
 )
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Draw anew, and remove images of other options from the folder.",
+)
+@click.option("--strict", is_flag=True, help="Draw again what another backend drew.")
 @json_option
 def generate(
     bundle: Path,
@@ -44,12 +50,14 @@ def generate(
     backend: str,
     options: SessionOptions,
     out: Path,
+    overwrite: bool,
+    strict: bool,
     json_path: Path | None,
 ) -> None:
     """Draw images with BUNDLE: one PNG each, and a grid of all.
 
     Images that are in the folder already, from the same bundle and options, are kept: a run that
-    was stopped goes on where it was.
+    was stopped goes on where it was. A folder of other options is refused.
 
     Example: pitstop generate fashion.bundle --label sneaker --num 8 --out pictures
     """
@@ -61,7 +69,15 @@ def generate(
         opened = Pipeline.from_bundle(bundle, backend=backend, precision=precision, options=options)
         with opened as pipeline:
             plan = plan_images(pipeline.manifest, labels, num, seed)
-            done = draw_images(pipeline, plan, settings, out, on_stage=on_stage)
+            done = draw_images(
+                pipeline,
+                plan,
+                settings,
+                out,
+                overwrite=overwrite,
+                strict=strict,
+                on_stage=on_stage,
+            )
     write_json(json_path, done.figures())
     _print(done, out, opened)
 

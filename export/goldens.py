@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from ..runtime.bundle.goldens import Goldens
@@ -29,6 +31,7 @@ def draw_goldens(
     settings: Settings,
     images: int,
     *,
+    rows: int = 1,
     on_step: OnStep | None = None,
 ) -> Goldens:
     """Sample trajectories with the reference, and ask it again at five of their steps.
@@ -41,12 +44,15 @@ def draw_goldens(
         reference: PyTorch in fp32.
         settings: How the trajectories are sampled.
         images: How many, with seeds 0, 1, 2, ... and conditions in turn.
+        rows: Of a call of the trajectories, where the graph's batch is less: PyTorch takes more.
         on_step: Told of every step of the trajectories.
     """
     manifest = reference.manifest
     seeds = np.arange(images, dtype=np.uint64)
     told = manifest.examples(images)
-    trajectory = reference.trajectories(told, seeds.tolist(), settings, on_step)
+    wide = dataclasses.replace(manifest, batch=max(rows, manifest.batch))
+    walking = Pipeline(wide, reference.session, reference.precision)
+    trajectory = walking.trajectories(told, seeds.tolist(), settings, on_step)
 
     steps = np.linspace(0, settings.steps - 1, min(CALLS, settings.steps)).round().astype(np.int64)
     schedule = reference.sampler(settings).schedule

@@ -33,6 +33,7 @@ from .vae.trace import Vae, read_vae
 
 MAX_BATCH = 256
 RGB = 3  # channels
+GOLDEN_IMAGES = 8  # at least, whatever the batch
 MAX_SEED = 2**63 - 1  # of PyTorch's generator
 
 
@@ -137,7 +138,8 @@ def export_bundle(
         step = write_graph(step_graph(manifest), folder, STEP)
         manifest = dataclasses.replace(manifest, graphs={**manifest.graphs, STEP: step})
         reference = Pipeline(manifest, TorchSession(checkpoint.model), "fp32")
-        images, settings = max(1, batch // 2), golden_settings(manifest)
+        images = max(GOLDEN_IMAGES, batch // 2)
+        settings = golden_settings(manifest)
         moved = on_stage("running PyTorch for the goldens", images, settings.steps)
         goldens = _draw_goldens(reference, settings, images, moved)
         write_goldens(goldens, folder)
@@ -183,7 +185,7 @@ def _in_its_space(
 
 def _draw_goldens(reference: Pipeline, settings: Settings, images: int, moved: Moved) -> Goldens:
     try:
-        return draw_goldens(reference, settings, images, on_step=moved)
+        return draw_goldens(reference, settings, images, rows=2 * GOLDEN_IMAGES, on_step=moved)
     except NonFiniteError as error:
         raise CheckpointError(
             f"PyTorch itself leaves the finite numbers with this checkpoint: {error.problem}",

@@ -78,15 +78,20 @@ def _sha256(image: Image.Image) -> str:
     return hashlib.sha256(image.tobytes()).hexdigest()
 
 
-def read_parameters(path: Path) -> dict[str, Any] | None:
+def read_parameters(path: Path, *, whole: bool = True) -> dict[str, Any] | None:
     """The parameters inside a PNG that `save_png` wrote, or None.
+
+    Args:
+        path: Of the picture.
+        whole: Read the pixels too.
 
     Raises:
         OSError: There is no such file, or it is no whole picture.
     """
     with Image.open(path) as image:
-        image.load()
+        if whole:
+            image.load()
+            if image.info.get(PIXELS_KEY) not in {None, _sha256(image)}:
+                raise OSError(f"the pixels of {path} have changed")
         text = image.info.get(METADATA_KEY)
-        if image.info.get(PIXELS_KEY) not in {None, _sha256(image)}:
-            raise OSError(f"the pixels of {path} have changed")
     return None if text is None else dict(json.loads(text))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import math
 import re
 import time
@@ -13,19 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
-from .. import OptionError, __version__
-from .bundle.manifest import CONDITIONER, STEP, Manifest
+from .bundle.manifest import Manifest
 from .figures import counted
-from .image import make_grid, read_parameters, save_png, written_whole
+from .image import make_grid, save_png
+from .latent_file import save_latent
+from .parameters import parameters, shared_settings
 from .pipeline import Pipeline, Samples
+from .run_folder import GRID_FILE, LATENT, PICTURE, adding_to, enter_folder, is_drawn
+from .sampling.asked import as_seeds
 from .sampling.settings import Settings
 from .stage import OnStage, unheard
 
 GRID_LIMIT = 256  # images; a larger grid is no help to the eye
-GRID_FILE = "grid.png"
 ZOOM_LIMIT = 128  # pixels along one side; smaller pictures are enlarged twofold in the grid
 UNSAFE = r"[^\w ,.()'-]"  # in the name of a file
 NAME_LIMIT = 40  # characters of a class's name, at most 4 bytes each, in that of a file
@@ -122,24 +121,38 @@ def draw_images(
     settings: Settings,
     out: Path,
     *,
+    overwrite: bool = False,
+    strict: bool = False,
     on_stage: OnStage = unheard,
 ) -> RunReport:
     """Draw what is planned and not yet in ``out``, each image written as soon as it is done.
+
+    Several processes may draw into one folder, if they agree in what `shared_settings` names.
 
     Args:
         pipeline: What draws.
         plan: The images.
         settings: How they are sampled.
         out: The folder.
+        overwrite: Draw all that is planned anew, and remove what does not go with it.
+        strict: Draw again what another backend drew.
         on_stage: Told of the drawing, an image and a step at a time.
 
     Raises:
-        PitstopError: ``out`` cannot be written, or an option does not fit the bundle.
+        PitstopError: ``out`` cannot be written or holds images of other settings, or an option
+            does not fit the bundle.
     """
     settings = pipeline.settle(settings)
     pipeline.sampler(settings)  # refuses options that do not fit before anything is written
-    _make_folder(out)
-    pending = [image for image in plan if not _is_drawn(pipeline, image, settings, out)]
+    as_seeds([image.seed for image in plan], len(plan))
+    enter_folder(out, shared_settings(pipeline, settings), plan, overwrite=overwrite)
+    pending = [
+        image
+        for image in plan
+        if not is_drawn(
+            _path(pipeline, image, out), parameters(pipeline, image, settings), strict=strict
+        )
+    ]
     groups = pipeline.groups(len(pending), settings)
     moved = on_stage(f"drawing {counted(len(pending), 'image')}", len(pending), settings.steps)
     started, seconds_saving = time.perf_counter(), 0.0
@@ -170,57 +183,6 @@ def draw_images(
     )
 
 
-def parameters(pipeline: Pipeline, image: PlannedImage, settings: Settings) -> dict[str, Any]:
-    """What an image depends on: it goes into the PNG, and says whether it must be drawn again."""
-    manifest = pipeline.manifest
-    graphs = {"denoiser": manifest.denoiser(pipeline.precision)}
-    if CONDITIONER in manifest.graphs:
-        graphs[CONDITIONER] = manifest.graphs[CONDITIONER]
-    if pipeline.loop.keeps_latents:
-        graphs[STEP] = manifest.graphs[STEP]
-    decoder = manifest.decoder(pipeline.precision)
-    if decoder is not None:
-        graphs["decoder"] = decoder
-    return {
-        "pitstop": __version__,
-        "model": manifest.model.name,
-        **{f"{name}_sha256": manifest.files[spec.path] for name, spec in graphs.items()},
-        "schedule_sha256": _schedule_sha256(manifest),
-        "precision": pipeline.precision,
-        "backend": pipeline.session.device,
-        "label": image.label,
-        "label_name": image.name,
-        "seed": image.seed,
-        **dataclasses.asdict(settings),
-    }
-
-
-def _schedule_sha256(manifest: Manifest) -> str:
-    """Of what the graphs' answers are taken for: two exports of the same weights may differ."""
-    facts = [
-        manifest.prediction_type,
-        dataclasses.asdict(manifest.schedule),
-        dataclasses.asdict(manifest.scheduler),
-        manifest.noise,
-        manifest.latent_scale,
-        manifest.latent_shift,
-    ]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-
-
-def _is_drawn(pipeline: Pipeline, image: PlannedImage, settings: Settings, out: Path) -> bool:
-    path = out / f"{image.stem}.png"
-    try:
-        return read_parameters(path) == parameters(pipeline, image, settings)
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        TypeError,
-    ):  # missing, or no whole picture: to be drawn
-        return False
-
-
 def _save(
     pipeline: Pipeline,
     images: Sequence[PlannedImage],
@@ -228,13 +190,19 @@ def _save(
     samples: Samples,
     out: Path,
 ) -> None:
-    if pipeline.gives_pictures:
-        for image, picture in zip(images, samples.pictures(), strict=True):
-            save_png(picture, out / f"{image.stem}.png", parameters(pipeline, image, settings))
-    else:
-        for image, latent in zip(images, samples.latents, strict=True):
-            with written_whole(out / f"{image.stem}.npy") as beside, beside.open("wb") as file:
-                np.save(file, latent)
+    told = [parameters(pipeline, image, settings) for image in images]
+    paths = [_path(pipeline, image, out) for image in images]
+    with adding_to(out, shared_settings(pipeline, settings)):
+        if pipeline.gives_pictures:
+            for picture, path, one in zip(samples.pictures(), paths, told, strict=True):
+                save_png(picture, path, one)
+        else:
+            for latent, path, one in zip(samples.latents, paths, told, strict=True):
+                save_latent(latent, path, one)
+
+
+def _path(pipeline: Pipeline, image: PlannedImage, out: Path) -> Path:
+    return out / f"{image.stem}{PICTURE if pipeline.gives_pictures else LATENT}"
 
 
 def _why_no_grid(pipeline: Pipeline, images: int) -> str:
@@ -260,12 +228,3 @@ def _save_grid(plan: Sequence[PlannedImage], out: Path) -> Path:
     zoom = 2 if max(pictures[0].size) < ZOOM_LIMIT else 1
     save_png(make_grid(pictures, columns, zoom=zoom), out / GRID_FILE)
     return out / GRID_FILE
-
-
-def _make_folder(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OptionError(
-            f"{out} cannot be made ({error.strerror})", "Choose another folder with `--out`"
-        ) from error

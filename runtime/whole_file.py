@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         OSError: It cannot be written.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         yield beside
         beside.replace(path)

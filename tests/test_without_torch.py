@@ -43,8 +43,9 @@ def test_generate_draws_images(bundle: Path, tmp_path: Path) -> None:
     )
 
     assert done.returncode == 0, done.stderr
+    pictures = [f"00000{seed}-shoe.png" for seed in range(3)]
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["000000-shoe.png", "000001-shoe.png", "000002-shoe.png", "grid.png"]
+    assert names == [*pictures, "grid.png", "pitstop-run.json"]
 
 
 def test_generate_decodes_latents(tmp_path: Path) -> None:

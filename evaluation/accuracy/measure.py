@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ from ...runtime.sampling.settings import Settings
 from ...runtime.stage import OnStage, unheard
 from .compare import Comparison, check_gates, compare
 from .same_model import check_same_model
+from .start_noise import why_other_noise
 
 if TYPE_CHECKING:
     from ...models.denoiser import Denoiser
@@ -109,6 +110,7 @@ class Accuracy:
         rows: The candidates.
         floors: What PyTorch loses by itself in lower precisions.
         left_out: What was not measured, and why: a sentence each.
+        other_noise: How the noise that is drawn here differs from the goldens', or None.
     """
 
     asked: Asked
@@ -118,6 +120,7 @@ class Accuracy:
     rows: tuple[Row, ...]
     floors: tuple[Row, ...]
     left_out: tuple[str, ...]
+    other_noise: str | None = None
 
     @property
     def manifest(self) -> Manifest:
@@ -131,8 +134,17 @@ class Accuracy:
         return all(row.comparison.passed for row in self.rows)
 
 
-def measure(asked: Asked, on_stage: OnStage = unheard) -> Accuracy:
+def measure(
+    asked: Asked,
+    on_stage: OnStage = unheard,
+    on_note: Callable[[str], None] = lambda note: None,
+) -> Accuracy:
     """Compare every graph that was asked for with PyTorch in fp32, on the same noise.
+
+    Args:
+        asked: What is compared with what.
+        on_stage: Told of each part of the work.
+        on_note: Told before the work what makes its figures worthless.
 
     Raises:
         PitstopError: Something that was asked for is not to be had, or does not fit the rest.
@@ -145,6 +157,9 @@ def measure(asked: Asked, on_stage: OnStage = unheard) -> Accuracy:
     judge = _open_judge(asked.classifier, manifest) if asked.classifier else None
     candidates, left_out = _open_candidates(asked, bundles)
     pytorch = _ask_pytorch(asked, bundles[0], judge, on_stage)
+    other_noise = why_other_noise(pytorch.goldens, manifest) if pytorch.model is None else None
+    if other_noise is not None:
+        on_note(other_noise)
 
     rows = []
     for candidate in candidates:
@@ -173,6 +188,7 @@ def measure(asked: Asked, on_stage: OnStage = unheard) -> Accuracy:
         rows=tuple(rows),
         floors=tuple(floors),
         left_out=(*left_out, *_unmeasured(asked, rows, pytorch)),
+        other_noise=other_noise,
     )
 
 

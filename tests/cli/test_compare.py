@@ -178,3 +178,15 @@ def test_a_missing_package_names_its_extra(
     [line] = without_stages(done.stderr)
     assert f"pip install 'pitstop[{extra}]'" in line
     assert not (tmp_path / "page.html").exists()
+
+
+def test_noise_that_differs_from_the_goldens_is_told_before_the_figures(
+    exported: Path, toy: Path, tmp_path: Path
+) -> None:
+    alike = run(exported, "--json", tmp_path / "alike.json")
+    other = run(toy, "--json", tmp_path / "other.json")  # its goldens begin from zeros
+
+    assert "start noise" not in alike.output
+    assert json.loads((tmp_path / "alike.json").read_text())["other_noise"] is None
+    assert "gives other start noise here than in the goldens" in " ".join(other.stderr.split())
+    assert "seed 0" in json.loads((tmp_path / "other.json").read_text())["other_noise"]

@@ -57,7 +57,7 @@ def test_a_bundle_with_a_decoder_is_exported_inspected_and_sampled_without_torch
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert device.returncode == 0, device.stderr
-        names = sorted(path.name for path in out.iterdir())
+        names = sorted(path.name for path in out.glob("*.png"))
         assert names == ["000000-shirt.png", "000001-shoe.png", "000002-bag.png", "grid.png"]
         with Image.open(out / names[0]) as picture:
             assert (picture.size, picture.mode) == ((32, 32), "RGB")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from bundle_helpers import toy_manifest, write_bundle
-from cli_helpers import run
+from cli_helpers import refused, run
 
 from pitstop.runtime.bundle.folder import open_bundle, write_manifest
 from pitstop.runtime.bundle.manifest import PassReport
@@ -77,3 +77,19 @@ def test_a_spacing_draws_other_images_and_is_in_their_parameters(toy: Path, spac
     plain, spaced = (next(folder.glob("0*.png")) for folder in out.values())
     assert read_parameters(spaced)["spacing"] == spacing
     assert plain.read_bytes() != spaced.read_bytes()
+
+
+def test_a_folder_of_other_options_is_refused_in_one_line_and_overwritten_where_asked(
+    toy: Path,
+) -> None:
+    asked = ("generate", toy, "--out", toy.parent / "out", "--num", "1", "--backend", "onnxruntime")
+    run(*asked, "--steps", "2")
+
+    line = refused(*asked, "--steps", "3")
+    anew = run(*asked, "--steps", "3", "--overwrite")
+    again = run(*asked, "--steps", "3", "--strict")
+
+    assert "was drawn with steps 2, this run has steps 3" in line
+    assert "`--overwrite`" in line
+    assert "1 drawn, 0 kept" in anew.stdout
+    assert "0 drawn, 1 kept" in again.stdout

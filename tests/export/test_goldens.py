@@ -61,3 +61,15 @@ def test_fewer_steps_than_calls_are_asked_once_each(steps: int) -> None:
 
     assert len(set(goldens.timesteps.tolist())) == len(goldens.predictions) == steps
     assert goldens.trajectory.shape == (steps, 1, *toy_manifest().latent_shape)
+
+
+def test_trajectories_take_wider_calls_and_single_calls_the_graphs_batch() -> None:
+    session, settings = FakeSession(), Settings(4, cfg_scale=2.0)
+    manifest = toy_manifest(batch=2)
+
+    goldens = draw_goldens(Pipeline(manifest, session, "fp32"), settings, 8, rows=16)
+
+    assert [len(call["latent"]) for call in session.calls] == [16] * 4 + [2] * 4
+    narrow = draw_goldens(Pipeline(manifest, FakeSession(), "fp32"), settings, 8)
+    np.testing.assert_array_equal(goldens.trajectory, narrow.trajectory)
+    assert goldens.told["label"].tolist() == [0, 1, 2, 0, 1, 2, 0, 1]

@@ -143,8 +143,17 @@ def test_the_goldens_are_five_calls_and_a_trajectory_of_twenty_steps(bundle: Bun
 
     assert goldens.timesteps.tolist() == sorted(goldens.timesteps.tolist(), reverse=True)
     assert goldens.predictions.shape == (5, 2, 1, 16, 16)
-    assert goldens.trajectory.shape == (20, 1, 1, 16, 16)
+    assert goldens.trajectory.shape == (20, 8, 1, 16, 16)
     assert np.isfinite(goldens.trajectory).all()
+
+
+def test_the_goldens_are_images_of_different_classes_and_seeds(bundle: Bundle) -> None:
+    goldens = read_goldens(bundle.path(bundle.manifest.goldens))
+    labels = goldens.told["label"].tolist()
+
+    assert goldens.seeds.tolist() == list(range(8))
+    assert len(set(labels)) == min(8, bundle.manifest.label.classes)
+    assert labels == [index % bundle.manifest.label.classes for index in range(8)]
 
 
 def test_two_exports_write_the_same_bytes(checkpoint: str, bundle: Bundle, tmp_path: Path) -> None:
@@ -284,7 +293,7 @@ def test_the_stages_are_told_in_order(
     export_bundle(checkpoint, tmp_path / "bundle", left_out=folding.STEP_NAMES, on_stage=heard)
 
     assert heard.moved == heard.all_steps
-    assert heard.all_steps[-2:] == [20, 5]
+    assert heard.all_steps[-2:] == [8 * 20, 5]
     assert heard.stages == [
         "reading the checkpoint",
         "tracing",

@@ -189,7 +189,7 @@ def test_a_run_writes_pictures_that_depend_on_the_decoder(tmp_path: Path) -> Non
 
     done = draw_images(pipeline, plan, SETTINGS, tmp_path / "out")
 
-    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    names = sorted(path.name for path in (tmp_path / "out").glob("*.png"))
     assert names == ["000000-shirt.png", "000001-shoe.png", "000002-bag.png", "grid.png"]
     assert done.why_no_grid == ""
     assert 0.0 < done.seconds_saving < done.seconds
@@ -201,7 +201,8 @@ def test_a_run_writes_pictures_that_depend_on_the_decoder(tmp_path: Path) -> Non
     files = {**files, "decoder.fp32.onnx": 64 * "0"}
     other = dataclasses.replace(pipeline.manifest, files=files)
     pipeline = Pipeline(other, pipeline.session, "fp32", decode=pipeline.decode)
-    assert draw_images(pipeline, plan, SETTINGS, tmp_path / "out").kept == 0
+    with pytest.raises(OptionError, match=r"was drawn with decoder_sha256 .* this run has"):
+        draw_images(pipeline, plan, SETTINGS, tmp_path / "out")
 
 
 def test_the_decoder_goes_with_the_denoisers_precision() -> None:

@@ -49,7 +49,13 @@ def test_a_run_writes_every_image_with_its_parameters_and_a_grid(
         pipeline, plan_images(pipeline.manifest, [], 3, 5), SETTINGS, tmp_path / "out"
     )
 
-    names = ["000005-shirt.png", "000006-shoe.png", "000007-bag.png", "grid.png"]
+    names = [
+        "000005-shirt.png",
+        "000006-shoe.png",
+        "000007-bag.png",
+        "grid.png",
+        "pitstop-run.json",
+    ]
     assert sorted(pictures(tmp_path / "out")) == names
     parameters = read_parameters(tmp_path / "out" / names[1])
     assert parameters is not None
@@ -72,15 +78,6 @@ def test_a_second_run_keeps_what_was_drawn_and_draws_again_what_was_not(
 
     assert (done.drawn, done.kept) == (2, 1)
     assert pictures(tmp_path / "out") == before
-
-
-def test_other_options_draw_again(pipeline: Pipeline, tmp_path: Path) -> None:
-    plan = plan_images(pipeline.manifest, [], 2, 0)
-    draw_images(pipeline, plan, SETTINGS, tmp_path / "out")
-
-    done = draw_images(pipeline, plan, dataclasses.replace(SETTINGS, steps=5), tmp_path / "out")
-
-    assert (done.drawn, done.kept) == (2, 0)
 
 
 def test_a_run_that_was_killed_goes_on_to_the_same_files(tmp_path: Path) -> None:
@@ -117,7 +114,13 @@ def test_latents_of_a_vae_are_saved_as_arrays_and_the_report_says_so(tmp_path: P
 
     done = draw_images(pipeline, plan_images(manifest, [], 2, 0), SETTINGS, tmp_path / "out")
 
-    assert sorted(pictures(tmp_path / "out")) == ["000000-shirt.npy", "000001-shoe.npy"]
+    assert sorted(pictures(tmp_path / "out")) == [
+        "000000-shirt.json",
+        "000000-shirt.npy",
+        "000001-shoe.json",
+        "000001-shoe.npy",
+        "pitstop-run.json",
+    ]
     assert done.grid is None
     assert ".npy" in done.why_no_grid
 

@@ -10,7 +10,6 @@ from PIL import Image
 from stage_helpers import Heard
 
 from pitstop import OptionError
-from pitstop.runtime.bundle.manifest import CONDITIONER
 from pitstop.runtime.image import read_parameters
 from pitstop.runtime.jobs import PlannedImage, draw_images, plan_images
 from pitstop.runtime.pipeline import Pipeline
@@ -116,41 +115,6 @@ def test_a_run_that_is_done_draws_nothing_and_tells_no_time(
     assert done.figures()["images"] == 3
 
 
-@pytest.mark.parametrize(
-    "changed",
-    [{"steps": 4}, {"sampler": "ddpm"}, {"cfg_scale": 3.0}, {"eta": 0.5}],
-    ids=lambda changed: next(iter(changed)),
-)
-def test_other_settings_draw_again(
-    pipeline: Pipeline, tmp_path: Path, changed: dict[str, object]
-) -> None:
-    plan = plan_images(pipeline.manifest, [], 2, 0)
-    draw_images(pipeline, plan, SETTINGS, tmp_path / "out")
-
-    settings = dataclasses.replace(SETTINGS, **changed)  # type: ignore[arg-type]
-    done = draw_images(pipeline, plan, settings, tmp_path / "out")
-
-    assert (done.drawn, done.kept) == (2, 0)
-
-
-@pytest.mark.parametrize("graph", ["denoiser.fp32", CONDITIONER])
-def test_other_weights_draw_again(pipeline: Pipeline, tmp_path: Path, graph: str) -> None:
-    plan = plan_images(pipeline.manifest, [], 2, 0)
-    draw_images(pipeline, plan, SETTINGS, tmp_path / "out")
-
-    manifest = pipeline.manifest
-    files = {**manifest.files, manifest.graphs[graph].path: 64 * "0"}
-    other = Pipeline(
-        dataclasses.replace(manifest, files=files),
-        pipeline.session,
-        "fp32",
-        conditioner=pipeline.conditioner,
-    )
-    done = draw_images(other, plan, SETTINGS, tmp_path / "out")
-
-    assert (done.drawn, done.kept) == (2, 0)
-
-
 def test_a_longer_run_draws_only_what_is_new(pipeline: Pipeline, tmp_path: Path) -> None:
     draw_images(pipeline, plan_images(pipeline.manifest, ["bag"], 2, 5), SETTINGS, tmp_path / "out")
 
@@ -196,8 +160,10 @@ def test_no_name_of_a_class_leads_out_of_the_folder(
     draw_images(pipeline, plan_images(pipeline.manifest, [0], 1, 0), SETTINGS, tmp_path / "out")
 
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    files = [path for path in (tmp_path / "out").iterdir() if path.name != "grid.png"]
-    [drawn] = files
+    others = {"grid.png", "pitstop-run.json"}
+    files = [path for path in (tmp_path / "out").iterdir() if path.name not in others]
+    [drawn] = [path for path in files if path.suffix != ".json"]
+    assert [path.stem for path in files] == len(files) * [drawn.stem]
     assert drawn.is_file()
     assert drawn.name.startswith("000000-")
 
@@ -220,4 +186,4 @@ def test_a_full_disk_is_told_for_latents_too(
         draw_images(pipeline, plan_images(pipeline.manifest, [0], 1, 0), SETTINGS, tmp_path / "out")
 
     assert "000000-a.npy cannot be written (No space left on device)" in one_line(told.value)
-    assert list((tmp_path / "out").iterdir()) == []
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["pitstop-run.json"]

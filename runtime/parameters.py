@@ -1,0 +1,63 @@
+"""What an image depends on: its own label and seed, what its run shares, and where it was drawn."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+from .. import __version__
+from .bundle.manifest import CONDITIONER, STEP, Manifest
+from .pipeline import Pipeline
+from .sampling.settings import Settings
+
+if TYPE_CHECKING:
+    from .jobs import PlannedImage
+
+
+def parameters(pipeline: Pipeline, image: PlannedImage, settings: Settings) -> dict[str, Any]:
+    """All of it, as it goes into the image's file."""
+    manifest = pipeline.manifest
+    told = {
+        **shared_settings(pipeline, settings),
+        "backend": pipeline.session.device,
+        "label": image.label,
+        "label_name": image.name,
+        "seed": image.seed,
+    }
+    if pipeline.loop.keeps_latents:
+        told["step_sha256"] = manifest.files[manifest.graphs[STEP].path]
+    return told
+
+
+def shared_settings(pipeline: Pipeline, settings: Settings) -> dict[str, Any]:
+    """What all images of a folder have in common, whoever draws them."""
+    manifest = pipeline.manifest
+    specs = {"denoiser": manifest.denoiser(pipeline.precision)}
+    if CONDITIONER in manifest.graphs:
+        specs[CONDITIONER] = manifest.graphs[CONDITIONER]
+    decoder = manifest.decoder(pipeline.precision)
+    if decoder is not None:
+        specs["decoder"] = decoder
+    return {
+        **dataclasses.asdict(settings),
+        "precision": pipeline.precision,
+        "model": manifest.model.name,
+        **{f"{name}_sha256": manifest.files[spec.path] for name, spec in specs.items()},
+        "schedule_sha256": _schedule_sha256(manifest),
+        "pitstop": __version__,
+    }
+
+
+def _schedule_sha256(manifest: Manifest) -> str:
+    """Of what the graphs' answers are taken for: two exports of the same weights may differ."""
+    facts = [
+        manifest.prediction_type,
+        dataclasses.asdict(manifest.schedule),
+        dataclasses.asdict(manifest.scheduler),
+        manifest.noise,
+        manifest.latent_scale,
+        manifest.latent_shift,
+    ]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

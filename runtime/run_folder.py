@@ -1,0 +1,256 @@
+"""The folder that images are drawn into, and its index: the settings that all of them share.
+
+What is true of one image stands in that image. The index says what a run must have in common with
+the images to add to them, so that no folder holds images of several settings without a word.
+Several processes may draw into one folder: it is held where the index or an image is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL.Image import DecompressionBombError
+
+from .. import OptionError
+from .bundle.in_place import held
+from .image import read_parameters, written_whole
+from .latent_file import read_latent_parameters, told_beside
+from .said import shortly
+
+if TYPE_CHECKING:
+    from .jobs import PlannedImage
+
+INDEX_FILE = "pitstop-run.json"
+INDEX_VERSION = 1
+GRID_FILE = "grid.png"
+PICTURE, LATENT = ".png", ".npy"
+NUMBERED = re.compile(rf"[0-9]{{6,}}-.*({re.escape(PICTURE)}|{re.escape(LATENT)})", re.DOTALL)
+OF_ONE = ("label", "label_name", "seed")  # parameters of one image alone
+PLACE = ("backend", "step_sha256")  # and of where it was drawn
+MARK = "pitstop"  # a parameter that every image has which pitstop drew
+UNREADABLE = (  # what Pillow and JSON raise at what is no image of pitstop's
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    RecursionError,
+    DecompressionBombError,
+)
+REMEDY = "Choose another folder with `--out`, or draw anew in this one with `--overwrite`"
+
+Parameters = Mapping[str, Any]
+
+
+def enter_folder(
+    out: Path, settings: Parameters, plan: Sequence[PlannedImage], *, overwrite: bool
+) -> None:
+    """Make a folder ready for a run, or refuse the run before anything is drawn.
+
+    Args:
+        out: The folder.
+        settings: What all images of the run share, by name.
+        plan: The images.
+        overwrite: Remove the images that the run draws anew, and those that it does not go with.
+
+    Raises:
+        OptionError: The folder holds images of other settings, gives a seed another label, or
+            cannot be written.
+    """
+    _make_folder(out)
+    with _holding(out):
+        _check_latents(out, {image.stem for image in plan} if overwrite else set())
+        index = _read_index(out)
+        if overwrite:
+            _remove_others(out, settings, plan)
+        elif index is not None:
+            check_same(out, index, settings)
+        else:
+            for path, found in _images(out):
+                check_same(path, _shared(found), settings)
+        _check_seeds(out, plan)
+        if index != settings:
+            _write_index(out, settings)
+
+
+@contextlib.contextmanager
+def adding_to(out: Path, settings: Parameters) -> Iterator[None]:
+    """Hold a folder while images are written, so that no other run takes it over meanwhile.
+
+    Raises:
+        OptionError: One has.
+    """
+    with _holding(out, shared=True):
+        if _read_index(out) != settings:
+            raise OptionError(
+                f"{out} was taken over while images were drawn: its {INDEX_FILE} has changed",
+                "Choose another folder with `--out`",
+            )
+        yield
+
+
+def is_drawn(path: Path, parameters: Parameters, *, strict: bool) -> bool:
+    """Whether an image is there, whole, and drawn with ``parameters``.
+
+    Args:
+        path: Of the image.
+        parameters: What it depends on, by name.
+        strict: Whether it must have been drawn by the same backend too.
+
+    Raises:
+        OptionError: A whole image of pitstop's is there, drawn with other parameters.
+    """
+    found = _read(path, whole=True)
+    if found is None:
+        return False
+    check_same(path, _without(found, PLACE), _without(parameters, PLACE))
+    return not strict or found == parameters
+
+
+def check_same(there: Path, found: Parameters, asked: Parameters) -> None:
+    """See that what is there was drawn as a run asks.
+
+    Raises:
+        OptionError: It was not; the message names the first setting that differs.
+    """
+    for name in {**asked, **found}:
+        if name not in found or name not in asked or found[name] != asked[name]:
+            here, wanted = (_said(name, settings) for settings in (found, asked))
+            raise OptionError(f"{there} was drawn with {here}, this run has {wanted}", REMEDY)
+
+
+def _said(name: str, settings: Parameters) -> str:
+    return f"{name} {shortly(settings[name])}" if name in settings else f"no {name}"
+
+
+def _check_latents(out: Path, may_go: set[str]) -> None:
+    """Latents of an older pitstop do not say what drew them."""
+    for path in _numbered(out):
+        if path.suffix == LATENT and path.stem not in may_go and not told_beside(path).exists():
+            raise OptionError(
+                f"Nothing says what {path} was drawn with",
+                "Move it away, or choose another folder with `--out`",
+            )
+
+
+def _check_seeds(out: Path, plan: Sequence[PlannedImage]) -> None:
+    """A seed has the labels that a run gives it, and no other run's beside them."""
+    planned, seeds = {image.stem for image in plan}, {image.seed: image.name for image in plan}
+    for path in _numbered(out):
+        seed = _seed(path)
+        if seed in seeds and path.stem not in planned and (found := _read(path)) is not None:
+            raise OptionError(
+                f"{path} was drawn with label {shortly(found.get('label_name'))}, this run has "
+                f"label {shortly(seeds[seed])} for seed {seed}",
+                f"{REMEDY}, or other seeds with `--seed`",
+            )
+
+
+def _remove_others(out: Path, settings: Parameters, plan: Sequence[PlannedImage]) -> None:
+    """Remove pitstop's own images of other settings, or of seeds that the run draws anew."""
+    seeds = {image.seed for image in plan}
+    try:
+        for path, found in _images(out):
+            if _shared(found) != settings or _seed(path) in seeds:
+                path.unlink(missing_ok=True)
+                if path.suffix == LATENT:
+                    told_beside(path).unlink(missing_ok=True)
+                (out / GRID_FILE).unlink(missing_ok=True)
+    except OSError as error:
+        raise _not_written(out, error) from error
+
+
+def _images(out: Path) -> Iterator[tuple[Path, Parameters]]:
+    """The images in a folder that pitstop drew, each with its parameters."""
+    for path in _numbered(out):
+        found = _read(path)
+        if found is not None:
+            yield path, found
+
+
+def _numbered(out: Path) -> list[Path]:
+    """The files of a folder that are named as images are."""
+    return sorted(path for path in out.iterdir() if NUMBERED.fullmatch(path.name))
+
+
+def _seed(path: Path) -> int:
+    return int(path.name.partition("-")[0])
+
+
+def _read(path: Path, *, whole: bool = False) -> dict[str, Any] | None:
+    """The parameters of an image; None where there is none of pitstop's, or it is not whole."""
+    read = read_latent_parameters if path.suffix == LATENT else read_parameters
+    try:
+        found = read(path, whole=whole)
+    except UNREADABLE:
+        return None
+    return found if found and MARK in found else None
+
+
+def _read_index(out: Path) -> dict[str, Any] | None:
+    """The settings in a folder's index; None where there is none, or it is damaged.
+
+    Raises:
+        OptionError: It is another version's, or may not be read.
+    """
+    path = out / INDEX_FILE
+    try:
+        content = json.loads(path.read_bytes())
+        version, settings = content["version"], content["settings"]
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise OptionError(
+            f"{path} cannot be read ({error.strerror})", "Choose another folder with `--out`"
+        ) from error
+    except (ValueError, TypeError, LookupError, RecursionError):
+        return None
+    if version != INDEX_VERSION:
+        raise OptionError(
+            f"{path} has version {shortly(version)}, this pitstop reads {INDEX_VERSION}",
+            "Choose another folder with `--out`, or draw with the pitstop that wrote it",
+        )
+    return settings if isinstance(settings, dict) else None
+
+
+def _write_index(out: Path, settings: Parameters) -> None:
+    content = {"version": INDEX_VERSION, "settings": settings}
+    with written_whole(out / INDEX_FILE) as beside:
+        beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _holding(out: Path, *, shared: bool = False) -> Iterator[None]:
+    with contextlib.ExitStack() as hold:
+        try:
+            hold.enter_context(held(out, shared=shared))
+        except OSError as error:
+            raise _not_written(out, error) from error
+        yield
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError(
+            f"{out} cannot be made ({error.strerror})", "Choose another folder with `--out`"
+        ) from error
+
+
+def _not_written(out: Path, error: OSError) -> OptionError:
+    return OptionError(
+        f"{out} cannot be written ({error.strerror})", "Choose another folder with `--out`"
+    )
+
+
+def _shared(parameters: Parameters) -> dict[str, Any]:
+    return _without(parameters, (*OF_ONE, *PLACE))
+
+
+def _without(parameters: Parameters, names: Sequence[str]) -> dict[str, Any]:
+    return {name: value for name, value in parameters.items() if name not in names}
