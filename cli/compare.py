@@ -121,13 +121,12 @@ def compare(report: Path | None, json_path: Path | None, **asked: Any) -> None:
             task = progress.add_task(name, total=total)
             return lambda moved: progress.advance(task, moved)
 
-        def on_note(note: str) -> None:
-            messages.print(f"note: {note}", style="yellow")
-
-        accuracy = measure(Asked(**asked, whole=report is not None), on_part, on_note)
+        accuracy = measure(Asked(**asked, whole=report is not None), on_part)
     write_json(json_path, figures(accuracy))
     if report is not None:
         write_report(accuracy, report)
+    if accuracy.other_noise is not None:
+        messages.print(f"note: {accuracy.other_noise}", style="yellow")
     _print(accuracy, report)
     if not accuracy.passed:
         sys.exit(1)
