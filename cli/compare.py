@@ -115,14 +115,13 @@ def compare(report: Path | None, json_path: Path | None, **asked: Any) -> None:
     if report is not None:
         from ..evaluation.report.page import write_report
 
-    def on_note(note: str) -> None:
-        messages.print(f"note: {note}", style="yellow")
-
     with shown_stages() as on_stage:
-        accuracy = measure(Asked(**asked, whole=report is not None), on_stage, on_note)
+        accuracy = measure(Asked(**asked, whole=report is not None), on_stage)
     write_json(json_path, figures(accuracy))
     if report is not None:
         write_report(accuracy, report)
+    if accuracy.other_noise is not None:
+        messages.print(f"note: {accuracy.other_noise}", style="yellow")
     _print(accuracy, report)
     if not accuracy.passed:
         sys.exit(1)

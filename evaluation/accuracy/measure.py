@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -134,17 +134,8 @@ class Accuracy:
         return all(row.comparison.passed for row in self.rows)
 
 
-def measure(
-    asked: Asked,
-    on_stage: OnStage = unheard,
-    on_note: Callable[[str], None] = lambda note: None,
-) -> Accuracy:
+def measure(asked: Asked, on_stage: OnStage = unheard) -> Accuracy:
     """Compare every graph that was asked for with PyTorch in fp32, on the same noise.
-
-    Args:
-        asked: What is compared with what.
-        on_stage: Told of each part of the work.
-        on_note: Told before the work what makes its figures worthless.
 
     Raises:
         PitstopError: Something that was asked for is not to be had, or does not fit the rest.
@@ -158,8 +149,6 @@ def measure(
     candidates, left_out = _open_candidates(asked, bundles)
     pytorch = _ask_pytorch(asked, bundles[0], judge, on_stage)
     other_noise = why_other_noise(pytorch.goldens, manifest) if pytorch.model is None else None
-    if other_noise is not None:
-        on_note(other_noise)
 
     rows = []
     for candidate in candidates:
