@@ -57,9 +57,8 @@ class Work:
     on_stage: OnStage
 
     def sha256(self, precision: str) -> str:
-        """Of a denoiser's file."""
-        manifest = self.bundle.manifest
-        return manifest.files[manifest.denoiser(precision).path]
+        """Of a denoiser's file, and of its weights where they are beside it."""
+        return self.bundle.manifest.graph_sha256(f"denoiser.{precision}")
 
     @property
     def settings(self) -> Settings:

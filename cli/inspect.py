@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     from ..runtime.bundle.folder import Bundle
     from ..runtime.bundle.manifest import ModelSpec
 
+PREDICTED = {
+    "epsilon": "the noise",
+    "v_prediction": "v, of noise and image",
+    "sample": "the image",
+    "velocity": "the velocity",
+}
+
 
 @click.command()
 @click.argument("target", metavar="BUNDLE|CHECKPOINT|PRESET")
@@ -192,7 +199,8 @@ def _print_checkpoint(report: CheckpointReport) -> None:
             ("tensors", f"{report.tensors}, {megabytes(report.weight_bytes)} in fp32"),
             ("FLOPs", f"{report.model.flops_per_call / 1e9:,.2f} G a row"),
             ("latent", f"{channel} x {row} x {column}, {report.latent_space}"),
-            ("predicts", _prediction(config)),
+            ("predicts", _prediction(report)),
+            ("schedule", report.schedule),
             ("guidance", _guidance(config)),
             *_modulation(config),
             ("labels", _labels(report.labels, config["num_classes"])),
@@ -205,12 +213,9 @@ def _print_checkpoint(report: CheckpointReport) -> None:
     console.print(f"export      {report.export_command}", soft_wrap=True)
 
 
-def _prediction(config: Mapping[str, Any]) -> str:
-    if config["prediction_type"] == "velocity":
-        data = config["data_at"]
-        return f"the velocity, at times from {1 - data} (noise) to {data} (data)"
-    sigma = " and its variance" if config["learn_sigma"] else ""
-    return f"the noise{sigma}, at timesteps from 999 (noise) to 0 (data)"
+def _prediction(report: CheckpointReport) -> str:
+    sigma = " and its variance" if report.model.config["learn_sigma"] else ""
+    return f"{PREDICTED[report.predicts]}{sigma}"
 
 
 def _guidance(config: Mapping[str, Any]) -> str:

@@ -90,7 +90,7 @@ class Lines:
 
     def look(self, stage: Stage) -> None:
         now = self._clock()
-        if now - self._said >= EVERY:
+        if now - self._said >= EVERY - LOOK:
             self._say(f"{_named(stage)}, {stage.time(now)}")
 
     def keep(self, stage: Stage, took: str) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 
-from ..export.trace import describe, latent_space, load_source
+from .. import CheckpointError
+from ..export.pipeline_folder import with_pipeline
+from ..export.trace import load_source, manifest_for
 from ..models.checkpoint import Checkpoint
 from ..models.format import Hints
-from ..runtime.bundle.manifest import ModelSpec
+from ..runtime.bundle.manifest import Manifest, ModelSpec
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,8 @@ class CheckpointReport:
         latent_shape: Channel, row, column.
         latent_space: ``pixel`` or ``vae``.
         labels: The names of its classes, or empty.
+        predicts: What its model predicts.
+        schedule: The noise that it knows, in users' words.
         tensors: How many tensors its file holds.
         weight_bytes: Their size in fp32.
         notes: What to know of how its file was read.
@@ -30,6 +34,8 @@ class CheckpointReport:
     latent_shape: tuple[int, int, int]
     latent_space: str
     labels: tuple[str, ...]
+    predicts: str
+    schedule: str
     tensors: int
     weight_bytes: int
     notes: tuple[str, ...]
@@ -49,16 +55,27 @@ def inspect_checkpoint(source: str, hints: Hints | None = None) -> CheckpointRep
     hints = hints or Hints()
     checkpoint: Checkpoint = load_source(source, hints=hints)
     weights = checkpoint.model.state_dict().values()
+    manifest, notes = _in_its_pipeline(source, manifest_for(checkpoint, source, batch=1))
     return CheckpointReport(
-        model=describe(checkpoint, source, batch=1),
-        latent_shape=(checkpoint.config.in_channels, *checkpoint.config.input_size),
-        latent_space=latent_space(checkpoint),
-        labels=checkpoint.labels,
+        model=manifest.model,
+        latent_shape=manifest.latent_shape,
+        latent_space=manifest.latent_space,
+        labels=manifest.label.names,
+        predicts=manifest.prediction_type,
+        schedule=", ".join(filter(None, (manifest.schedule.called, manifest.scheduler.called))),
         tensors=len(weights),
         weight_bytes=sum(tensor.numel() * 4 for tensor in weights),
-        notes=checkpoint.notes,
+        notes=(*checkpoint.notes, *notes),
         export_command=export_command(source, hints),
     )
+
+
+def _in_its_pipeline(source: str, alone: Manifest) -> tuple[Manifest, tuple[str, ...]]:
+    """What the pipeline around it says; one that an export would refuse is a note here."""
+    try:
+        return with_pipeline(source, alone)
+    except CheckpointError as error:
+        return alone, (f"export would refuse it: {error.problem}",)
 
 
 def export_command(source: str, hints: Hints) -> str:

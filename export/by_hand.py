@@ -11,9 +11,9 @@ from ..runtime.bundle.manifest import Manifest
 from ..runtime.sampling.sampler import NOISE_PREDICTIONS
 from ..runtime.sampling.schedule.betas import BETA_RULES, SQUARED_COSINE, Betas
 from ..runtime.sampling.schedule.flow import LinearFlow
+from .scheduler_config import MOST_SHIFT, MOST_STEPS
 
 FORM = "NAME:start:end:steps, such as scaled_linear:0.00085:0.012:1000"
-MOST_SHIFT = 1000.0
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,11 @@ class ByHand:
 
     def __bool__(self) -> bool:
         return any(value is not None for value in dataclasses.astuple(self))
+
+    @property
+    def says_all(self) -> bool:
+        """Whether nothing of what a model was trained on is left to a scheduler's file."""
+        return self.prediction is not None and self.betas is not None
 
     def onto(self, manifest: Manifest) -> Manifest:
         """The manifest with what is said.
@@ -106,6 +111,6 @@ def read_betas(text: str) -> Betas:
             f"`--betas {text}` rises from {ends[0]:g} to {ends[1]:g}",
             "Choose a start and an end in (0, 1), the end not below the start",
         )
-    if not 1 <= betas.train_steps <= 1_000_000:
-        raise OptionError(f"`--betas {text}` has {steps} steps", "Choose 1 to 1000000")
+    if not 1 <= betas.train_steps <= MOST_STEPS:
+        raise OptionError(f"`--betas {text}` has {steps} steps", f"Choose 1 to {MOST_STEPS}")
     return betas

@@ -20,10 +20,9 @@ STEPS = 20
 
 def golden_settings(manifest: Manifest) -> Settings:
     """How a bundle's own trajectory is sampled: guided wherever the model can be."""
-    sampler = default_sampler(manifest)
-    if not manifest.guidable:
-        return Settings(STEPS, sampler, cfg_scale=1.0)
-    return Settings(STEPS, sampler)
+    steps = min(STEPS, manifest.schedule.most_steps)
+    scale = Settings.cfg_scale if manifest.guidable else 1.0
+    return Settings(steps, default_sampler(manifest), scale)
 
 
 def draw_goldens(

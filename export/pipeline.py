@@ -17,6 +17,7 @@ from ..runtime.bundle.precision import Precision
 from ..runtime.distance import relative_l2
 from ..runtime.opened import open_denoiser
 from ..runtime.pipeline import Pipeline
+from ..runtime.sampling.samplers import sampler_for
 from ..runtime.sampling.settings import Settings
 from ..runtime.stage import Moved, OnStage, unheard
 from .by_hand import ByHand
@@ -125,6 +126,7 @@ def export_bundle(
         manifest, notes = _in_its_space(
             alone, source, by_hand, read, resized=image_size is not None
         )
+        settings = _checked_settings(source, manifest)
         on_stage("tracing")
         traced = trace(checkpoint.model, batch, find_target(target).opset)
         folded = optimize(traced, example_feeds(manifest), steps, on_stage)
@@ -139,7 +141,6 @@ def export_bundle(
         manifest = dataclasses.replace(manifest, graphs={**manifest.graphs, STEP: step})
         reference = Pipeline(manifest, TorchSession(checkpoint.model), "fp32")
         images = max(GOLDEN_IMAGES, batch // 2)
-        settings = golden_settings(manifest)
         moved = on_stage("running PyTorch for the goldens", images, settings.steps)
         goldens = _draw_goldens(reference, settings, images, moved)
         write_goldens(goldens, folder)
@@ -181,6 +182,19 @@ def _in_its_space(
             "f4), name their VAE with `--vae`",
         )
     return manifest, notes
+
+
+def _checked_settings(source: str, manifest: Manifest) -> Settings:
+    """How the goldens are sampled, which must be possible as the model's scheduler has it."""
+    settings = golden_settings(manifest)
+    try:
+        sampler_for(manifest, settings)
+    except OptionError as error:
+        raise CheckpointError(
+            f"{source} has a scheduler that the goldens cannot be drawn by: {error.problem}",
+            "Say both `--prediction` and `--betas`, which leave it unread, or mend its config",
+        ) from error
+    return settings
 
 
 def _draw_goldens(reference: Pipeline, settings: Settings, images: int, moved: Moved) -> Goldens:

@@ -29,7 +29,8 @@ def with_pipeline(
         source: A checkpoint's path; other than a folder of a pipeline, or the transformer in it,
             it says nothing.
         manifest: Of the checkpoint.
-        by_hand: What the user says of its schedule; then the scheduler's file is not read.
+        by_hand: What the user says, in the place of what the scheduler does. Prediction and betas
+            together leave its file unread.
 
     Raises:
         CheckpointError: A file is damaged, or says what our samplers do not do.
@@ -38,11 +39,15 @@ def with_pipeline(
     folder = _pipeline_of(Path(source).resolve())
     if folder is not None:
         manifest = _with_neighbours(manifest, folder)
-    if by_hand:
-        return by_hand.onto(manifest), ()
     if folder is None or not (folder / SCHEDULER).is_file():
-        return manifest, _notes_without(Path(source), manifest)
-    return _with_scheduler(manifest, folder / SCHEDULER), ()
+        notes = () if by_hand else _notes_without(Path(source), manifest)
+        return by_hand.onto(manifest), notes
+    if by_hand.says_all:
+        return by_hand.onto(manifest), (
+            f"{folder / SCHEDULER} was not read: prediction and betas are as they were said, and "
+            "all else of a run is each sampler's own",
+        )
+    return by_hand.onto(_with_scheduler(manifest, folder / SCHEDULER)), ()
 
 
 def _with_neighbours(manifest: Manifest, folder: Path) -> Manifest:
@@ -80,8 +85,7 @@ def _with_scheduler(manifest: Manifest, path: Path) -> Manifest:
         raise CheckpointError(
             f"{path} is the scheduler of a model that is a flow by its own format, which says how "
             "its times run",
-            f"Name the file of weights in {path.parent.parent / TRANSFORMER} alone, elsewhere, or "
-            "say `--shift` by hand",
+            f"Copy {path.parent.parent / TRANSFORMER} elsewhere and name that; `--shift` is for it",
         )
     honoured = read_config(path, _read(path))
     _check_variance(path, honoured.variance_type, manifest)
@@ -141,7 +145,11 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise refused(path, f"cannot be read ({error})") from error
+        raise _damaged(path, f"cannot be read ({error})") from error
     if not isinstance(content, dict):
-        raise refused(path, "holds no JSON object")
+        raise _damaged(path, "holds no JSON object")
     return content
+
+
+def _damaged(path: Path, why: str) -> CheckpointError:
+    return CheckpointError(f"{path} {why}", "Copy or download it again")

@@ -25,6 +25,15 @@ NO_BETAS = "has betas that are no numbers in (0, 1)"
 MOST_STEPS = 1_000_000
 MOST_SHIFT = 1000.0
 
+OF_NOISE = (
+    "Where other samplers will do, put a DDIMScheduler's config of the same betas and prediction "
+    "there, or say both `--prediction` and `--betas`, which leave that file unread"
+)
+OF_FLOW = (
+    "Where plain flow matching will do, put a FlowMatchEulerDiscreteScheduler's config of the same "
+    "shift there, without that"
+)
+
 Defaults = Mapping[str, Any]
 Expected = Mapping[str, tuple[Any, ...]]
 
@@ -159,7 +168,8 @@ def read_config(path: Path, content: Mapping[str, Any]) -> Honoured:
     """
     name = str(content.get("_class_name"))
     if name not in KNOWN:
-        raise refused(path, f"is of the class {name}, not one of {', '.join(KNOWN)}")
+        remedy = OF_FLOW if "Flow" in name else OF_NOISE
+        raise refused(path, f"is of the class {name}, not one of {', '.join(KNOWN)}", remedy)
     known = KNOWN[name]
     _check_fields(path, content, known)
     said = {field: content.get(field, default) for field, default in known.honoured.items()}
@@ -179,11 +189,12 @@ def _check_fields(path: Path, content: Mapping[str, Any], known: Known) -> None:
         found = content.get(field, values[0])
         if not any(type(found) is type(value) and found == value for value in values):
             wanted = " or ".join(str(value) for value in values if value is not None)
-            raise refused(path, f"has {field} {found}, and only {wanted or None} is honoured")
+            why = f"has {field} {found}, and only {wanted or None} is honoured"
+            raise refused(path, why, _remedy(known))
     every = {*known.honoured, *known.expected, *known.idle}
     for field in content:
         if field not in every and not field.startswith("_"):
-            raise refused(path, f"has {field} {content[field]}, which is not known")
+            raise refused(path, f"has {field} {content[field]}, which is not known", _remedy(known))
 
 
 def _scheduler(path: Path, said: Mapping[str, Any], sampler: str) -> Scheduler:
@@ -247,7 +258,7 @@ def _flow(path: Path, said: Mapping[str, Any]) -> LinearFlow:
     """Its steps begin at shares of noise from 1 to that of the first timestep, shifted twice."""
     steps = said["num_train_timesteps"]
     if type(steps) is not int or not 1 <= steps <= MOST_STEPS:
-        raise refused(path, f"has {steps} timesteps")
+        raise refused(path, f"has {steps} timesteps", OF_FLOW)
     shift = _positive(path, said, "shift", MOST_SHIFT)
     return LinearFlow(0, float(steps), shift, shift / steps / (1 + (shift - 1) / steps))
 
@@ -261,7 +272,8 @@ def _truth(path: Path, said: Mapping[str, Any], field: str) -> bool:
 def _positive(path: Path, said: Mapping[str, Any], field: str, most: float) -> float:
     found = said[field]
     if not isinstance(found, int | float) or isinstance(found, bool) or not 0 < found <= most:
-        raise refused(path, f"has {field} {found!r}, not a number above 0 and up to {most:g}")
+        why = f"has {field} {found!r}, not a number above 0 and up to {most:g}"
+        raise refused(path, why, OF_FLOW if field == "shift" else OF_NOISE)
     return float(found)
 
 
@@ -269,9 +281,9 @@ def _is_share(beta: object) -> bool:
     return isinstance(beta, int | float) and not isinstance(beta, bool) and 0 < beta < 1
 
 
-def refused(path: Path, why: str) -> CheckpointError:
-    return CheckpointError(
-        f"{path} {why}",
-        "Where other samplers will do, put a DDIMScheduler's config of the same betas there, or "
-        "say `--prediction` and `--betas` by hand, which leave that file unread",
-    )
+def _remedy(known: Known) -> str:
+    return OF_FLOW if "shift" in known.honoured else OF_NOISE
+
+
+def refused(path: Path, why: str, remedy: str = OF_NOISE) -> CheckpointError:
+    return CheckpointError(f"{path} {why}", remedy)

@@ -122,7 +122,9 @@ def _no_weights(folder: Path, variant: str | None, remedy: str) -> CheckpointErr
     if variant is not None:
         return CheckpointError(
             f"{folder} has no variant {variant!r} (found: {listed})",
-            f"Say `--variant {there[0]}`" if there else "Leave `--variant` out",
+            f"Say `--variant {there[0]}`"
+            if there
+            else "Name a folder that has it, or leave `--variant` out",
         )
     if there:
         return CheckpointError(

@@ -60,6 +60,9 @@ def choose_set(where: str, content: Mapping[Any, Any], asked: str | None) -> Wei
         for name, value in content.items()
         if isinstance(name, str) and name and _is_set(value)
     }
+    bare = _tensors(content)
+    if sets and any("." in key for key in bare):
+        sets = {"model": bare, **sets}  # trained weights at the top, averaged ones beside them
     under = next((name for name in _names(asked, WEIGHTS) if name in sets), None)
     missing = bool(asked) and under is None  # so far: it may stand in front of keys
     order = _names(asked, BEHIND) if missing else (*_names(asked, ()), *BEHIND)
@@ -128,7 +131,7 @@ def _is_set(value: object) -> bool:
     """Whether an entry holds weights by name, or those of an EMAModel."""
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         return False
-    return SHADOW in value or bool(_tensors(value))
+    return SHADOW in value or any("." in key for key in _tensors(value))
 
 
 def _no_such(where: str, asked: str, there: Iterable[str]) -> CheckpointError:
@@ -136,7 +139,9 @@ def _no_such(where: str, asked: str, there: Iterable[str]) -> CheckpointError:
     return CheckpointError(
         f"{where} has no weights called {asked!r} (found: "
         f"{', '.join(names) or 'one set without a name'})",
-        f"Say `--weights {names[0]}`" if names else "Leave `--weights` out",
+        f"Say `--weights {names[0]}`, or name a file that has them"
+        if names
+        else "Name a file that has them, or leave `--weights` out",
     )
 
 

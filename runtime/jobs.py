@@ -6,7 +6,7 @@ import dataclasses
 import math
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -177,7 +177,7 @@ def draw_images(
         steps=len(groups) * settings.steps,
         device=pipeline.session.device,
         precision=pipeline.precision,
-        grid=None if why_no_grid else _save_grid(plan, out),
+        grid=None if why_no_grid else _save_grid(plan, out, shared_settings(pipeline, settings)),
         why_no_grid=why_no_grid,
         why_on_host=_why_on_host(pipeline, plan, settings),
     )
@@ -219,12 +219,13 @@ def _why_on_host(pipeline: Pipeline, plan: Sequence[PlannedImage], settings: Set
     return pipeline.loop.why_not([first]) or ""
 
 
-def _save_grid(plan: Sequence[PlannedImage], out: Path) -> Path:
-    pictures = []
-    for image in plan:
-        with Image.open(out / f"{image.stem}.png") as picture:
-            pictures.append(picture.copy())
-    columns = math.ceil(math.sqrt(len(plan)))
-    zoom = 2 if max(pictures[0].size) < ZOOM_LIMIT else 1
-    save_png(make_grid(pictures, columns, zoom=zoom), out / GRID_FILE)
+def _save_grid(plan: Sequence[PlannedImage], out: Path, settings: Mapping[str, Any]) -> Path:
+    with adding_to(out, settings):
+        pictures = []
+        for image in plan:
+            with Image.open(out / f"{image.stem}{PICTURE}") as picture:
+                pictures.append(picture.copy())
+        columns = math.ceil(math.sqrt(len(plan)))
+        zoom = 2 if max(pictures[0].size) < ZOOM_LIMIT else 1
+        save_png(make_grid(pictures, columns, zoom=zoom), out / GRID_FILE)
     return out / GRID_FILE

@@ -27,24 +27,24 @@ def parameters(pipeline: Pipeline, image: PlannedImage, settings: Settings) -> d
         "seed": image.seed,
     }
     if pipeline.loop.keeps_latents:
-        told["step_sha256"] = manifest.files[manifest.graphs[STEP].path]
+        told["step_sha256"] = manifest.graph_sha256(STEP)
     return told
 
 
 def shared_settings(pipeline: Pipeline, settings: Settings) -> dict[str, Any]:
     """What all images of a folder have in common, whoever draws them."""
     manifest = pipeline.manifest
-    specs = {"denoiser": manifest.denoiser(pipeline.precision)}
+    graphs = {"denoiser": f"denoiser.{pipeline.precision}"}
     if CONDITIONER in manifest.graphs:
-        specs[CONDITIONER] = manifest.graphs[CONDITIONER]
-    decoder = manifest.decoder(pipeline.precision)
+        graphs[CONDITIONER] = CONDITIONER
+    decoder = manifest.decoder_name(pipeline.precision)
     if decoder is not None:
-        specs["decoder"] = decoder
+        graphs["decoder"] = decoder
     return {
         **dataclasses.asdict(settings),
         "precision": pipeline.precision,
         "model": manifest.model.name,
-        **{f"{name}_sha256": manifest.files[spec.path] for name, spec in specs.items()},
+        **{f"{name}_sha256": manifest.graph_sha256(graph) for name, graph in graphs.items()},
         "schedule_sha256": _schedule_sha256(manifest),
         "pitstop": __version__,
     }
@@ -57,7 +57,11 @@ def _schedule_sha256(manifest: Manifest) -> str:
         dataclasses.asdict(manifest.schedule),
         dataclasses.asdict(manifest.scheduler),
         manifest.noise,
+        manifest.latent_space,
         manifest.latent_scale,
         manifest.latent_shift,
+        manifest.learn_sigma,
+        manifest.cfg_channels,
+        [(condition.name, condition.null) for condition in manifest.conditions],
     ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +24,7 @@ from .sampling.host_loop import HostLoop, run_rows
 from .sampling.loop import Loop
 from .sampling.request import Request
 from .sampling.sampler import Latent, Sampler
-from .sampling.samplers import default_sampler, sampler_for
-from .sampling.schedule.scheduler import AUTO
+from .sampling.samplers import sampler_for, settled
 from .sampling.settings import Settings
 from .session import Array, Closing, Session
 
@@ -276,10 +274,8 @@ class Pipeline(Closing):
         return sampler_for(self.manifest, settings)
 
     def settle(self, settings: Settings) -> Settings:
-        """``settings`` with the sampler's own name in the place of ``auto``."""
-        if settings.sampler != AUTO:
-            return settings
-        return dataclasses.replace(settings, sampler=default_sampler(self.manifest))
+        """``settings`` with the names of sampler and spacing in the place of ``auto``."""
+        return settled(self.manifest, settings)
 
     def predict(self, latent: Latent, timestep: float, conditions: Mapping[str, Array]) -> Latent:
         """Ask the denoiser once, without guidance: its raw output for each row.

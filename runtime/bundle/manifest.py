@@ -226,6 +226,12 @@ class Manifest:
         names = DECODERS if precision == "fp32" else DECODERS[::-1]
         return next((name for name in names if name in self.graphs), None)
 
+    def graph_sha256(self, name: str) -> str:
+        """Of a graph's file, and of the weights beside it where it has some."""
+        path = self.graphs[name].path
+        beside = self.files.get(f"{path}.data")
+        return self.files[path] if beside is None else f"{self.files[path]} {beside}"
+
     @property
     def label(self) -> LabelSpec:
         """The condition that is a class."""

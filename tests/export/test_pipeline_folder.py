@@ -73,6 +73,7 @@ SPACINGS: dict[str, dict[str, Any]] = {
 PREDICTIONS = ["epsilon", "v_prediction", "sample"]
 LEAST_SIGNAL = 2.0**-24  # of DPM-Solver and Euler, where none is left
 STEPS = 19  # no divisor of the timesteps in training
+MANY = ("euler", "no signal at the last", "linspace")  # visits less signal than at the last
 FEW = Settings(8, cfg_scale=1.0)
 
 
@@ -162,11 +163,12 @@ def test_every_latent_on_the_way_is_that_of_the_pipelines_own_scheduler(
     spacing: str,
 ) -> None:
     make, options = CLASSES[sampler]
+    steps = 280 if (sampler, betas, spacing) == MANY else STEPS
     scheduler = make(**options, **BETAS[betas], **SPACINGS[spacing], prediction_type=predicts)
     folder = pipeline(tmp_path, scheduler)
 
     manifest, notes = with_pipeline(str(folder), toy_manifest())
-    ours = sampler_for(manifest, Settings(STEPS))
+    ours = sampler_for(manifest, Settings(steps))
 
     assert notes == ()
     assert isinstance(manifest.schedule, Betas)
@@ -178,7 +180,7 @@ def test_every_latent_on_the_way_is_that_of_the_pipelines_own_scheduler(
     scheduler.alphas_cumprod = torch.from_numpy(table)
     if sampler == "ddim to timestep 0":
         scheduler.final_alpha_cumprod = scheduler.alphas_cumprod[0]
-    scheduler.set_timesteps(STEPS)
+    scheduler.set_timesteps(steps)
     np.testing.assert_allclose(scheduler.timesteps, ours.schedule.timesteps, rtol=1e-6)
     if sampler == "euler":
         scheduler.sigmas = in_float64(scheduler.sigmas, scheduler.timesteps, table)
@@ -300,7 +302,8 @@ def test_what_is_not_honoured_is_refused_by_name_and_value(
         with_pipeline(str(folder), toy_manifest())
 
     assert found in one_line(told.value)
-    assert "DDIMScheduler" in told.value.remedy
+    other = "FlowMatchEuler" if make is FlowMatchEulerDiscreteScheduler else "DDIM"
+    assert f"put a {other}" in told.value.remedy
 
 
 def test_a_learned_variance_at_a_last_step_above_timestep_0_is_refused(tmp_path: Path) -> None:
@@ -344,7 +347,42 @@ def test_what_is_said_by_hand_leaves_the_scheduler_unread(tmp_path: Path) -> Non
 
     assert manifest.prediction_type == "sample"
     assert manifest.schedule == Betas(500, 0.001, 0.01, "scaled_linear")
+    assert "scheduler_config.json was not read" in notes[0]
+
+
+def test_what_is_said_by_hand_is_laid_over_the_scheduler(tmp_path: Path) -> None:
+    scheduler = DDIMScheduler(**BETAS["scaled_linear"], clip_sample=False, steps_offset=1)
+    folder = pipeline(tmp_path, scheduler)
+
+    manifest, notes = with_pipeline(str(folder), toy_manifest(), ByHand("v_prediction"))
+
+    assert manifest.prediction_type == "v_prediction"
+    assert manifest.schedule == Betas(1000, 8.5e-4, 0.012, "scaled_linear")
+    assert manifest.scheduler == Scheduler("ddim", "leading", 1)
     assert notes == ()
+
+
+def test_a_damaged_index_is_to_be_downloaded_again(tmp_path: Path) -> None:
+    folder = pipeline(tmp_path, DDIMScheduler())
+    (folder / "model_index.json").write_text("{")
+
+    with pytest.raises(CheckpointError) as told:
+        with_pipeline(str(folder), toy_manifest())
+    assert told.value.remedy == "Copy or download it again"
+
+
+@pytest.mark.parametrize("options", [{"num_train_timesteps": 10}, {"steps_offset": 60}])
+def test_goldens_that_a_scheduler_leaves_no_room_for(
+    tmp_path: Path, options: dict[str, int]
+) -> None:
+    write_diffusers(tmp_path / "dit" / "transformer")
+    source = pipeline(tmp_path / "dit", DDIMScheduler(**UNCLIPPED, **options))
+
+    if "steps_offset" in options:
+        with pytest.raises(CheckpointError, match="the goldens cannot be drawn by"):
+            export_bundle(str(source), tmp_path / "bundle", batch=1)
+    else:
+        assert export_bundle(str(source), tmp_path / "bundle", batch=1).passed
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", 100_000 * "["])

@@ -51,7 +51,7 @@ def test_a_variant_goes_before_the_weights_without_one(tmp_path: Path) -> None:
 
 def test_a_variant_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path) -> None:
     model = write_diffusers(tmp_path)
-    assert "no variant 'ema' (found: none). Leave `--variant` out" in refusal(
+    assert "no variant 'ema' (found: none). Name a folder that has it, or" in refusal(
         tmp_path, Hints(variant="ema")
     )
     model.save_pretrained(tmp_path, variant="fp16")

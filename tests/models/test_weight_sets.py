@@ -168,7 +168,7 @@ def test_a_set_of_lightnings_alone_needs_no_choice(tmp_path: Path) -> None:
             "ema",
             "no weights called 'ema' (found: model). Say `--weights model`",
         ),
-        (TRAINED, "model", "(found: one set without a name). Leave `--weights` out"),
+        (TRAINED, "model", "(found: one set without a name). Name a file that has them, or leave"),
         ({"ema": AVERAGED, "model": TRAINED}, "emma", "(found: ema, model). Say `--weights ema`"),
     ],
 )
@@ -231,3 +231,21 @@ def test_an_average_that_the_model_beside_it_does_not_name_is_refused(tmp_path: 
 def test_what_a_training_run_leaves_out_is_told(tmp_path: Path) -> None:
     found = load_checkpoint(write_training(tmp_path / "a.pt", AVERAGED), HEADS)
     assert "not read: model, opt" in found.notes
+
+
+def test_weights_at_the_top_are_the_models_where_averages_are_beside_them(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    torch.save({**TRAINED, "ema": AVERAGED}, path)
+
+    found = load_checkpoint(path, hints=HEADS)
+
+    assert is_averaged(found)
+    assert any("model" in note for note in found.notes)
+    assert not is_averaged(load_checkpoint(path, hints=asked("model")))
+
+
+def test_an_entry_of_numbers_is_no_set(tmp_path: Path) -> None:
+    counts = {"decay": torch.tensor(0.999), "step": torch.tensor(5)}
+    path = written(tmp_path / "last.pt", ema=counts, model=TRAINED)
+
+    assert not is_averaged(load_checkpoint(path, hints=HEADS))

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,10 @@ from pitstop import OptionError
 from pitstop.runtime.bundle.manifest import CONDITIONER
 from pitstop.runtime.image import read_parameters, save_png
 from pitstop.runtime.jobs import RunReport, draw_images, plan_images
+from pitstop.runtime.parameters import shared_settings
 from pitstop.runtime.pipeline import Pipeline
+from pitstop.runtime.sampling.noise import NUMPY
+from pitstop.runtime.sampling.schedule.scheduler import Scheduler
 from pitstop.runtime.sampling.settings import Settings
 
 SETTINGS = Settings(steps=3, cfg_scale=2.0)
@@ -360,3 +364,30 @@ def test_of_processes_with_other_settings_that_begin_at_once_one_draws(
     assert "was drawn with steps" in line
     drawn = [read_parameters(path) for path in out.glob("0*.png")]
     assert len({parameters["steps"] for parameters in drawn if parameters}) == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"learn_sigma": True},
+        {"cfg_channels": 2},
+        {"latent_space": "vae"},
+        {"noise": NUMPY},
+        {"scheduler": Scheduler(clip_sample_range=1.0)},
+    ],
+)
+def test_all_that_an_image_is_made_by_is_among_what_its_folder_shares(
+    pipeline: Pipeline, changes: dict[str, Any]
+) -> None:
+    before = shared_settings(pipeline, SETTINGS)
+    pipeline.manifest = dataclasses.replace(pipeline.manifest, **changes)
+    assert shared_settings(pipeline, SETTINGS) != before
+
+
+def test_a_sampler_and_spacing_that_are_said_are_those_that_are_taken(
+    pipeline: Pipeline, out: Path
+) -> None:
+    draw(pipeline, out)
+    said = Settings(steps=3, sampler="ddim", cfg_scale=2.0, spacing="leading")
+
+    assert draw(pipeline, out, settings=said).kept == 2

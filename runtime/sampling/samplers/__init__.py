@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -79,6 +80,20 @@ def default_sampler(manifest: Manifest) -> str:
     return "euler" if isinstance(manifest.schedule, LinearFlow) else "ddim"
 
 
+def settled(manifest: Manifest, settings: Settings) -> Settings:
+    """``settings`` with the names of sampler and spacing in the place of ``auto``."""
+    name = default_sampler(manifest) if settings.sampler == AUTO else settings.sampler
+    if isinstance(manifest.schedule, LinearFlow) or name not in SAMPLERS:
+        return dataclasses.replace(settings, sampler=name)
+    spacing = _spacing(settings.spacing, manifest.scheduler, SAMPLERS[name])
+    return dataclasses.replace(settings, sampler=name, spacing=spacing)
+
+
+def _spacing(asked: str, scheduler: Scheduler, named: Named) -> str:
+    """What is asked for, else the scheduler's, else the sampler's own."""
+    return next(one for one in (asked, scheduler.spacing, named.spacing) if one != AUTO)
+
+
 def sampler_for(manifest: Manifest, settings: Settings) -> Sampler:
     """The rule that ``settings`` names, on the timesteps of a bundle's model.
 
@@ -139,7 +154,7 @@ def make_sampler(
         raise OptionError(
             f"The run begins at timestep {schedule.timesteps[0]}, which holds noise alone, and of "
             "that a model that predicts epsilon tells nothing",
-            f"Choose `--spacing {LEADING}`, or the sampler dpmpp_2m",
+            f"Choose the spacing {LEADING}, or the sampler dpmpp_2m",
         )
     made = SAMPLERS[name].make(schedule, predicts, scheduler.clip_sample_range)
     return dataclasses.replace(made, eta=eta) if isinstance(made, Ddim) else made
@@ -148,11 +163,10 @@ def make_sampler(
 def _visits(
     named: Named, training: Betas, steps: int, asked: str, scheduler: Scheduler
 ) -> Schedule:
-    """The schedule of a run: what is asked for, else the scheduler's way, else the sampler's."""
-    name = next(one for one in (asked, scheduler.spacing, named.spacing) if one != AUTO)
+    name = _spacing(asked, scheduler, named)
     spacing = Spacing(name, scheduler.steps_offset, named.open_ended, named.whole)
     timesteps = spacing.timesteps(steps, training.train_steps)
-    if name == LEADING and named.strided:
+    if name == LEADING:
         _check_start(float(timesteps[0]), steps, training.train_steps)
     schedule = training.visit(
         timesteps,
@@ -160,9 +174,19 @@ def _visits(
         last=1.0 if scheduler.set_alpha_to_one or not named.strided else training.alpha_bar()[0],
         least=LEAST_SIGNAL if named.divides else 0.0,
     )
-    if named.whole or name == LEADING:
+    if named.whole:
         return schedule
-    return dataclasses.replace(schedule, start=float(1 - schedule.alpha_bar[0]) ** 0.5)
+    return dataclasses.replace(schedule, start=_start(schedule, leading=name == LEADING))
+
+
+def _start(schedule: Schedule, *, leading: bool) -> float:
+    """What diffusers' Euler makes of the first noise: as large as where the run's signal is least.
+
+    That is where it begins, but in a long run down to no signal, whose last timestep is given some.
+    """
+    least = float(schedule.alpha_bar.min())
+    larger = float(schedule.alpha_bar[0]) / least
+    return float(math.sqrt(larger if leading else larger * (1 - least)))
 
 
 def _check_start(first: float, steps: int, train_steps: int) -> None:
@@ -171,7 +195,7 @@ def _check_start(first: float, steps: int, train_steps: int) -> None:
         raise OptionError(
             f"{steps} {LEADING} steps of {train_steps} begin at timestep {first:.0f}, where much "
             "of an image should be left, and a run begins with none",
-            f"Choose at most {train_steps // 2} steps, or `--spacing trailing`",
+            f"Choose at most {train_steps // 2} steps, or the spacing trailing",
         )
 
 

@@ -42,10 +42,16 @@ class Ddim:
         memory: Memory,
     ) -> tuple[Latent, Memory]:
         now, after = self.schedule.shares(index)
-        fresh = self.eta * float(np.sqrt((1 - after) / (1 - now) * (1 - now / after)))
+        fresh = self._fresh(now, after)
         epsilon = noise_in(latent, prediction.output, now, self.predicts)
         image = cut(image_in(latent, prediction.output, now, self.predicts), self.clip)
         moved = after**0.5 * image + (1 - after - fresh**2) ** 0.5 * epsilon
         if noise is not None:
             moved = moved + fresh * noise
         return moved, memory
+
+    def _fresh(self, now: float, after: float) -> float:
+        """The deviation of the noise that is drawn afresh."""
+        if not self.eta:
+            return 0.0
+        return self.eta * float(np.sqrt((1 - after) / (1 - now) * (1 - now / after)))

@@ -33,7 +33,7 @@ class Visits(Protocol):
 
     @property
     def start(self) -> float:
-        """What a run's first noise is multiplied with, in (0, 1]."""
+        """What a run's first noise is multiplied with, above 0."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ SPACINGS = (LEADING, LINSPACE, TRAILING, OFFICIAL)
 
 @dataclass(frozen=True)
 class Spacing:
-    """How a sampler's timesteps are chosen.
+    """How a sampler's timesteps are chosen; a single one is the last, where only noise is.
 
     Attributes:
         name: One of `SPACINGS`.
@@ -40,6 +40,8 @@ class Spacing:
             OptionError: The name is none of `SPACINGS`, or the steps do not fit.
         """
         check_steps(steps, train_steps)
+        if self.name in SPACINGS and steps == 1:
+            return np.array([train_steps - 1], dtype=np.int64)
         if self.name == OFFICIAL:
             return official_timesteps(steps, train_steps)
         if self.name == TRAILING:
@@ -50,8 +52,6 @@ class Spacing:
         if self.name == LEADING:
             return self._leading(points, train_steps)[:steps]
         spaced = np.linspace(0, train_steps - 1, points)[::-1][:steps]
-        if points == 1:
-            spaced = np.array([float(train_steps - 1)])
         if self.whole:
             return spaced.round().astype(np.int64)
         return spaced.astype(np.float32).astype(np.float64)  # as a denoiser is fed them
@@ -62,7 +62,7 @@ class Spacing:
             raise OptionError(
                 f"{LEADING} timesteps of {train_steps} with an offset of {self.offset} do not go "
                 f"into so many steps",
-                f"Choose fewer steps, or `--spacing {TRAILING}`",
+                f"Choose fewer steps, or the spacing {TRAILING}",
             )
         return found
 
@@ -71,11 +71,8 @@ def official_timesteps(steps: int, train_steps: int) -> Timesteps:
     """``steps`` timesteps from the last to 0: official DiT's respacing, to the timestep.
 
     Its stride accumulates in float64 and each sum is rounded half to even (``space_timesteps`` of
-    ADM's respace.py). 25 of 1000: 999, 957, ..., 42, 0. A single one is the last, not ADM's 0,
-    where there is no noise to take away.
+    ADM's respace.py). 25 of 1000: 999, 957, ..., 42, 0.
     """
-    if steps == 1:
-        return np.array([train_steps - 1], dtype=np.int64)
     stride = (train_steps - 1) / (steps - 1)
     sums = itertools.accumulate([stride] * (steps - 1), initial=0.0)
     return np.array([round(total) for total in sums], dtype=np.int64)[::-1].copy()

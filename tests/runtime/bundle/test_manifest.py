@@ -364,3 +364,18 @@ def test_a_tensor_of_an_unknown_dtype_is_told(dtype: object) -> None:
     with pytest.raises(BundleError) as told:
         Manifest.from_json(content(graphs=graphs))
     assert f"{dtype}" in one_line(told.value)
+
+
+def test_a_graphs_hash_knows_of_the_weights_beside_it() -> None:
+    manifest = toy_manifest()
+    path = manifest.denoiser("fp32").path
+    alone = dataclasses.replace(manifest, files={path: "a"})
+    beside = [
+        dataclasses.replace(manifest, files={path: "a", f"{path}.data": weights})
+        for weights in ("b", "c")
+    ]
+
+    hashes = {one.graph_sha256("denoiser.fp32") for one in (alone, *beside)}
+
+    assert len(hashes) == 3
+    assert alone.graph_sha256("denoiser.fp32") == "a"

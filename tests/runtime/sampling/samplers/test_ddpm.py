@@ -24,13 +24,13 @@ from pitstop.runtime.sampling.noise import START, draw_noise
 from pitstop.runtime.sampling.sampler import Latent, Prediction
 from pitstop.runtime.sampling.samplers.ddpm import Ddpm
 from pitstop.runtime.sampling.schedule.betas import Betas
-from pitstop.runtime.sampling.schedule.spacing import official_timesteps
+from pitstop.runtime.sampling.schedule.spacing import OFFICIAL, Spacing
 
 Fixed = Literal["fixed_small", "fixed_large"]
 
 
 def ddpm(steps: int, variance: Fixed = "fixed_small") -> Ddpm:
-    return Ddpm(Betas().visit(official_timesteps(steps, 1000)), variance=variance)
+    return Ddpm(Betas().visit(Spacing(OFFICIAL).timesteps(steps, 1000)), variance=variance)
 
 
 def walk_diffusers(

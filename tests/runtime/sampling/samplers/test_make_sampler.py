@@ -5,7 +5,13 @@ import pytest
 from bundle_helpers import one_line, toy_manifest
 
 from pitstop import OptionError
-from pitstop.runtime.sampling.samplers import FLOW_SAMPLERS, SAMPLERS, make_sampler, sampler_for
+from pitstop.runtime.sampling.samplers import (
+    FLOW_SAMPLERS,
+    SAMPLERS,
+    make_sampler,
+    sampler_for,
+    settled,
+)
 from pitstop.runtime.sampling.samplers.ddim import Ddim
 from pitstop.runtime.sampling.samplers.ddpm import Ddpm
 from pitstop.runtime.sampling.samplers.dpmpp_2m import Dpmpp2m
@@ -13,9 +19,10 @@ from pitstop.runtime.sampling.samplers.euler import Euler
 from pitstop.runtime.sampling.samplers.heun import Heun
 from pitstop.runtime.sampling.schedule.betas import Betas
 from pitstop.runtime.sampling.schedule.flow import LinearFlow
-from pitstop.runtime.sampling.schedule.scheduler import Scheduler
+from pitstop.runtime.sampling.schedule.scheduler import AUTO, Scheduler
 from pitstop.runtime.sampling.schedule.spacing import LEADING, LINSPACE, OFFICIAL, TRAILING
 from pitstop.runtime.sampling.settings import Settings
+from pitstop.runtime.sampling.step_table import step_table
 
 BETAS = Betas()
 
@@ -96,6 +103,11 @@ def test_auto_is_the_models_own(training: Betas | LinearFlow, kind: type[object]
     manifest = dataclasses.replace(toy_manifest(), schedule=training)
     assert type(sampler_for(manifest, Settings(5))) is kind
     assert sampler_for(manifest, Settings(5)) is sampler_for(manifest, Settings(5, cfg_scale=2.0))
+    settings = settled(manifest, Settings(5))
+    assert AUTO not in (settings.sampler, settings.spacing if kind is Ddim else "")
+    assert sampler_for(manifest, settings).schedule.timesteps.tolist() == (
+        sampler_for(manifest, Settings(5)).schedule.timesteps.tolist()
+    )
 
 
 def test_auto_is_the_sampler_that_came_with_the_model() -> None:
@@ -147,15 +159,18 @@ def test_a_spacing_for_a_flow_is_told() -> None:
         make_sampler("euler", LinearFlow(1), 5, spacing=TRAILING)
 
 
-@pytest.mark.parametrize("steps", [501, 600, 750])
-def test_many_leading_steps_that_would_begin_far_from_the_noise_are_told(steps: int) -> None:
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("steps", [501, 600, 749])
+def test_many_leading_steps_that_would_begin_far_from_the_noise_are_told(
+    name: str, steps: int
+) -> None:
     with pytest.raises(OptionError) as told:
-        make_sampler("ddim", BETAS, steps)
-    assert f"{steps} leading steps of 1000 begin at timestep {steps - 1}" in one_line(told.value)
-    assert told.value.remedy == "Choose at most 500 steps, or `--spacing trailing`"
+        make_sampler(name, BETAS, steps, spacing=LEADING)
+    assert f"{steps} leading steps of 1000 begin at timestep " in one_line(told.value)
+    assert told.value.remedy == "Choose at most 500 steps, or the spacing trailing"
 
 
-@pytest.mark.parametrize("steps", [2, 500, 751, 1000])
+@pytest.mark.parametrize("steps", [1, 2, 500, 751, 1000])
 def test_leading_steps_that_begin_near_the_noise_are_taken(steps: int) -> None:
     assert make_sampler("ddim", BETAS, steps).schedule.steps == steps
 
@@ -163,6 +178,15 @@ def test_leading_steps_that_begin_near_the_noise_are_taken(steps: int) -> None:
 def test_an_offset_beyond_training_is_told() -> None:
     with pytest.raises(OptionError, match="do not go into so many steps"):
         make_sampler("ddim", BETAS, 1000, scheduler=Scheduler(steps_offset=1))
+
+
+@pytest.mark.parametrize("spacing", [LINSPACE, TRAILING, OFFICIAL])
+def test_euler_is_finite_beside_a_timestep_of_less_signal_than_the_last(spacing: str) -> None:
+    euler = make_sampler(
+        "euler", Betas(zero_snr=True), 300, predicts="v_prediction", spacing=spacing
+    )
+    table = step_table(euler, learned_variance=False)
+    assert np.isfinite(table.moves).all()
 
 
 @pytest.mark.parametrize("name", ["ddim", "ddpm"])

@@ -91,7 +91,7 @@ def test_the_betas_between_250_timesteps_are_those_of_official_dit() -> None:
 def test_leading_timesteps_keep_a_whole_stride() -> None:
     assert leading_timesteps(50, 1000).tolist() == list(range(980, -1, -20))
     assert leading_timesteps(3, 1000).tolist() == [666, 333, 0]
-    assert leading_timesteps(1, 1000).tolist() == [0]
+    assert leading_timesteps(2, 1000).tolist() == [500, 0]
 
 
 def test_open_timesteps_leave_out_the_cleanest() -> None:
@@ -184,3 +184,8 @@ def official_respacing(steps: int, train_steps: int) -> list[int]:
 def test_respacing_is_the_official_one_for_every_count() -> None:
     for steps in range(2, 1001):
         assert official_timesteps(steps, 1000).tolist() == official_respacing(steps, 1000)
+
+
+@ALL_SPREADS
+def test_a_single_step_is_where_only_noise_is(spread: Spread) -> None:
+    assert spread(1, 1000).tolist() == [999]
