@@ -20,7 +20,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from record import record
 
-from pitstop.export.engines.cost import by_block, cost_of, kernels_of
+from pitstop.export.engine_cost import by_block, cost_of, kernels_of
 from pitstop.export.engines.layers import read_layers
 from pitstop.export.engines.process import build_apart
 from pitstop.graphs.graph_file import read_graph

@@ -8,7 +8,7 @@ from .. import EngineError
 from .printing import console, table
 
 if TYPE_CHECKING:
-    from ..export.engines.cost import Kernel
+    from ..export.engine_cost import Kernel
     from ..runtime.bundle.engines import Engine
     from ..runtime.bundle.folder import Bundle
 
@@ -23,7 +23,7 @@ def kernels_in(bundle: Bundle, key: str) -> list[Kernel]:
     Raises:
         EngineError: There is no such engine, or its builder wrote no list of kernels.
     """
-    from ..export.engines.cost import kernels_of
+    from ..export.engine_cost import kernels_of
     from ..export.engines.layers import read_layers
     from ..graphs.graph_file import read_graph
 
@@ -72,7 +72,7 @@ def kernel_figures(kernels: list[Kernel]) -> list[dict[str, Any]]:
 
 def print_kernels(kernels: list[Kernel]) -> None:
     """A line for each kernel, and one of the sums."""
-    from ..export.engines.cost import cost_of
+    from ..export.engine_cost import cost_of
 
     rows = [
         [

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tensorrt_helpers import import_trt
 
-from pitstop.export.engines.cost import by_block, cost_of, kernels_of
+from pitstop.export.engine_cost import by_block, cost_of, kernels_of
 from pitstop.export.engines.layers import Layer, Tensor, read_layers
 from pitstop.export.engines.process import build_apart
 from pitstop.graphs.graph_file import read_graph

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from ...graphs.scopes import module_of
-from .layers import Layer
+from ..graphs.scopes import module_of
+from .engines.layers import Layer
 
 ORDERS = {"signal", "wait"}  # between streams: no kernels
 BLOCK = re.compile(r"^((?:\w+_)?blocks\.\d+)(?:\.(\w+))?")
