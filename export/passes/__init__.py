@@ -2,6 +2,7 @@
 
 from ..graph_pass import GraphPass
 from .attention_operators import MULTI_HEAD_ATTENTION, ONNX_ATTENTION
+from .flat_heads import FLAT_HEADS
 from .fold_bridge import FOLD_BRIDGE
 from .fuse_attention import FUSE_ATTENTION
 from .pad_heads import PAD_HEADS
@@ -15,5 +16,6 @@ PASSES: tuple[GraphPass, ...] = (
     PAD_HEADS,
     MULTI_HEAD_ATTENTION,
     ONNX_ATTENTION,
+    FLAT_HEADS,
     SIMPLIFY,
 )
