@@ -55,6 +55,7 @@ def _machine_rows(machine: Machine) -> list[tuple[str, str]]:
         ("processor", f"{machine.processor}, {machine.cores} cores"),
         ("CPU features", ", ".join(machine.cpu_features) or "none that precisions differ by"),
         ("int8 here", _int8(machine)),
+        ("fastest here", _fastest(machine)),
         ("memory", f"{_gib(machine.memory_bytes)}, {_gib(machine.free_bytes)} free"),
         ("packages", packages),
     ]
@@ -69,6 +70,13 @@ def _int8(machine: Machine) -> str:
     return (
         f"not exact: {why}; choose fp32, or `pitstop calibrate --weight-bits 7`" if why else "exact"
     )
+
+
+def _fastest(machine: Machine) -> str:
+    from ..runtime.machine.cpu import fastest_precision
+
+    precision = fastest_precision(machine.cpu_features)
+    return f"{precision}, on this CPU" if precision else "not measured on such a CPU"
 
 
 def _nvidia_rows(nvidia: Nvidia) -> list[tuple[str, str]]:

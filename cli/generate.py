@@ -93,6 +93,7 @@ def _print(done: RunReport, out: Path, opened: Pipeline) -> None:
             *([("auto", f"took {chosen.name}: {chosen.why}")] if chosen and chosen.why else []),
             *([("latents", f"through the host: {done.why_on_host}")] if done.why_on_host else []),
             ("time", f"{done.seconds:.1f} s, {done.ms_per_step or 0:.0f} ms a step"),
+            *_faster(done, opened.manifest),
         ])
     )
     if why := _why_not_exact(done, opened.manifest):
@@ -101,6 +102,16 @@ def _print(done: RunReport, out: Path, opened: Pipeline) -> None:
             f"{done.precision} after `pitstop calibrate --weight-bits 7`",
             style="yellow",
         )
+
+
+def _faster(done: RunReport, manifest: Manifest) -> list[tuple[str, str]]:
+    """The precision of the bundle's that is faster on this CPU, where there is one."""
+    from ..runtime.machine.cpu import cpu_features, fastest_precision
+
+    fastest = fastest_precision(cpu_features()) if "cpu" in done.device.lower() else None
+    if fastest in (None, done.precision) or fastest not in manifest.precisions:
+        return []
+    return [("faster", f"`--precision {fastest}` on this CPU")]
 
 
 def _why_not_exact(done: RunReport, manifest: Manifest) -> str | None:

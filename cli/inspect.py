@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..evaluation.inspection import CheckpointReport
     from ..models.format import Hints
     from ..runtime.bundle.folder import Bundle
-    from ..runtime.bundle.manifest import ModelSpec
+    from ..runtime.bundle.manifest import Manifest, ModelSpec
 
 PREDICTED = {
     "epsilon": "the noise",
@@ -139,6 +139,7 @@ def _print_bundle(bundle: Bundle) -> None:
             *([("scheduler", called)] if (called := manifest.scheduler.called) else []),
             ("latent scale", f"{manifest.latent_scale:g}, shift {manifest.latent_shift:g}"),
             ("fed", ", ".join(f"{name} per {rate}" for name, rate in manifest.fed.items())),
+            ("fastest here", _fastest(manifest)),
             ("config", _config(manifest.model.config)),
             ("versions", ", ".join(f"{name} {v}" for name, v in manifest.versions.items())),
         ])
@@ -166,6 +167,17 @@ def _print_bundle(bundle: Bundle) -> None:
             ]),
             markup=False,
         )
+
+
+def _fastest(manifest: Manifest) -> str:
+    """Of the precisions, on this CPU, and how to get it where the bundle lacks it."""
+    from ..runtime.machine.cpu import cpu_features, fastest_precision
+
+    precision = fastest_precision(cpu_features())
+    if precision is None:
+        return "not measured on such a CPU"
+    lacks = precision not in manifest.precisions
+    return f"{precision}, on this CPU" + ("; add it with `pitstop calibrate`" if lacks else "")
 
 
 def _print_engines(bundle: Bundle) -> None:

@@ -38,6 +38,17 @@ def why_int8_saturates(features: Collection[str]) -> str | None:
     return "this CPU has neither VNNI nor AMX: sums of 8-bit products are cut off at 16 bits"
 
 
+def fastest_precision(features: Collection[str]) -> str | None:
+    """Of a denoiser on a CPU, with OpenVINO; None where none was measured.
+
+    int8 where 8-bit products are summed at once (docs/bench.md), fp32 on x86 without: there the
+    kernels of bf16 and int8 convert more than they save.
+    """
+    if any(name in features for name in EXACT_INT8):
+        return "int8"
+    return "fp32" if "AVX2" in features else None
+
+
 def cpuinfo() -> list[str]:
     """What Linux tells of the CPUs, in lines; nothing elsewhere."""
     return CPUINFO.read_text(errors="replace").splitlines() if CPUINFO.is_file() else []

@@ -93,3 +93,17 @@ def test_a_folder_of_other_options_is_refused_in_one_line_and_overwritten_where_
     assert "`--overwrite`" in line
     assert "1 drawn, 0 kept" in anew.stdout
     assert "0 drawn, 1 kept" in again.stdout
+
+
+@pytest.mark.parametrize(("features", "told"), [("avx2 avx_vnni", True), ("avx2", False)])
+def test_a_precision_that_is_faster_on_this_cpu_is_told(
+    toy: Path, monkeypatch: pytest.MonkeyPatch, features: str, told: bool
+) -> None:
+    path = toy.parent / "cpuinfo"
+    path.write_text(f"flags : {features}")
+    monkeypatch.setattr(cpu, "CPUINFO", path)
+
+    done = run("generate", toy, "--out", toy.parent / "out", "--precision", "fp32", *FEW)
+
+    assert ("`--precision int8` on this CPU" in done.stdout) is told
+    assert "fastest here" in run("inspect", toy).stdout

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pitstop.runtime.machine import cpu
-from pitstop.runtime.machine.cpu import cpu_features, why_int8_saturates
+from pitstop.runtime.machine.cpu import cpu_features, fastest_precision, why_int8_saturates
 
 CPUINFO = """processor\t: 0
 model name\t: some CPU
@@ -64,3 +64,20 @@ def test_a_system_that_tells_nothing_has_no_features(
     monkeypatch.setattr(cpu, "CPUINFO", tmp_path / "none")
 
     assert cpu_features() == ()
+
+
+@pytest.mark.parametrize(
+    ("features", "fastest"),
+    [
+        (("AVX2", "AVX512", "VNNI"), "int8"),
+        (("AVX2", "AMX-INT8"), "int8"),
+        (("AVX2",), "fp32"),
+        (("AVX2", "AVX512"), "fp32"),
+        (("DOTPROD",), None),
+        ((), None),
+    ],
+)
+def test_the_fastest_precision_goes_by_how_int8_is_summed(
+    features: tuple[str, ...], fastest: str | None
+) -> None:
+    assert fastest_precision(features) == fastest
