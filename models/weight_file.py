@@ -63,7 +63,7 @@ def _read_safetensors(path: Path, weights: str | None) -> Stored:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        if zipfile.is_zipfile(path):
+        if _is_zip(path):
             raise CheckpointError(
                 f"{path} is no safetensors file but PyTorch's", "Rename it to end in .pt"
             ) from error
@@ -114,8 +114,16 @@ def _check_stored(path: Path, name: object, tensor: Tensor) -> None:
         )
 
 
+def _is_zip(path: Path) -> bool:
+    """Whether a file ends as a zip archive does, whole or not."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # what some Pythons say of a damaged end
+        return True
+
+
 def _unpickle(path: Path) -> object:
-    mapped = zipfile.is_zipfile(path)  # only these, the format since 2020, can be
+    mapped = _is_zip(path)  # only these, the format since 2020, can be
     try:
         with torch.serialization.safe_globals(HARMLESS), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is wrong with a file, one error says

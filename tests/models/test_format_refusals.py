@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import struct
 from pathlib import Path
 
 import pytest
@@ -408,3 +409,12 @@ def test_an_old_file_of_repa_lacks_a_key_by_the_name_that_it_has_there(tmp_path:
 def test_a_version_among_the_facts_of_other_peoples_is_not_ours(tmp_path: Path) -> None:
     torch.save({"ema": dit_weights(), "format_version": 3}, tmp_path / "a.pt")
     assert load_checkpoint(tmp_path / "a.pt", HEADS).format == "dit"
+
+
+@pytest.mark.parametrize("name", ["a.pt", "a.safetensors"])
+def test_an_archive_whose_end_is_damaged_is_no_whole_file(tmp_path: Path, name: str) -> None:
+    of_two_disks = struct.pack("<4sLQL", b"PK\x06\x07", 0, 0, 2)
+    (tmp_path / name).write_bytes(100 * b" " + of_two_disks + b"PK\x05\x06" + bytes(18))
+
+    with pytest.raises(CheckpointError, match=r"is no safetensors file but|is not a whole PyTorch"):
+        load_checkpoint(tmp_path / name)
