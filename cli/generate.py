@@ -61,7 +61,8 @@ def generate(
 
     Example: pitstop generate fashion.bundle --label sneaker --num 8 --out pictures
     """
-    from ..runtime.jobs import draw_images, plan_images
+    from ..runtime.jobs import draw_images
+    from ..runtime.jobs.plan import plan_images
     from ..runtime.pipeline import Pipeline
 
     with shown_stages() as on_stage:

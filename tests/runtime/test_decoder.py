@@ -28,7 +28,8 @@ from pitstop import BundleError, NonFiniteError, OptionError
 from pitstop.runtime.bundle.manifest import Manifest
 from pitstop.runtime.decoder import TiledDecoder, cut
 from pitstop.runtime.image import read_parameters
-from pitstop.runtime.jobs import draw_images, plan_images
+from pitstop.runtime.jobs import draw_images
+from pitstop.runtime.jobs.plan import plan_images
 from pitstop.runtime.pipeline import Pipeline, Samples
 from pitstop.runtime.sampling.settings import Settings
 from pitstop.runtime.session import Array

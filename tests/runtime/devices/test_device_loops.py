@@ -20,7 +20,8 @@ from pitstop.runtime.bundle.manifest import Manifest
 from pitstop.runtime.devices.engine_loop import EngineLoop
 from pitstop.runtime.devices.onnx_device import DeviceOnnxSession
 from pitstop.runtime.distance import relative_l2
-from pitstop.runtime.jobs import draw_images, plan_images
+from pitstop.runtime.jobs import draw_images
+from pitstop.runtime.jobs.plan import plan_images
 from pitstop.runtime.pipeline import Pipeline
 from pitstop.runtime.sampling.device_first import DeviceFirst
 from pitstop.runtime.sampling.request import Request

@@ -5,15 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .. import __version__
-from .bundle.manifest import CONDITIONER, STEP, Manifest
-from .pipeline import Pipeline
-from .sampling.settings import Settings
-
-if TYPE_CHECKING:
-    from .jobs import PlannedImage
+from ... import __version__
+from ..bundle.manifest import CONDITIONER, STEP, Manifest
+from ..pipeline import Pipeline
+from ..sampling.settings import Settings
+from .plan import PlannedImage
 
 
 def parameters(pipeline: Pipeline, image: PlannedImage, settings: Settings) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from stage_helpers import Heard
 
 from pitstop import OptionError
 from pitstop.runtime.image import read_parameters
-from pitstop.runtime.jobs import PlannedImage, draw_images, plan_images
+from pitstop.runtime.jobs import draw_images
+from pitstop.runtime.jobs.plan import PlannedImage, plan_images
 from pitstop.runtime.pipeline import Pipeline
 from pitstop.runtime.sampling.settings import Settings
 

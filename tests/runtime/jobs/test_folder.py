@@ -19,8 +19,9 @@ from PIL import Image
 from pitstop import OptionError
 from pitstop.runtime.bundle.manifest import CONDITIONER
 from pitstop.runtime.image import read_parameters, save_png
-from pitstop.runtime.jobs import RunReport, draw_images, plan_images
-from pitstop.runtime.parameters import shared_settings
+from pitstop.runtime.jobs import RunReport, draw_images
+from pitstop.runtime.jobs.parameters import shared_settings
+from pitstop.runtime.jobs.plan import plan_images
 from pitstop.runtime.pipeline import Pipeline
 from pitstop.runtime.sampling.noise import NUMPY
 from pitstop.runtime.sampling.schedule.scheduler import Scheduler

@@ -12,7 +12,8 @@ from bundle_helpers import LABELS, FakeSession, toy_manifest, write_bundle
 
 from pitstop import OptionError
 from pitstop.runtime.image import read_parameters
-from pitstop.runtime.jobs import draw_images, plan_images
+from pitstop.runtime.jobs import draw_images
+from pitstop.runtime.jobs.plan import plan_images
 from pitstop.runtime.pipeline import Pipeline
 from pitstop.runtime.sampling.settings import Settings
 
@@ -84,6 +85,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_files(tmp_path: Path) -> None
     bundle = write_bundle(tmp_path / "bundle")
     code = (
         "import sys\nfrom pathlib import Path\nfrom pitstop.runtime.jobs import *\n"
+        "from pitstop.runtime.jobs.plan import *\n"
         "pipeline = Pipeline.from_bundle(sys.argv[1])\n"
         "plan = plan_images(pipeline.manifest, [], 60, 0)\n"
         "draw_images(pipeline, plan, Settings(steps=200), Path(sys.argv[2]))\n"

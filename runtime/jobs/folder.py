@@ -12,18 +12,16 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL.Image import DecompressionBombError
 
-from .. import OptionError
-from .bundle.in_place import held
-from .image import read_parameters, written_whole
+from ... import OptionError
+from ..bundle.in_place import held
+from ..image import read_parameters, written_whole
+from ..said import shortly
 from .latent_file import read_latent_parameters, told_beside
-from .said import shortly
-
-if TYPE_CHECKING:
-    from .jobs import PlannedImage
+from .plan import PlannedImage
 
 INDEX_FILE = "pitstop-run.json"
 INDEX_VERSION = 1

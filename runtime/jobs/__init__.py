@@ -1,10 +1,9 @@
-"""Large runs: which image gets which label and seed, and going on where a run was stopped."""
+"""Runs of images into a folder, which go on where they were stopped."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,37 +12,19 @@ from typing import Any
 
 from PIL import Image
 
-from .bundle.manifest import Manifest
-from .figures import counted
-from .image import make_grid, save_png
+from ..figures import counted
+from ..image import make_grid, save_png
+from ..pipeline import Pipeline, Samples
+from ..sampling.asked import as_seeds
+from ..sampling.settings import Settings
+from ..stage import OnStage, unheard
+from .folder import GRID_FILE, LATENT, PICTURE, adding_to, enter_folder, is_drawn
 from .latent_file import save_latent
 from .parameters import parameters, shared_settings
-from .pipeline import Pipeline, Samples
-from .run_folder import GRID_FILE, LATENT, PICTURE, adding_to, enter_folder, is_drawn
-from .sampling.asked import as_seeds
-from .sampling.settings import Settings
-from .stage import OnStage, unheard
+from .plan import PlannedImage
 
 GRID_LIMIT = 256  # images; a larger grid is no help to the eye
 ZOOM_LIMIT = 128  # pixels along one side; smaller pictures are enlarged twofold in the grid
-UNSAFE = r"[^\w ,.()'-]"  # in the name of a file
-NAME_LIMIT = 40  # characters of a class's name, at most 4 bytes each, in that of a file
-
-
-@dataclass(frozen=True)
-class PlannedImage:
-    """One image of a run: its class, the class's name, its seed, and its file without suffix.
-
-    A bundle that somebody sent may name its classes as it likes: no name leads out of the folder.
-    """
-
-    label: int
-    name: str
-    seed: int
-
-    @property
-    def stem(self) -> str:
-        return f"{self.seed:06d}-{re.sub(UNSAFE, '_', self.name)[:NAME_LIMIT]}"
 
 
 @dataclass(frozen=True)
@@ -93,26 +74,6 @@ class RunReport:
             "precision": self.precision,
             "grid": str(self.grid) if self.grid else None,
         }
-
-
-def plan_images(
-    manifest: Manifest, labels: Sequence[str | int], num: int | None, seed: int
-) -> list[PlannedImage]:
-    """Give each image a label and a seed.
-
-    Args:
-        manifest: Of the bundle that draws.
-        labels: By number or name; all classes where there are none.
-        num: Images in all, the labels in turn; None for one of each label.
-        seed: Of the first image; each next one has one more.
-
-    Raises:
-        OptionError: A label that does not exist.
-    """
-    known = manifest.label
-    classes = [known.index(label) for label in labels or range(known.classes)]
-    turns = (classes[index % len(classes)] for index in range(num or len(classes)))
-    return [PlannedImage(label, known.called(label), seed + k) for k, label in enumerate(turns)]
 
 
 def draw_images(

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from .image import written_whole
-from .sampling.sampler import Latent
+from ..image import written_whole
+from ..sampling.sampler import Latent
 
 SHA256 = "sha256"  # of the latents' file
 
