@@ -5,7 +5,7 @@
 #   make test-slow   all tests but those for GPUs
 #   make test-gpu    the tests for machines with CUDA; they need no network
 #   make check       format, lint and types
-#   make fuzz        damaged and odd input, seeded: about 5 minutes
+#   make fuzz        damaged and odd input, seeded: about 9 minutes on two cores
 #   make bench       every benchmark but that of GPUs, one after the other
 #
 # Each sets up .venv first if need be. PYTHON=python3.13 chooses the interpreter.
