@@ -74,8 +74,11 @@ class _Watched:
     def look(self, name: str, array: Array, batch: Batch) -> None:
         rows = len(next(iter(batch.feeds.values())))
         absolute = np.abs(array.astype(np.float32, copy=False))
-        # A window attention's tensors have several windows for each row.
-        absolute = absolute[: len(batch.rows) * (len(array) // rows)]
+        # A window attention's tensors have several windows for each row, and those of flat heads
+        # one axis of rows and heads behind a first one of length 1.
+        axis = 0 if len(array) >= rows else 1
+        filled = len(batch.rows) * (array.shape[axis] // rows)
+        absolute = absolute[:filled] if axis == 0 else absolute[:, :filled]
         by_row = absolute.reshape(len(batch.rows), -1).max(axis=1)
         if not np.isfinite(by_row).all():
             row = batch.rows[int(np.argmin(np.isfinite(by_row)))]
