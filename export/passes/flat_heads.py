@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from ...graphs.attention import Attention, find_attention
+from ...graphs.attention import SWAP_LAST, Attention, find_attention
 from ...graphs.weights import (
     add_constant,
     dims,
@@ -28,7 +28,6 @@ from ..graph_pass import GraphPass, Sites
 
 SPLIT_HEADS = (0, 2, 1, 3)  # (B, S, H, d) to (B, H, S, d), and back
 HEADS_FIRST = (2, 0, 3, 1, 4)  # (B, S, 3, H, d) to (3, B, H, S, d)
-SWAP_LAST = (0, 1, 3, 2)
 
 
 def flat_heads(graph: ir.Graph) -> Sites:

@@ -100,8 +100,9 @@ def sampler_for(manifest: Manifest, settings: Settings) -> Sampler:
     Raises:
         OptionError: There is no such sampler or spacing, or it does not go with the rest.
     """
+    settings = settled(manifest, settings)
     return make_sampler(
-        default_sampler(manifest) if settings.sampler == AUTO else settings.sampler,
+        settings.sampler,
         manifest.schedule,
         settings.steps,
         eta=settings.eta,
