@@ -8,9 +8,7 @@ data, and the bytes that they read and write, each tensor that one names whole. 
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import click
@@ -18,14 +16,11 @@ import numpy as np
 import onnx_ir as ir
 from record import record
 
-from pitstop.export.engine_cost import Cost, by_block, cost_of, kernels_of
-from pitstop.export.engines.layers import read_layers
-from pitstop.export.engines.process import build_apart
+from pitstop.export.engine_cost import Cost, built_kernels, by_block, cost_of
 from pitstop.export.lowering.lower import LOW, lower
 from pitstop.export.optimize import SPLIT, choose_steps, example_feeds, optimize
 from pitstop.export.target import find_target
 from pitstop.export.trace import load_source, manifest_for, trace
-from pitstop.runtime.builder import BuildRequest
 
 BATCH, TARGET = 2, "tensorrt-rtx"
 PRESETS = ("fashion", "pit-s-2", "pit-b-2", "pit-l-2", "dit-s-2")
@@ -62,20 +57,7 @@ def main(presets: tuple[str, ...], capability: str, keep: bool) -> None:
 
 def count(preset: str, steps: Sequence[str], capability: str) -> dict[str, Any]:
     """Of a call and of a block in the middle: kernels, moves, bytes and FLOPs."""
-    graph = denoiser(preset, steps)
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        ir.save(graph, folder / "graph.onnx")
-        request = BuildRequest(
-            "tensorrt-rtx",
-            str(folder / "graph.onnx"),
-            str(folder / "engine.plan"),
-            str(folder / "timing.cache"),
-            str(folder / "layers.txt"),
-            compute_capabilities=(capability,),
-        )
-        build_apart(request, lambda name, done, steps: True)
-        kernels = kernels_of(read_layers((folder / "layers.txt").read_text()), graph.graph)
+    kernels = built_kernels(denoiser(preset, steps), capability)
     blocks = by_block(kernels)
     names = [name for name in blocks if name]
     return {

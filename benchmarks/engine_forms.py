@@ -20,12 +20,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from record import record
 
-from pitstop.export.engine_cost import by_block, cost_of, kernels_of
-from pitstop.export.engines.layers import read_layers
-from pitstop.export.engines.process import build_apart
+from pitstop.export.engine_cost import built_kernels, by_block, cost_of
 from pitstop.graphs.graph_file import read_graph
 from pitstop.graphs.scopes import MODULE
-from pitstop.runtime.builder import BuildRequest
 
 BATCH, GRID, CHANNELS, HEAD = 2, 16, 384, 64
 TOKENS = GRID * GRID
@@ -330,18 +327,9 @@ def main(capability: str, keep: bool) -> None:
 
 def count(form: Form, folder: Path, capability: str) -> dict[str, Any]:
     """The kernels of a block in a form, and the bytes that they read and write."""
-    graph, layers = folder / "blocks.onnx", folder / "layers.txt"
+    graph = folder / "blocks.onnx"
     write(form, graph)
-    request = BuildRequest(
-        "tensorrt-rtx",
-        str(graph),
-        str(folder / "engine.plan"),
-        str(folder / "timing.cache"),
-        str(layers),
-        compute_capabilities=(capability,),
-    )
-    build_apart(request, lambda name, done, steps: True)
-    kernels = kernels_of(read_layers(layers.read_text()), read_graph(graph).graph)
+    kernels = built_kernels(read_graph(graph), capability)
     cost = cost_of(by_block(kernels)[COUNTED])
     return {
         "kernels": cost.kernels,

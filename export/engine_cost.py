@@ -15,7 +15,10 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from ..graphs.scopes import module_of
-from .engines.layers import Layer
+from ..runtime.builder import BuildRequest
+from ..runtime.temporary import temporary_folder
+from .engines.layers import Layer, read_layers
+from .engines.process import build_apart
 
 ORDERS = {"signal", "wait"}  # between streams: no kernels
 BLOCK = re.compile(r"^((?:\w+_)?blocks\.\d+)(?:\.(\w+))?")
@@ -62,6 +65,32 @@ class Cost:
     activation_bytes: int
     constant_bytes: int
     flops: int
+
+
+def built_kernels(model: ir.Model, capability: str) -> list[Kernel]:
+    """The kernels of the engine that TensorRT-RTX builds of a graph, which needs no GPU.
+
+    Args:
+        model: The graph.
+        capability: Compute capability of the GPU that it is built for, such as ``8.9``.
+
+    Raises:
+        EngineError: The graph is refused.
+        ValueError: The builder's list of kernels has another form than is known.
+    """
+    with temporary_folder() as folder:
+        graph, layers = folder / "graph.onnx", folder / "layers.txt"
+        ir.save(model, graph)
+        request = BuildRequest(
+            "tensorrt-rtx",
+            str(graph),
+            str(folder / "engine.plan"),
+            str(folder / "timing.cache"),
+            str(layers),
+            compute_capabilities=(capability,),
+        )
+        build_apart(request, lambda name, done, steps: True)
+        return kernels_of(read_layers(layers.read_text(encoding="utf-8")), model.graph)
 
 
 def kernels_of(layers: Sequence[Layer], graph: ir.Graph) -> list[Kernel]:

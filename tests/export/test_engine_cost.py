@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
-import onnx_ir as ir
 from tensorrt_helpers import import_trt
 
-from pitstop.export.engine_cost import by_block, cost_of, kernels_of
-from pitstop.export.engines.layers import read_layers
-from pitstop.export.engines.process import build_apart
+from pitstop.export.engine_cost import built_kernels, by_block, cost_of
 from pitstop.export.lowering.lower import LOW, lower
 from pitstop.export.optimize import choose_steps, example_feeds, optimize
 from pitstop.export.target import find_target
 from pitstop.export.trace import load_source, manifest_for, trace
-from pitstop.runtime.builder import BuildRequest
 
 TARGET = "tensorrt-rtx"
 
 
-def test_a_block_of_the_demo_in_fp16_is_eleven_kernels(tmp_path: Path) -> None:
+def test_a_block_of_the_demo_in_fp16_is_eleven_kernels() -> None:
     import_trt()
     checkpoint = load_source("fashion")
     traced = trace(checkpoint.model, 2, find_target(TARGET).opset)
@@ -31,18 +25,7 @@ def test_a_block_of_the_demo_in_fp16_is_eleven_kernels(tmp_path: Path) -> None:
         for value in wide.graph.inputs
     }
     graph = lower(wide, LOW["fp16"], [call]).model
-    ir.save(graph, tmp_path / "graph.onnx")
-    request = BuildRequest(
-        TARGET,
-        str(tmp_path / "graph.onnx"),
-        str(tmp_path / "engine.plan"),
-        str(tmp_path / "timing.cache"),
-        str(tmp_path / "layers.txt"),
-        compute_capabilities=("8.9",),
-    )
-    build_apart(request, lambda name, done, steps: True)
-
-    kernels = kernels_of(read_layers((tmp_path / "layers.txt").read_text()), graph.graph)
+    kernels = built_kernels(graph, "8.9")
 
     assert cost_of(kernels).kernels == 71
     assert {name: len(found) for name, found in by_block(kernels).items() if name} == {
