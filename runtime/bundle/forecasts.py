@@ -48,6 +48,15 @@ def read_forecasts(bundle: Bundle) -> list[Forecast]:
     return [_read(path, bundle.manifest) for path in sorted(folder.glob("[!.]*.json"))]
 
 
+def read_forecast(bundle: Bundle, name: str) -> Forecast | None:
+    """The one of a name; None where there is none that can be used, and it may be replaced."""
+    path = bundle.folder / FOLDER / f"{name}.json"
+    try:
+        return _read(path, bundle.manifest) if path.exists() else None
+    except BundleError:
+        return None
+
+
 def write_forecast(bundle: Bundle, forecast: Forecast) -> Path:
     """Write a forecast into a bundle, whole or not at all.
 
