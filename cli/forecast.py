@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from .forecasts_table import forecast_figures, print_forecast
 from .options import sampling_options, session_options
-from .printing import console, json_option, pairs, table, write_json
+from .printing import console, json_option, pairs, write_json
 from .progress import shown_stages
 
 if TYPE_CHECKING:
     from ..runtime.backend import SessionOptions
-    from ..runtime.sampling.forecast.fitted import Forecast
     from ..runtime.sampling.settings import Settings
 
 
@@ -68,45 +68,7 @@ def forecast(
         opened = open_bundle(bundle)
         with Pipeline.of(open_denoiser(opened, None, backend, options)) as pipeline:
             fitted, path = fit_forecast(opened, pipeline, recipe, on_stage)
-    write_json(json_path, {"file": str(path), **figures(fitted)})
-    console.print(table(["calls", "expected", "held out", "5th percentile"], rows(fitted)))
+    write_json(json_path, {"file": str(path), **forecast_figures(fitted)})
+    print_forecast(fitted)
     console.print()
     console.print(pairs([("forecast", str(path))]), soft_wrap=True)
-
-
-def rows(fitted: Forecast) -> list[list[str]]:
-    """A line for each number of calls; PSNR in dB."""
-    return [
-        [
-            f"{one.plan.calls} of {fitted.steps}",
-            *(
-                f"{decibels:.1f} dB"
-                for decibels in (one.expected_db, one.held_out_db, one.held_out_low_db)
-            ),
-        ]
-        for one in fitted.plans
-    ]
-
-
-def figures(fitted: Forecast) -> dict[str, Any]:
-    """For ``--json``."""
-    return {
-        "name": fitted.name,
-        "sampler": fitted.sampler,
-        "steps": fitted.steps,
-        "spacing": fitted.spacing,
-        "eta": fitted.eta,
-        "guidance": list(fitted.guidance),
-        "trajectories": fitted.trajectories,
-        "held_out": fitted.held_out,
-        "plans": [
-            {
-                "calls": one.plan.calls,
-                "called": list(one.plan.called),
-                "expected_db": one.expected_db,
-                "held_out_db": one.held_out_db,
-                "held_out_low_db": one.held_out_low_db,
-            }
-            for one in fitted.plans
-        ],
-    }
