@@ -14,7 +14,7 @@ import numpy as np
 from ... import NonFiniteError, OptionError
 from ...export.parity import check_parity
 from ...runtime.bundle.goldens import Goldens
-from ...runtime.bundle.precision import PRECISIONS
+from ...runtime.bundle.precision import PRECISIONS, Precision
 from ...runtime.distance import latent_peak, psnr, relative_l2
 from ...runtime.pipeline import OnStep, Pipeline
 from ...runtime.sampling.condition import unstack
@@ -113,13 +113,10 @@ def compare(
     check_gates(min_psnr_db, max_relative_l2)
     gates = PRECISIONS[candidate.precision]
     settings = dataclasses.replace(goldens.settings, calls=calls)
-    gate = gates.min_psnr_db if settings.calls is None else min(gates.min_psnr_db, FEWER_CALLS_DB)
+    space = candidate.manifest.latent_space
     parity = check_parity(candidate, goldens, np.inf)
     walked, failure = _walk(candidate, goldens, settings, on_step)
-    steps = [
-        [psnr(a, b, latent_peak(a, candidate.manifest.latent_space)) for a, b in images]
-        for images in map(_pairs, goldens.trajectory, walked)
-    ]
+    steps = [_decibels(*latents, space) for latents in zip(goldens.trajectory, walked, strict=True)]
     return Comparison(
         backend=candidate.session.device,
         precision=candidate.precision,
@@ -129,8 +126,8 @@ def compare(
         step_relative_l2=tuple(map(relative_l2, goldens.trajectory, walked)),
         step_psnr_db=tuple(float(np.median(images)) for images in steps),
         psnr_db=tuple(steps[-1]),
-        ssim=measure_ssim(goldens.trajectory[-1], walked[-1], candidate.manifest.latent_space),
-        min_psnr_db=gate if min_psnr_db is None else min_psnr_db,
+        ssim=measure_ssim(goldens.trajectory[-1], walked[-1], space),
+        min_psnr_db=_gate(gates, settings) if min_psnr_db is None else min_psnr_db,
         max_relative_l2=gates.max_relative_l2 if max_relative_l2 is None else max_relative_l2,
         latents=walked[-1],
         failure=failure,
@@ -166,5 +163,12 @@ def _walk(
     return walked, None
 
 
-def _pairs(expected: Latent, found: Latent) -> list[tuple[Latent, Latent]]:
-    return list(zip(expected, found, strict=True))
+def _gate(precision: Precision, settings: Settings) -> float:
+    """Of the median image, where nobody gives another."""
+    gate = precision.min_psnr_db
+    return gate if settings.calls is None else min(gate, FEWER_CALLS_DB)
+
+
+def _decibels(expected: Latent, found: Latent, space: str) -> list[float]:
+    """Of each image."""
+    return [psnr(a, b, latent_peak(a, space)) for a, b in zip(expected, found, strict=True)]
