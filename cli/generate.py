@@ -69,6 +69,7 @@ def generate(
         on_stage(f"opening {bundle}")
         opened = Pipeline.from_bundle(bundle, backend=backend, precision=precision, options=options)
         with opened as pipeline:
+            said = pipeline.forecast(settings)
             plan = plan_images(pipeline.manifest, labels, num, seed)
             done = draw_images(
                 pipeline,
@@ -80,6 +81,8 @@ def generate(
                 on_stage=on_stage,
             )
     write_json(json_path, done.figures())
+    if said is not None and said.note:
+        messages.print(f"note: {said.note}", style="yellow", markup=False)
     _print(done, out, opened)
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 SAMPLING: dict[str, tuple[Any, str]] = {  # defaults, and what they are
-    "steps": (50, "Denoiser calls for an image."),
+    "steps": (50, "Of a run."),
     "sampler": (
         "auto",
         "ddim, ddpm, dpmpp_2m, dpmpp_2m_sde, unipc, unipc_3 or euler; for flow models euler or "
@@ -28,6 +28,11 @@ SAMPLING: dict[str, tuple[Any, str]] = {  # defaults, and what they are
         "auto",
         "Which timesteps are visited: leading, linspace, trailing or official (DiT's own). auto "
         "takes what came with the model, else the sampler's own.",
+    ),
+    "calls": (
+        None,
+        "Steps that call the denoiser, the others are forecast: by what `pitstop forecast` "
+        "fitted, else by a Taylor series. All by default.",
     ),
 }
 
@@ -92,6 +97,7 @@ def sampling_options(*names: str, text: str | None = None) -> Decorator:
         click.option(
             f"--{name.replace('_', '-')}",
             default=SAMPLING[name][0],
+            type=int if SAMPLING[name][0] is None else None,
             show_default=True,
             help=text or SAMPLING[name][1],
         )

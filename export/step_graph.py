@@ -4,21 +4,25 @@ It is the same for every sampler and guidance scale, since what differs is fed, 
 
     output      = against + scale * (with - against)     of the rows of the prediction
     noise       = noise * exp(slope * variance + offset) where the model learns a variance
-    (latent, memory_0, memory_1) = move @ (latent, output, memory_0, memory_1, noise)
+    (latent, memory_0, ...)     = move @ (latent, output, memory_0, ..., noise)
 
-`runtime.sampling.step_table` makes the numbers. The sums are written out, since a matmul may round
-to TF32.
+`runtime.sampling.step_table` makes the numbers. The product is a multiplication and a sum, since a
+matmul may round to TF32; a term each would be a kernel each.
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
 
 import onnx
 import onnx_ir as ir
 
 from ..runtime.bundle.manifest import Manifest
-from ..runtime.sampling.step_table import GIVEN, TAKEN
+from ..runtime.sampling.step_table import MEMORIES, given, taken
 
 OPSET = 18
+TAKEN, GIVEN = taken(MEMORIES), given(MEMORIES)
 LATENTS = tuple(name for name in TAKEN if name != "output")  # inputs of a latent's shape
 
 
@@ -26,12 +30,12 @@ def step_graph(manifest: Manifest) -> ir.Model:
     """The graph of one step of a model whose denoiser is in the manifest.
 
     Returns:
-        A graph with the inputs latent, memory_0, memory_1 and noise, float32 [row, channel, row,
+        A graph with the inputs latent, memory_0, ... and noise, float32 [row, channel, row,
         column]; prediction, float32 [row, output channel, row, column]; rows_with and
         rows_against, int32 [row]; scale, float32 [row, output channel, 1, 1]; move, float32
-        [row, 15, 1, 1], a row's 3 x 5 factors; where a variance is learned, deviation, float32
-        [row, 2, 1, 1]. Its outputs are next_latent, next_memory_0, next_memory_1, and
-        kept_latent, which is next_latent once more: one of them lies where the denoiser reads.
+        [row, given * taken, 1, 1], a row's factors; where a variance is learned, deviation,
+        float32 [row, 2, 1, 1]. Its outputs are next_latent, next_memory_0, ..., and kept_latent,
+        which is next_latent once more: one of them lies where the denoiser reads.
     """
     rows = manifest.batch
     latent = [rows, *manifest.latent_shape]
@@ -52,7 +56,7 @@ def step_graph(manifest: Manifest) -> ir.Model:
     {{
         {_GUIDANCE}
         {_LEARNED if manifest.learn_sigma else _FIXED}
-        {_move()}
+        {_move(latent)}
         kept_latent = Identity(next_latent)
     }}
     """
@@ -73,15 +77,22 @@ _LEARNED = """
 """
 
 
-def _move() -> str:
-    """The linear combinations, one term after the other."""
-    taken = ["sized" if name == "noise" else name for name in TAKEN]
-    shares = [[f"share_{given}_{name}" for name in taken] for given in GIVEN]
-    every = ", ".join(share for row in shares for share in row)
-    lines = [f"{every} = Split<axis = 1, num_outputs = {len(GIVEN) * len(TAKEN)}>(move)"]
-    for given, row in zip(GIVEN, shares, strict=True):
-        terms = [share.replace("share", "term", 1) for share in row]
-        for term, share, name in zip(terms, row, taken, strict=True):
-            lines.append(f"{term} = Mul({share}, {name})")
-        lines.append(f"next_{given} = Sum({', '.join(terms)})")
-    return "\n".join(lines)
+def _move(latent: Sequence[int]) -> str:
+    """The linear combinations of all that is taken, side by side."""
+    terms = ["sized" if name == "noise" else name for name in TAKEN]
+    rows, *shape = latent
+    numbers = math.prod(shape)
+    flat = ", ".join(f"flat_{name}" for name in GIVEN)
+    return f"""
+        beside = Concat<axis = 1>({", ".join(terms)})
+        columns = Constant<value_ints = [{rows}, 1, {len(TAKEN)}, {numbers}]>()
+        column = Reshape(beside, columns)
+        factors = Constant<value_ints = [{rows}, {len(GIVEN)}, {len(TAKEN)}, 1]>()
+        factor = Reshape(move, factors)
+        product = Mul(factor, column)
+        over = Constant<value_ints = [2]>()
+        sums = ReduceSum<keepdims = 0>(product, over)
+        {flat} = Split<axis = 1, num_outputs = {len(GIVEN)}>(sums)
+        shape = Constant<value_ints = [{rows}, {", ".join(map(str, shape))}]>()
+        {" ".join(f"next_{name} = Reshape(flat_{name}, shape)" for name in GIVEN)}
+    """

@@ -13,13 +13,16 @@ from .. import OptionError
 from .backend import SessionOptions
 from .backends import AUTO as AUTO_BACKEND
 from .backends import Choice
-from .bundle.folder import open_bundle
+from .bundle.folder import Bundle, open_bundle
+from .bundle.forecasts import Chosen, choose_plan, read_forecasts
 from .bundle.manifest import LATENT, Manifest
 from .decoder import Decode, TiledDecoder
 from .opened import OpenedBundle, open_denoiser
 from .sampling.asked import as_labels, as_seeds, check_conditions
 from .sampling.condition import Condition, unstack
 from .sampling.conditioner import Conditioner, Plain
+from .sampling.forecast.fitted import Forecast
+from .sampling.forecast.forecasting import Forecasting
 from .sampling.host_loop import HostLoop, run_rows
 from .sampling.loop import Loop
 from .sampling.request import Request
@@ -94,6 +97,7 @@ class Pipeline(Closing):
         loop: Loop | None = None,
         decode: Decode | None = None,
         chosen: Choice | None = None,
+        bundle: Bundle | None = None,
     ) -> None:
         """Take a denoiser that is open.
 
@@ -105,6 +109,7 @@ class Pipeline(Closing):
             loop: From noise to latents; by default the host's.
             decode: From latents to pixels, where there is a decoder.
             chosen: The backend, and why it was taken.
+            bundle: Whose forecasts are drawn by, where fewer calls than steps are asked for.
         """
         self.manifest = manifest
         self.session = session
@@ -113,6 +118,9 @@ class Pipeline(Closing):
         self.loop: Loop = loop or HostLoop(manifest, session, conditioner)
         self.decode = decode
         self.chosen = chosen
+        self._bundle = bundle
+        self._forecasts: list[Forecast] | None = None  # read when they are asked for
+        self._samplers: dict[Settings, Sampler] = {}
 
     def __repr__(self) -> str:
         on = f"{self.manifest.model.name}, {self.precision}, {self.session.device}"
@@ -166,6 +174,7 @@ class Pipeline(Closing):
             loop=opened.loop,
             decode=opened.decode,
             chosen=opened.chosen,
+            bundle=opened.bundle,
         )
 
     def __call__(
@@ -178,6 +187,7 @@ class Pipeline(Closing):
         cfg_scale: float = Settings.cfg_scale,
         eta: float = Settings.eta,
         spacing: str = Settings.spacing,
+        calls: int | None = None,
         on_step: OnStep | None = None,
     ) -> Samples:
         """Draw one image for each label.
@@ -185,19 +195,20 @@ class Pipeline(Closing):
         Args:
             labels: Classes, by number or by the names in the manifest.
             seeds: One for each image, in [0, 2**64); by default 0, 1, 2, ...
-            steps: Denoiser calls for an image.
+            steps: Of the run.
             sampler: ``ddim``, ``ddpm``, ``dpmpp_2m``, ``dpmpp_2m_sde``, ``unipc``, ``unipc_3`` or
                 ``euler``; ``euler`` or ``heun`` for a flow.
             cfg_scale: Guidance scale; 1 is none.
             eta: DDIM's share of fresh noise, in [0, 1].
             spacing: ``leading``, ``linspace``, ``trailing`` or ``official``.
+            calls: Steps that call the denoiser; the others are forecast. None for all.
             on_step: Told of every step.
 
         Raises:
             OptionError: A label, sampler or number that does not exist.
             NonFiniteError: A latent left the finite numbers.
         """
-        settings = Settings(steps, sampler, cfg_scale, eta, spacing)
+        settings = Settings(steps, sampler, cfg_scale, eta, spacing, calls)
         label = self.manifest.label
         told = [label.told(label.index(one)) for one in as_labels(labels)]
         latents = self.draw(told, range(len(told)) if seeds is None else seeds, settings, on_step)
@@ -270,8 +281,24 @@ class Pipeline(Closing):
         return [slice(start, min(start + size, images)) for start in range(0, images, size)]
 
     def sampler(self, settings: Settings) -> Sampler:
-        """The rule that ``settings`` names, on this model's schedule."""
-        return sampler_for(self.manifest, settings)
+        """The rule that ``settings`` names, on this model's schedule; the same each time."""
+        chosen = self.forecast(settings)
+        rule = sampler_for(self.manifest, settings)
+        if chosen is None:
+            return rule
+        return self._samplers.setdefault(self.settle(settings), Forecasting(rule, chosen.plan))
+
+    def forecast(self, settings: Settings) -> Chosen | None:
+        """What stands in where the denoiser is not called, and what to say of it; or None.
+
+        Raises:
+            BundleError: A forecast in the bundle is broken, or of another denoiser.
+        """
+        if settings.calls is None:
+            return None
+        if self._forecasts is None:
+            self._forecasts = [] if self._bundle is None else read_forecasts(self._bundle)
+        return choose_plan(self._forecasts, self.settle(settings))
 
     def settle(self, settings: Settings) -> Settings:
         """``settings`` with the names of sampler and spacing in the place of ``auto``."""

@@ -100,6 +100,6 @@ def search_key(
         weight_bits,
         base_sha256,
         [site.name for site in sites],
-        dataclasses.asdict(held_out.settings) | rows,
+        held_out.settings.as_dict() | rows,
     ]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -68,7 +68,7 @@ def write_set(drawn: CalibrationSet, path: Path) -> None:
     """Write a set as one .npz; the same set gives the same bytes."""
     facts = {
         "model": drawn.model,
-        "settings": dataclasses.asdict(drawn.settings),
+        "settings": drawn.settings.as_dict(),
         "seed": drawn.seed,
     }
     arrays: dict[str, Array] = {name: getattr(drawn, name) for name in ARRAYS}

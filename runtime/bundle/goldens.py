@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import zipfile
 import zlib
@@ -108,7 +107,7 @@ def write_goldens(goldens: Goldens, folder: Path) -> None:
     arrays: dict[str, Array] = {name: getattr(goldens, name) for name in ARRAYS}
     for group in NAMED:
         arrays |= {f"{group}.{name}": rows for name, rows in getattr(goldens, group).items()}
-    settings = json.dumps(dataclasses.asdict(goldens.settings))
+    settings = json.dumps(goldens.settings.as_dict())
     np.savez(folder / FILE_NAME, settings=np.array(settings), **arrays)  # type: ignore[arg-type]
 
 

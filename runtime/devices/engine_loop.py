@@ -17,7 +17,7 @@ import numpy as np
 
 from ..bundle.manifest import LATENT, PREDICTION, Manifest, TensorSpec
 from ..sampling.conditioner import Conditioner
-from ..sampling.device_run import CARRIED, NOISE, DeviceRun, why_not_on_device
+from ..sampling.device_run import NOISE, DeviceRun, carried, why_not_on_device
 from ..sampling.loop import OnStep
 from ..sampling.request import Request
 from ..sampling.sampler import Latent
@@ -45,6 +45,7 @@ class EngineLoop:
         self._denoiser, self._step, self._cuda = denoiser, step, cuda
         self._manifest, self._conditioner = manifest, conditioner
         self._tensors = {tensor.name: tensor for tensor in step.spec.inputs}
+        self._carried = carried(step.spec)
         denoiser.place(LATENT, step.places[LATENT])
         step.place(PREDICTION, denoiser.places[PREDICTION])
         noise = size_of(self._tensors[NOISE])
@@ -121,13 +122,17 @@ class EngineLoop:
         if asks:
             self._denoiser.enqueue()
         self._step.enqueue()
-        for name, given in CARRIED.items():
+        for name, given in self._carried.items():
             places = self._step.places
             self._cuda.move(places[name], places[given], size_of(self._tensors[name]))
 
     def _start(self, run: DeviceRun) -> None:
         """Put what the run starts from where the graph reads it."""
-        for name in (*CARRIED, NOISE, PREDICTION):  # a step that asks for none takes none of it
+        for name in (
+            *self._carried,
+            NOISE,
+            PREDICTION,
+        ):  # a step that asks for none takes none of it
             self._cuda.clear(self._step.places[name], size_of(self._tensors[name]))
         self._feed({LATENT: run.latent, **run.constants})
 

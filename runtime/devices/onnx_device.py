@@ -14,7 +14,7 @@ import numpy as np
 from ..bundle.folder import GraphFile
 from ..bundle.manifest import LATENT, PREDICTION, GraphSpec, Manifest, TensorSpec
 from ..sampling.conditioner import Conditioner
-from ..sampling.device_run import CARRIED, NOISE, DeviceRun, why_not_on_device
+from ..sampling.device_run import NOISE, DeviceRun, carried, why_not_on_device
 from ..sampling.loop import Loop, OnStep
 from ..sampling.request import Request
 from ..sampling.sampler import Latent
@@ -111,13 +111,16 @@ class OnnxLoop:
         self._manifest, self._spec = manifest, spec
         self._denoiser, self._session, self._conditioner = denoiser, session, conditioner
         self._inputs = {tensor.name: tensor for tensor in spec.inputs}
+        self._carried = carried(spec)
         tensors = {**self._inputs, **{tensor.name: tensor for tensor in spec.outputs}}
         self._fed = {
             name: empty(tensors[name], device)
             for name in self._inputs
-            if name not in {PREDICTION, *CARRIED}
+            if name not in {PREDICTION, *self._carried}
         }
-        self._places = [{name: empty(tensors[name], device) for name in CARRIED} for _ in range(2)]
+        self._places = [
+            {name: empty(tensors[name], device) for name in self._carried} for _ in range(2)
+        ]
         self._bindings = [
             bind(session, spec, self._values(before, after))
             for before, after in (self._places, self._places[::-1])
@@ -151,9 +154,9 @@ class OnnxLoop:
             **self._fed,
             **before,
             PREDICTION: self._denoiser.values[PREDICTION],
-            **{given: after[name] for name, given in CARRIED.items()},
+            **{given: after[name] for name, given in self._carried.items()},
             KEPT: after[LATENT],
-            CARRIED[LATENT]: self._denoiser.values[LATENT],
+            self._carried[LATENT]: self._denoiser.values[LATENT],
         }
 
     def _start(self, run: DeviceRun) -> None:

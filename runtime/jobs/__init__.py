@@ -36,7 +36,8 @@ class RunReport:
         kept: Images that an earlier run had drawn with the same options.
         seconds: Time spent on drawing, decoding and writing included.
         seconds_saving: Of that, on decoding and writing.
-        steps: Denoiser steps taken, a group of images at a time.
+        steps: Taken, a group of images at a time, whether or not they call the denoiser.
+        calls: Steps of an image that call it.
         device: What ran the denoiser.
         precision: Of its graph.
         grid: The picture of all images, or None.
@@ -50,6 +51,7 @@ class RunReport:
     seconds: float
     seconds_saving: float
     steps: int
+    calls: int
     device: str
     precision: str
     grid: Path | None
@@ -70,6 +72,7 @@ class RunReport:
             "seconds": self.seconds,
             "seconds_saving": self.seconds_saving,
             "ms_per_step": self.ms_per_step,
+            "calls": self.calls,
             "backend": self.device,
             "precision": self.precision,
             "grid": str(self.grid) if self.grid else None,
@@ -136,6 +139,7 @@ def draw_images(
         seconds=seconds,
         seconds_saving=seconds_saving,
         steps=len(groups) * settings.steps,
+        calls=settings.calls or settings.steps,
         device=pipeline.session.device,
         precision=pipeline.precision,
         grid=None if why_no_grid else _save_grid(plan, out, shared_settings(pipeline, settings)),

@@ -39,13 +39,23 @@ def shared_settings(pipeline: Pipeline, settings: Settings) -> dict[str, Any]:
     if decoder is not None:
         graphs["decoder"] = decoder
     return {
-        **dataclasses.asdict(settings),
+        **settings.as_dict(),
         "precision": pipeline.precision,
         "model": manifest.model.name,
         **{f"{name}_sha256": manifest.graph_sha256(graph) for name, graph in graphs.items()},
         "schedule_sha256": _schedule_sha256(manifest),
+        **_forecast(pipeline, settings),
         "pitstop": __version__,
     }
+
+
+def _forecast(pipeline: Pipeline, settings: Settings) -> dict[str, str]:
+    """What images of fewer calls depend on too: where they are, and what stands in."""
+    chosen = pipeline.forecast(settings)
+    if chosen is None:
+        return {}
+    facts = json.dumps(dataclasses.asdict(chosen.plan)).encode()
+    return {"forecast_sha256": hashlib.sha256(facts).hexdigest()}
 
 
 def _schedule_sha256(manifest: Manifest) -> str:

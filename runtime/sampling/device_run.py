@@ -22,14 +22,9 @@ from .loop import Loop
 from .noise import draw_noise, draw_start
 from .request import Request
 from .sampler import Latent
-from .step_table import GIVEN, TAKEN, NotLinear, StepTable, step_table
+from .step_table import NotLinear, StepTable, Table, given, step_table, taken
 
 NOISE = "noise"
-CARRIED = {name: f"next_{name}" for name in GIVEN}
-"""The step's inputs that come from its own outputs, a step before."""
-
-STAY = np.eye(len(GIVEN), len(TAKEN), dtype=np.float32)
-STAY[1:] = np.roll(STAY[1:], 1, axis=1)  # a memory lies one behind the denoiser's output
 NO_DEVIATION = np.zeros(2, dtype=np.float32)
 
 
@@ -43,6 +38,16 @@ class KeepsLatents(Session, Protocol):
         """Open the step beside this denoiser, or None where nothing is won by it."""
 
 
+def carried(step: GraphSpec) -> dict[str, str]:
+    """The step's inputs that come from its own outputs, a step before; and these outputs."""
+    return {name: f"next_{name}" for name in given(memories_of(step))}
+
+
+def memories_of(step: GraphSpec) -> int:
+    """The latents that a step's graph can remember beside the one that it moves."""
+    return sum(tensor.name.startswith("memory_") for tensor in step.inputs)
+
+
 def why_not_on_device(
     requests: Sequence[Request], manifest: Manifest, step: GraphSpec
 ) -> str | None:
@@ -53,10 +58,15 @@ def why_not_on_device(
     if len(requests) > 1 and _is_shared(step):
         return "the bundle's step was made for rows that are all alike; export it again"
     try:
-        for request in requests:
+        tables = [
             step_table(request.sampler, learned_variance=manifest.learn_sigma)
+            for request in requests
+        ]
     except NotLinear as error:
         return f"the sampler is not linear: {error}"
+    needed, there = max(table.memories for table in tables), memories_of(step)
+    if needed > there:
+        return f"the run remembers {needed} latents and the bundle's step {there}; export it again"
     return None
 
 
@@ -118,6 +128,7 @@ class DeviceRun:
     ) -> None:
         """Prepare a run that `why_not_on_device` has nothing against."""
         self._shape, self._shared = manifest.latent_shape, _is_shared(step)
+        self._memories = memories_of(step)
         self._lanes = [_lane(request, manifest, conditioner) for request in requests]
         used = sum(len(request.told) for request in requests)
         self._rows = np.arange(manifest.batch) % used  # what lies in each row of a call
@@ -135,7 +146,11 @@ class DeviceRun:
         moves, deviations = [], []
         for lane in self._lanes:
             moving, index = lane.moves_at(step), lane.index(step)
-            moves.append(lane.table.moves[index] if moving else STAY)
+            moves.append(
+                _padded(lane.table.moves[index], self._memories)
+                if moving
+                else _stay(self._memories)
+            )
             deviations.append(lane.table.deviations[index] if moving else NO_DEVIATION)
         if self._shared:
             return {"move": moves[0], "deviation": deviations[0]}
@@ -203,6 +218,21 @@ class DeviceRun:
     def _fill(self, parts: Sequence[Array]) -> Any:
         """Rows of a whole call, those that nobody looks at too."""
         return np.concatenate(parts)[self._rows]
+
+
+def _padded(move: Table, memories: int) -> Table:
+    """A step's factors beside memories that it does not use."""
+    padded = np.zeros((len(given(memories)), len(taken(memories))), dtype=np.float32)
+    padded[: len(move), : move.shape[1] - 1] = move[:, :-1]
+    padded[: len(move), -1] = move[:, -1]
+    return padded
+
+
+def _stay(memories: int) -> Table:
+    """The factors of a row that stays as it is."""
+    stay = np.eye(len(given(memories)), len(taken(memories)), dtype=np.float32)
+    stay[1:] = np.roll(stay[1:], 1, axis=1)  # a memory lies one behind the denoiser's output
+    return stay
 
 
 def _lane(request: Request, manifest: Manifest, conditioner: Conditioner | None) -> _Lane:

@@ -17,7 +17,7 @@ from .guidance import guide
 from .loop import OnStep
 from .noise import draw_noise, draw_start
 from .request import Request
-from .sampler import Latent, Memory, Prediction
+from .sampler import ChoosesCalls, Latent, Memory, Prediction
 from .step_table import NotLinear, step_table
 
 
@@ -173,6 +173,8 @@ def run_rows(session: Session, batch: int, feeds: Mapping[str, Array]) -> Latent
 
 def asked_steps(request: Request, manifest: Manifest) -> list[bool]:
     """Of each step whether the denoiser is asked: it is not where a rule makes nothing of it."""
+    if isinstance(request.sampler, ChoosesCalls):
+        return request.sampler.asks
     try:
         return step_table(request.sampler, learned_variance=manifest.learn_sigma).asks
     except NotLinear:

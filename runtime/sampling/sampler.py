@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -67,3 +67,12 @@ class Sampler(Protocol):
         Returns:
             The latent at the next noise level, the same shape and dtype, and the new memory.
         """
+
+
+@runtime_checkable
+class ChoosesCalls(Sampler, Protocol):
+    """A rule that says itself where it makes nothing of what the denoiser says."""
+
+    @property
+    def asks(self) -> list[bool]:
+        """Of each step, whether the denoiser is asked."""

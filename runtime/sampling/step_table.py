@@ -20,16 +20,25 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
-from .sampler import Latent, Prediction, Sampler
+from .sampler import Latent, Memory, Prediction, Sampler
 
-MEMORIES = 2  # the most that a rule remembers: Heun, halfway through an interval
-TAKEN = ("latent", "output", "memory_0", "memory_1", "noise")
-GIVEN = ("latent", "memory_0", "memory_1")
+MEMORIES = 6  # of a step's graph: three predictions to forecast from, and the three of unipc_3
+OUTPUT = 1  # its place in `taken`
 
 PROBES, LARGE, LINEAR = 16, 1e3, 1e-9  # numbers, their size, and how alike they must be
 
 Table = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
+
+
+def taken(memories: int) -> tuple[str, ...]:
+    """What a step is made of, with so many latents remembered."""
+    return ("latent", "output", *(f"memory_{index}" for index in range(memories)), "noise")
+
+
+def given(memories: int) -> tuple[str, ...]:
+    """What a step makes: the next latent, and what is remembered."""
+    return ("latent", *(f"memory_{index}" for index in range(memories)))
 
 
 @dataclass(frozen=True)
@@ -38,7 +47,7 @@ class StepTable:
 
     Attributes:
         timesteps: What the denoiser is fed at each step.
-        moves: float32 [step, 3, 5], from `TAKEN` to `GIVEN`.
+        moves: float32 [step, 1 + memories, 3 + memories], from `taken` to `given`.
         deviations: float32 [step, 2], slope and offset of the noise's logarithm over the learned
             variance; 0 where nothing is learned, and then the noise's size is in ``moves``.
         stochastic: Whether each step takes fresh noise.
@@ -54,9 +63,14 @@ class StepTable:
         return len(self.timesteps)
 
     @property
+    def memories(self) -> int:
+        """The latents that it remembers, where it remembers most."""
+        return int(self.moves.shape[1]) - 1
+
+    @property
     def asks(self) -> list[bool]:
         """Of each step, whether what the denoiser says counts in it: else it need not be asked."""
-        counts = self.moves[:, :, TAKEN.index("output")].any(axis=1) | (self.deviations[:, 0] != 0)
+        counts = self.moves[:, :, OUTPUT].any(axis=1) | (self.deviations[:, 0] != 0)
         return [bool(count) for count in counts]
 
 
@@ -65,7 +79,7 @@ class Probe:
     """What a step was asked beside unit vectors, and what it said.
 
     Attributes:
-        taken: float64 [5, probe], for each of `TAKEN`.
+        taken: float64 [3 + memories, probe], for each of `taken`.
         variance: The learned variance that it was told, [probe], or None.
         said: The latent and what is remembered, each [probe].
     """
@@ -76,7 +90,7 @@ class Probe:
 
 
 class NotLinear(ValueError):
-    """A rule whose steps are no table: it clips, say, or remembers more than a table holds."""
+    """A rule whose steps are no table: it clips, say."""
 
 
 def step_table(sampler: Sampler, *, learned_variance: bool) -> StepTable:
@@ -87,7 +101,7 @@ def step_table(sampler: Sampler, *, learned_variance: bool) -> StepTable:
         learned_variance: Whether the model gives one.
 
     Raises:
-        NotLinear: A step of it is more than a linear combination, or it remembers too much.
+        NotLinear: A step of it is more than a linear combination.
     """
     return _write(_Same(sampler), learned_variance)
 
@@ -109,11 +123,12 @@ class _Same:
 def _write(same: _Same, learned_variance: bool) -> StepTable:
     sampler = same.sampler
     learns = learned_variance and sampler.stochastic
-    moves, probes = _moves(sampler, learned_variance)
+    remembered = _remembered(sampler, learned_variance)
+    moves, probes = _moves(sampler, remembered, learned_variance)
     deviations = np.zeros((sampler.schedule.steps, 2))
     if learns:  # the deviation has the noise's size; DDPM's last step takes none
         moves[:, 0, -1] = moves[:, 0, -1] != 0
-        deviations[:] = [_deviation(sampler, step) for step in range(len(moves))]
+        deviations[:] = [_deviation(sampler, *each) for each in enumerate(remembered[:-1])]
     table = StepTable(
         tuple(map(float, sampler.schedule.timesteps)),
         moves.astype(np.float32),
@@ -124,25 +139,38 @@ def _write(same: _Same, learned_variance: bool) -> StepTable:
     return table
 
 
-def _moves(sampler: Sampler, learned_variance: bool) -> tuple[Doubles, list[Probe]]:
-    """float64 [step, 3, 5], what each of `GIVEN` is made of; and what else was asked of each step.
+def _remembered(sampler: Sampler, learned_variance: bool) -> list[int]:
+    """How many latents are remembered before each step, and after the last."""
+    nothing = cast("Latent", np.zeros((1, 1, 1, 1)))
+    said = Prediction(nothing, nothing if learned_variance else None)
+    fresh = nothing if sampler.stochastic else None
+    counts: list[int] = [0]
+    memory: Memory = ()
+    for step in range(sampler.schedule.steps):
+        _, memory = sampler.step(step, nothing, said, fresh, memory)
+        counts.append(len(memory))
+    return counts
+
+
+def _moves(
+    sampler: Sampler, remembered: Sequence[int], learned_variance: bool
+) -> tuple[Doubles, list[Probe]]:
+    """float64 [step, 1 + memories, 3 + memories], and what else was asked of each step.
 
     Beside unit vectors a rule is given numbers large enough that a clip would show.
     """
-    moves = np.zeros((sampler.schedule.steps, len(GIVEN), len(TAKEN)))
+    memories = max(remembered)
+    takes = len(taken(memories))
+    moves = np.zeros((sampler.schedule.steps, len(given(memories)), takes))
     generator = np.random.default_rng(0)
     probes = []
-    remembered = 0  # a rule knows by its memory's length what came before
     for step, rows in enumerate(moves):
-        large = LARGE * generator.standard_normal((len(TAKEN), PROBES))
+        large = LARGE * generator.standard_normal((takes, PROBES))
         variance = generator.uniform(-1, 1, PROBES) if learned_variance else None
-        said = _ask(sampler, step, remembered, large, variance)
-        remembered = len(said) - 1
-        if remembered > MEMORIES:
-            raise NotLinear(f"it remembers {remembered} latents, a table holds {MEMORIES}")
+        said = _ask(sampler, step, remembered[step], large, variance)
         for row, answer in zip(rows, said, strict=False):
-            row[:] = answer[: len(TAKEN)]
-        probes.append(Probe(large, variance, [answer[len(TAKEN) :] for answer in said]))
+            row[:] = answer[:takes]
+        probes.append(Probe(large, variance, [answer[takes:] for answer in said]))
     return moves, probes
 
 
@@ -150,22 +178,24 @@ def _ask(
     sampler: Sampler, step: int, remembered: int, large: Doubles, variance: Doubles | None
 ) -> list[Doubles]:
     """One step on unit vectors and large numbers: what comes back begins with coefficients."""
-    taken = np.concatenate([np.eye(len(TAKEN)), large], axis=1).reshape(len(TAKEN), -1, 1, 1, 1)
-    latent, output, *memories, noise = cast("list[Latent]", list(taken))
+    takes = len(large)
+    units = np.concatenate([np.eye(takes), large], axis=1).reshape(takes, -1, 1, 1, 1)
+    latent, output, *memories, noise = cast("list[Latent]", list(units))
     learned = None
     if variance is not None:
-        learned = np.concatenate([np.zeros(len(TAKEN)), variance]).reshape(-1, 1, 1, 1)
+        learned = np.concatenate([np.zeros(takes), variance]).reshape(-1, 1, 1, 1)
     prediction = Prediction(output, cast("Latent | None", learned))
     fresh = noise if sampler.stochastic else None
     moved, memory = sampler.step(step, latent, prediction, fresh, tuple(memories[:remembered]))
     return [cast("Doubles", each.ravel()) for each in (moved, *memory)]
 
 
-def _deviation(sampler: Sampler, step: int) -> tuple[float, float]:
+def _deviation(sampler: Sampler, step: int, remembered: int) -> tuple[float, float]:
     """Slope and offset of the logarithm of the fresh noise's size over the learned variance."""
     nothing, one = cast("list[Latent]", [np.zeros((1, 1, 1, 1)), np.ones((1, 1, 1, 1))])
+    memory = (nothing,) * remembered
     low, high = (
-        float(sampler.step(step, nothing, Prediction(nothing, variance), one, ())[0].item())
+        float(sampler.step(step, nothing, Prediction(nothing, variance), one, memory)[0].item())
         for variance in (nothing, one)
     )
     if low == 0:  # no noise at all, so its logarithm does not matter

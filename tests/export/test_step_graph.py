@@ -15,7 +15,7 @@ from pitstop.export.step_graph import step_graph
 from pitstop.graphs.graph_file import run_graph, write_graph
 from pitstop.runtime.bundle.manifest import Manifest
 from pitstop.runtime.distance import relative_l2
-from pitstop.runtime.sampling.device_run import CARRIED, DeviceRun
+from pitstop.runtime.sampling.device_run import DeviceRun
 from pitstop.runtime.sampling.guidance import guide
 from pitstop.runtime.sampling.noise import draw_noise
 from pitstop.runtime.sampling.request import Request
@@ -24,6 +24,7 @@ from pitstop.runtime.sampling.samplers import make_sampler
 from pitstop.runtime.sampling.samplers.ddpm import Ddpm
 from pitstop.runtime.sampling.schedule.betas import Betas
 from pitstop.runtime.sampling.schedule.flow import LinearFlow
+from pitstop.runtime.sampling.step_table import MEMORIES, given
 from pitstop.runtime.session import Array
 
 TOLERANCE = 1e-6  # relative L2 of one step
@@ -37,6 +38,7 @@ RULES: dict[str, tuple[str, float]] = {
     "dpmpp_2m": ("dpmpp_2m", 0.0),
     "dpmpp_2m_sde": ("dpmpp_2m_sde", 0.0),
     "unipc": ("unipc", 0.0),
+    "unipc_3": ("unipc_3", 0.0),
     "euler": ("euler", 0.0),
     "heun": ("heun", 0.0),
 }
@@ -104,7 +106,7 @@ def both_ways(
     request = request_for(sampler, manifest, cfg_scale, seeds)
     run = run_for(request, manifest)
     images, rows = len(seeds), run.latent.shape
-    carried = {name: np.zeros(rows, dtype=np.float32) for name in CARRIED}
+    carried = {name: np.zeros(rows, dtype=np.float32) for name in given(MEMORIES)}
     latent, memory = run.latent[:images], ()
     pairs = []
     for step in range(sampler.schedule.steps):
@@ -123,7 +125,7 @@ def both_ways(
         names = {value.name for value in model.graph.inputs}
         found = run_graph(model, {name: feeds[name] for name in feeds if name in names})
         latent, memory = sampler.step(step, latent, prediction, noise, memory)
-        carried = {name: found[given] for name, given in CARRIED.items()}
+        carried = {name: found[f"next_{name}"] for name in carried}
         np.testing.assert_array_equal(found["kept_latent"], found["next_latent"])
         pairs.append((found["next_latent"][:images], latent))
     return pairs

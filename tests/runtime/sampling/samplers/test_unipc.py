@@ -20,7 +20,7 @@ from pitstop.runtime.sampling.samplers.unipc import UniPc
 from pitstop.runtime.sampling.schedule import Schedule
 from pitstop.runtime.sampling.schedule.betas import Betas
 from pitstop.runtime.sampling.schedule.spacing import LINSPACE, Spacing
-from pitstop.runtime.sampling.step_table import NotLinear, step_table
+from pitstop.runtime.sampling.step_table import step_table
 
 
 def unipc(steps: int, order: int = 2) -> UniPc:
@@ -91,10 +91,9 @@ def error_on_gaussian_images(order: int, steps: int) -> float:
     return relative_l2(float(deviations[-order] / deviations[0]) * start, found)  # type: ignore[arg-type]
 
 
-def test_a_device_draws_the_second_order_and_the_host_the_third() -> None:
-    step_table(unipc(8), learned_variance=False)
-    with pytest.raises(NotLinear, match="it remembers 3 latents"):
-        step_table(unipc(8, 3), learned_variance=False)
+@pytest.mark.parametrize("order", [2, 3])
+def test_a_device_draws_it_with_as_many_memories_as_its_order(order: int) -> None:
+    assert step_table(unipc(8, order), learned_variance=False).memories == order
 
 
 @pytest.mark.parametrize("order", [2, 3])

@@ -1,0 +1,125 @@
+"""The forecasts in a bundle: files beside what the manifest knows, each for one denoiser."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ... import BundleError
+from ..sampling.forecast.fitted import Forecast, way_of
+from ..sampling.forecast.plan import Plan
+from ..sampling.forecast.taylor import taylor_plan
+from ..sampling.settings import Settings
+from ..whole_file import whole_file
+from .folder import Bundle
+from .manifest import CONDITIONERS, Manifest
+
+FOLDER = "forecasts"
+AGAIN = "Remove it, and run `pitstop forecast` again"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The plan of a run, and what is to be said of it.
+
+    Attributes:
+        plan: Of the run.
+        note: What a user should know; empty where a forecast was fitted for just this.
+    """
+
+    plan: Plan
+    note: str = ""
+
+
+def graphs_fitted(manifest: Manifest, precision: str) -> dict[str, str]:
+    """What a forecast depends on: sha256 of the denoiser, and of what feeds it, by name."""
+    names = [f"denoiser.{precision}", *(name for name in CONDITIONERS if name in manifest.graphs)]
+    return {name: manifest.graph_sha256(name) for name in names}
+
+
+def read_forecasts(bundle: Bundle) -> list[Forecast]:
+    """All that are in a bundle.
+
+    Raises:
+        BundleError: One is no forecast, or of another denoiser.
+    """
+    folder = bundle.folder / FOLDER
+    return [_read(path, bundle.manifest) for path in sorted(folder.glob("[!.]*.json"))]
+
+
+def write_forecast(bundle: Bundle, forecast: Forecast) -> Path:
+    """Write a forecast into a bundle, whole or not at all.
+
+    Raises:
+        BundleError: It cannot be written.
+    """
+    path = bundle.folder / FOLDER / f"{forecast.name}.json"
+    try:
+        path.parent.mkdir(exist_ok=True)
+        with whole_file(path) as beside:
+            beside.write_text(forecast.to_json() + "\n", encoding="utf-8")
+    except OSError as error:
+        raise BundleError(
+            f"{path} cannot be written ({error.strerror or error})", "Free some space there"
+        ) from error
+    return path
+
+
+def choose_plan(forecasts: Sequence[Forecast], settings: Settings) -> Chosen | None:
+    """The plan for settings whose names are settled; None where every step calls.
+
+    Of several forecasts the one whose guidance is nearest is taken; where there is none, Taylor's.
+    """
+    if settings.calls is None:
+        return None
+    fitting = [
+        forecast
+        for forecast in forecasts
+        if forecast.way == way_of(settings) and forecast.plan(settings.calls)
+    ]
+    if not fitting:
+        return Chosen(taylor_plan(settings.steps, settings.calls), _why_taylor(forecasts, settings))
+    nearest = min(fitting, key=lambda forecast: forecast.away(settings.cfg_scale))
+    plan = nearest.plan(settings.calls)
+    assert plan is not None
+    if not nearest.away(settings.cfg_scale):
+        return Chosen(plan)
+    low, high = nearest.guidance
+    return Chosen(
+        plan,
+        f"the forecast was fitted at guidance {_range(low, high)}, and this run has "
+        f"{settings.cfg_scale:g}: its images may be farther from those of all calls",
+    )
+
+
+def _why_taylor(forecasts: Sequence[Forecast], settings: Settings) -> str:
+    asked = _said(settings.sampler, settings.steps, settings.spacing, settings.eta)
+    there = [
+        f"{_said(*forecast.way)} with {', '.join(str(one.plan.calls) for one in forecast.plans)}"
+        for forecast in forecasts
+    ]
+    return (
+        f"no forecast was fitted for {asked} with {settings.calls} calls"
+        + (f" (but for {'; '.join(there)})" if there else "")
+        + ", so Taylor's series of order 2 stands in: `pitstop forecast` fits one"
+    )
+
+
+def _said(sampler: str, steps: int, spacing: str, eta: float) -> str:
+    return f"{sampler}, {steps} steps, spacing {spacing}" + (f", eta {eta:g}" if eta else "")
+
+
+def _range(low: float, high: float) -> str:
+    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
+
+
+def _read(path: Path, manifest: Manifest) -> Forecast:
+    try:
+        forecast = Forecast.from_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BundleError(f"{path} holds no forecast ({error})", AGAIN) from error
+    for name, digest in forecast.graphs.items():
+        if name not in manifest.graphs or manifest.graph_sha256(name) != digest:
+            raise BundleError(f"{path} was fitted with another {name} than the bundle's", AGAIN)
+    return forecast
