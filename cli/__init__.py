@@ -20,7 +20,8 @@ from .. import PitstopError, __version__
 from .escaped import escaped
 
 COMMANDS = (
-    "demo", "export", "calibrate", "build", "generate", "compare", "bench", "inspect", "doctor"
+    "demo", "export", "calibrate", "forecast", "build", "generate", "compare", "bench", "inspect",
+    "doctor",
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import click
 
 from .. import OptionError
 from .engine_kernels import kernel_figures, kernels_in, print_kernels
+from .forecasts_table import forecasts_in, print_forecasts
 from .options import hint_options
 from .passes_table import moves_lines, passes_table, skipped_lines
 from .printing import console, json_option, megabytes, pairs, table, write_json
@@ -87,6 +88,7 @@ def bundle_figures(bundle: Bundle) -> dict[str, Any]:
         "graphs": graphs,
         "passes": [dataclasses.asdict(done) for done in manifest.passes],
         "engines": list(engine_figures(bundle)),
+        "forecasts": forecasts_in(bundle),
     }
 
 
@@ -152,6 +154,7 @@ def _print_bundle(bundle: Bundle) -> None:
     )  # fmt: skip
     console.print(table(["graph", "file", "weights", "nodes", "opset"], rows))
     _print_engines(bundle)
+    print_forecasts(bundle)
     if manifest.passes:
         console.print()
         console.print(passes_table(manifest.passes))

@@ -12,7 +12,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ROOMS = {"models", "runtime", "graphs", "export", "calibration", "evaluation", "cli"}
+ROOMS = {
+    "models",
+    "runtime",
+    "graphs",
+    "export",
+    "calibration",
+    "forecast",
+    "evaluation",
+    "cli",
+}
 HEAVY = {"torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "openvino"}
 
 # Modules that must import where others cannot be imported: a room, or a file of one.
@@ -24,6 +33,7 @@ STANDS_WITHOUT = {
     "export/__init__.py": {*HEAVY, *(ROOMS - {"export", "runtime"})},
     "export/engines": {*HEAVY, *(ROOMS - {"export", "runtime"})},
     "calibration": {"torch", *(ROOMS - {"calibration", "runtime", "graphs"})},
+    "forecast": {*HEAVY, *(ROOMS - {"forecast", "runtime"})},
     "evaluation": {"cli"},
     "cli": {*HEAVY, "numpy", *(ROOMS - {"cli", "runtime"})},
 }
@@ -37,6 +47,7 @@ ALLOWED = {
     "graphs": {"numpy", "onnx_ir", "pitstop.runtime"},
     "export": {"numpy", "onnx", "onnx_ir", "pitstop.runtime", "pitstop.graphs"},
     "calibration": {"numpy", "onnx", "onnx_ir", "onnxruntime", "pitstop.runtime", "pitstop.graphs"},
+    "forecast": {"numpy", "pitstop.runtime"},
     "evaluation": {"numpy", "PIL", "torch", *(f"pitstop.{room}" for room in ROOMS - {"cli"})},
     "cli": {"click", "rich", *(f"pitstop.{room}" for room in ROOMS - {"cli"})},
 }

@@ -44,8 +44,21 @@ def read_forecasts(bundle: Bundle) -> list[Forecast]:
     Raises:
         BundleError: One is no forecast, or of another denoiser.
     """
-    folder = bundle.folder / FOLDER
-    return [_read(path, bundle.manifest) for path in sorted(folder.glob("[!.]*.json"))]
+    return [load_forecast(path, bundle.manifest) for path in list_forecasts(bundle)]
+
+
+def list_forecasts(bundle: Bundle) -> list[Path]:
+    """The files, by name."""
+    return sorted((bundle.folder / FOLDER).glob("[!.]*.json"))
+
+
+def read_forecast(bundle: Bundle, name: str) -> Forecast | None:
+    """The one of a name; None where there is none that can be used, and it may be replaced."""
+    path = bundle.folder / FOLDER / f"{name}.json"
+    try:
+        return load_forecast(path, bundle.manifest) if path.exists() else None
+    except BundleError:
+        return None
 
 
 def write_forecast(bundle: Bundle, forecast: Forecast) -> Path:
@@ -114,7 +127,12 @@ def _range(low: float, high: float) -> str:
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
 
-def _read(path: Path, manifest: Manifest) -> Forecast:
+def load_forecast(path: Path, manifest: Manifest) -> Forecast:
+    """Read a file, for the bundle of a manifest.
+
+    Raises:
+        BundleError: It is no forecast, or of another denoiser.
+    """
     try:
         forecast = Forecast.from_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

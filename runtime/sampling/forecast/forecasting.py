@@ -49,20 +49,16 @@ class Forecasting:
         held = self.plan.held[index]
         said, own = memory[:held], memory[held:]
         if self.plan.factors[index]:
-            prediction = self._forecast(
-                index, latent, said, learned=prediction.variance is not None
-            )
+            prediction = self._forecast(index, said, learned=prediction.variance is not None)
         else:
             said = (prediction.output, *said)[: self.plan.terms]
         moved, own = self.rule.step(index, latent, prediction, noise, own)
         return moved, (*said, *own)
 
-    def _forecast(self, index: int, latent: Latent, said: Memory, *, learned: bool) -> Prediction:
-        of_latent, *shares = self.plan.factors[index]
-        output = shares[0] * said[0]
-        for share, one in zip(shares[1:], said[1:], strict=False):
-            output = output + share * one
-        if of_latent:
-            output = output + of_latent * latent
-        variance = np.full_like(latent, self.plan.variance(index)) if learned else None
+    def _forecast(self, index: int, said: Memory, *, learned: bool) -> Prediction:
+        factors = self.plan.factors[index]
+        output = factors[0] * said[0]
+        for factor, one in zip(factors[1:], said[1:], strict=False):
+            output = output + factor * one
+        variance = np.full_like(output, self.plan.variance(index)) if learned else None
         return Prediction(output, variance)

@@ -14,8 +14,8 @@ class Plan:
     """Which steps of a run are forecast, and from what.
 
     Attributes:
-        factors: Of each step: none where the denoiser is called; else that of the latent, and those
-            of what the denoiser said last, newest first.
+        factors: Of each step: none where the denoiser is called; else those of what it said last,
+            newest first.
         variances: Of each step, the learned variance that a forecast takes for it, raw in about
             [-1, 1]; empty for the middle, 0, at all of them.
     """
@@ -39,7 +39,7 @@ class Plan:
     @functools.cached_property
     def terms(self) -> int:
         """Of the predictions before, how many a forecast sums at most."""
-        return max((len(factors) - 1 for factors in self.factors if factors), default=0)
+        return max(map(len, self.factors))
 
     @functools.cached_property
     def held(self) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ def taylor_plan(steps: int, calls: int) -> Plan:
     factors: list[tuple[float, ...]] = []
     for step in range(steps):
         before = [call for call in reversed(called) if call <= step][:3]
-        factors.append(() if step in called else (0.0, *taylor_factors(step, before)))
+        factors.append(() if step in called else taylor_factors(step, before))
     return Plan(tuple(factors))
 
 

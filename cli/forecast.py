@@ -1,0 +1,74 @@
+"""``pitstop forecast``: fit what stands in where the denoiser is not called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .forecasts_table import forecast_figures, print_forecast
+from .options import sampling_options, session_options
+from .printing import console, json_option, pairs, write_json
+from .progress import shown_stages
+
+if TYPE_CHECKING:
+    from ..runtime.backend import SessionOptions
+    from ..runtime.sampling.settings import Settings
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@sampling_options("steps", "sampler", "eta", "spacing")
+@click.option(
+    "--cfg-scale",
+    "scales",
+    type=float,
+    multiple=True,
+    default=(4.0,),
+    show_default=True,
+    help="Guidance scale to fit for; repeatable, for all between the least and the largest.",
+)
+@click.option("--calls", type=int, multiple=True, help="Steps that call the denoiser; repeatable.")
+@click.option("--budget", type=float, metavar="DB", help="The fewest calls that keep this PSNR.")
+@click.option("--all", "every", is_flag=True, help="From a sixth of the steps to most of them.")
+@click.option("--num", default=32, show_default=True, help="Trajectories to fit on.")
+@click.option("--backend", default="auto", show_default=True, help="What runs the denoiser.")
+@session_options
+@json_option
+def forecast(
+    bundle: Path,
+    settings: Settings,
+    scales: tuple[float, ...],
+    calls: tuple[int, ...],
+    budget: float | None,
+    every: bool,
+    num: int,
+    backend: str,
+    options: SessionOptions,
+    json_path: Path | None,
+) -> None:
+    """Choose the steps of BUNDLE that call the denoiser, and fit what stands in at the others.
+
+    Trajectories are drawn with all calls by the most exact denoiser; half as many others judge.
+    A fit that was stopped goes on with what it has drawn. `generate --calls` draws by it.
+
+    Example: pitstop forecast fashion.bundle --cfg-scale 2 --calls 25 --calls 17
+    """
+    from ..forecast.pipeline import fit_forecast
+    from ..forecast.recipe import Recipe, all_calls
+    from ..runtime.bundle.folder import open_bundle
+    from ..runtime.opened import open_denoiser
+    from ..runtime.pipeline import Pipeline
+
+    wanted = (*calls, *all_calls(settings.steps)) if every else calls
+    recipe = Recipe(settings, tuple(sorted(set(scales))), tuple(sorted(set(wanted))), budget, num)
+    with shown_stages() as on_stage:
+        on_stage(f"opening {bundle}")
+        opened = open_bundle(bundle)
+        with Pipeline.of(open_denoiser(opened, None, backend, options)) as pipeline:
+            fitted, path = fit_forecast(opened, pipeline, recipe, on_stage)
+    write_json(json_path, {"file": str(path), **forecast_figures(fitted)})
+    print_forecast(fitted)
+    console.print()
+    console.print(pairs([("forecast", str(path))]), soft_wrap=True)
