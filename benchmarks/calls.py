@@ -15,6 +15,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,26 +42,27 @@ from pitstop.evaluation.speed.torch_rows import open_torch
 from pitstop.export.pipeline import export_bundle
 from pitstop.models.training.fashion_mnist import FOLDER, read_test
 from pitstop.runtime.backend import SessionOptions
+from pitstop.runtime.bundle.folder import open_bundle
 from pitstop.runtime.distance import latent_peak, psnr
 from pitstop.runtime.pipeline import Pipeline
 from pitstop.runtime.sampling.settings import Settings
 
 PITSTOP = [sys.executable, "-c", "from pitstop.cli import main; main(prog_name='pitstop')"]
+INT8 = "int8"
 CALLS = (50, 25, 17, 13, 10, 8)
 GROUP = 16  # images of one call
-QUICK_IMAGES = 256
+IMAGES, QUICK_IMAGES = 1000, 256
+WORK = Path(tempfile.gettempdir()) / "pitstop-calls"
 CHECKED = 4  # images that PyTorch draws too
 
 
 @click.command()
-@click.option("--work", type=click.Path(path_type=Path), required=True, help="Keeps all cells.")
-@click.option("--images", default=1000, show_default=True)
+@click.option("--work", type=click.Path(path_type=Path), default=WORK, help="Keeps all cells.")
+@click.option("--images", type=int, help="1000 by default, 256 with --quick.")
 @click.option("--calls", "asked", multiple=True, default=CALLS, show_default=True)
 @click.option("--method", "methods", multiple=True, default=METHODS, show_default=True)
-@click.option("--quick", is_flag=True, help=f"{QUICK_IMAGES} images of what the bars need.")
-@click.option(
-    "--fit", default="--all", show_default=True, help="For `pitstop forecast`; '' for none."
-)
+@click.option("--quick", is_flag=True, help="What the bars need alone.")
+@click.option("--int8/--no-int8", default=True, help="Calibrate, and draw with int8 too.")
 @click.option("--time", "rounds", default=0, help="Rounds of the timed stage; 0 leaves it out.")
 @click.option("--backend", default="auto", show_default=True)
 @click.option("--threads", type=int, help="Of PyTorch and the backend.")
@@ -68,11 +70,11 @@ CHECKED = 4  # images that PyTorch draws too
 @click.option("--keep", is_flag=True, help="Write results/calls.json and results/calls.png.")
 def main(
     work: Path,
-    images: int,
+    images: int | None,
     asked: tuple[int, ...],
     methods: tuple[str, ...],
     quick: bool,
-    fit: str,
+    int8: bool,
     rounds: int,
     backend: str,
     threads: int | None,
@@ -82,9 +84,10 @@ def main(
     """Export, fit, draw, judge, time, print."""
     if threads:
         torch.set_num_threads(threads)
-    images = QUICK_IMAGES if quick else images
+    images = images or (QUICK_IMAGES if quick else IMAGES)
     cells = cells_of_bars() if quick else _every_cell(methods, asked)
-    plain, fitted = _bundles(work, fit)
+    cells = [cell for cell in cells if int8 or cell.precision != INT8]
+    plain, fitted = _bundles(work, int8)
     drawer = Drawer(plain, fitted, images, backend, SessionOptions(threads=threads))
     done = _draw_all(work, drawer, cells, images, _real(data))
     times = _times(work, drawer, done, rounds, threads) if rounds else _read_times(work)
@@ -111,33 +114,28 @@ def main(
 
 def _every_cell(methods: Sequence[str], asked: Sequence[int]) -> list[Cell]:
     fewer = [calls for calls in asked if calls < STEPS]
-    cells = [Cell(ALL, STEPS), Cell(ALL, STEPS, "int8")]
+    cells = [Cell(ALL, STEPS), Cell(ALL, STEPS, INT8)]
     cells += [Cell(method, calls) for method in methods for calls in fewer]
-    cells += [Cell(FORECAST, calls, "int8") for calls in fewer]
+    cells += [Cell(FORECAST, calls, INT8) for calls in fewer]
     return list(dict.fromkeys([*cells, *cells_of_bars()]))
 
 
-def _bundles(work: Path, fit: str) -> tuple[Path, Path]:
-    """The demo with Taylor's series in the place of a forecast, and with a forecast fitted.
-
-    Without ``fit`` the first is both.
-    """
+def _bundles(work: Path, int8: bool) -> tuple[Path, Path]:
+    """The demo with Taylor's series in the place of a forecast, and with a forecast fitted."""
     plain, fitted = work / "plain", work / "fitted"
+    work.mkdir(parents=True, exist_ok=True)
     if not plain.exists():
-        beside = work / "exporting"
-        shutil.rmtree(beside, ignore_errors=True)
-        assert export_bundle(SOURCE, beside, batch=2 * GROUP).passed
-        calibrate_bundle(beside, Recipe(steps=STEPS, cfg_scale=SCALE))
-        beside.rename(plain)
-    if not fit:
-        return plain, plain
+        assert export_bundle(SOURCE, plain, batch=2 * GROUP).passed
     if not fitted.exists():
         beside = work / "fitting"
-        shutil.rmtree(beside, ignore_errors=True)
-        shutil.copytree(plain, beside)
-        asked = ["--steps", str(STEPS), "--cfg-scale", f"{SCALE:g}", *fit.split()]
+        if not beside.exists():
+            shutil.copytree(plain, beside)
+        asked = [word for calls in CALLS[1:] for word in ("--calls", str(calls))]
+        asked += ["--steps", str(STEPS), "--cfg-scale", f"{SCALE:g}", "--sampler", "ddim"]
         subprocess.run([*PITSTOP, "forecast", str(beside), *asked], check=True)
         beside.rename(fitted)
+    if int8 and INT8 not in open_bundle(fitted).manifest.precisions:
+        calibrate_bundle(fitted, Recipe(steps=STEPS, cfg_scale=SCALE))
     return plain, fitted
 
 
@@ -200,9 +198,6 @@ def _times(
     ways: dict[str, tuple[Pipeline, Settings]] = {
         cell.name: drawer.way(cell)[:2] for cell in done if cell.cfg_scale == SCALE
     }
-    for cell in (Cell(FORECAST, found.calls, "int8") for found in done.values()):
-        if cell.calls < STEPS:
-            ways.setdefault(cell.name, drawer.way(cell)[:2])
     manifest = drawer.pipeline(TAYLOR, "fp32").manifest
     for compiled in (False, True):
         for precision in ("fp32", "bf16"):

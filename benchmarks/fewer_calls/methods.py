@@ -89,7 +89,8 @@ class Drawer:
 
     def pipeline(self, method: str, precision: str) -> Pipeline:
         """The bundle's, for methods that it can draw."""
-        key = self._fitted if method == FORECAST else self._plain, precision
+        fitted = method == FORECAST or precision != "fp32"  # the others are in that bundle alone
+        key = self._fitted if fitted else self._plain, precision
         if key not in self._open:
             self._open[key] = Pipeline.from_bundle(
                 key[0], backend=self._backend, precision=precision, options=self._options
