@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 @session_options
 @click.option("--steps", type=click.IntRange(min=2), default=10, show_default=True,
               help="Of a trajectory.")  # fmt: skip
+@click.option("--calls", type=int,
+              help="Steps of BUNDLE's that call the denoiser, the others are forecast; all by "
+              "default.")  # fmt: skip
 @click.option("--rounds", type=click.IntRange(1, 10_000), default=5, show_default=True,
               help="Trajectories of each row, in turns.")  # fmt: skip
 @click.option("--torch/--no-torch", default=None, help="PyTorch's rows; by default where they can.")
@@ -111,6 +114,7 @@ def _row_figures(timed: Bench, row: Row) -> dict[str, Any]:
         "precision": row.contender.precision,
         "threads": row.contender.options.threads,
         "batch": row.batch,
+        "calls": row.contender.calls or timed.steps,
         "images_together": row.images,
         **_spread_figures("ms_per_call", row.call),
         **_spread_figures("ms_per_step", row.step),

@@ -60,6 +60,11 @@ def checkpoint_option(checkpoint: str | None) -> str | None:
 )
 @sampling_options("steps", "sampler", "cfg_scale", text="With --checkpoint.")
 @click.option(
+    "--calls",
+    type=int,
+    help="Steps of BUNDLE's that call the denoiser, the others are forecast; all by default.",
+)
+@click.option(
     "--precision",
     "precisions",
     callback=split_names,
@@ -81,7 +86,8 @@ def checkpoint_option(checkpoint: str | None) -> str | None:
     "min_psnr_db",
     type=float,
     metavar="DB",
-    help="Gate of the median image; by default 60 for fp32 and fp16, 48 for bf16, 40 for int8.",
+    help="Gate of the median image; by default 60 for fp32 and fp16, 48 for bf16, 40 for int8 "
+    "and with --calls.",
 )
 @click.option(
     "--max-rel-l2",
@@ -122,6 +128,8 @@ def compare(report: Path | None, json_path: Path | None, **asked: Any) -> None:
         write_report(accuracy, report)
     if accuracy.other_noise is not None:
         messages.print(f"note: {accuracy.other_noise}", style="yellow")
+    for note in accuracy.forecast_notes:
+        messages.print(f"note: {note}", style="yellow", markup=False)
     _print(accuracy, report)
     if not accuracy.passed:
         sys.exit(1)
@@ -165,6 +173,7 @@ def _row_figures(row: Row) -> dict[str, Any]:
         "precision": compared.precision,
         "reference": compared.reference,
         "steps": len(compared.step_relative_l2),
+        "calls": compared.calls or len(compared.step_relative_l2),
         "images": len(compared.psnr_db),
         "relative_l2_max": compared.relative_l2_max,
         "relative_l2": dict(zip(map(str, compared.timesteps), compared.relative_l2, strict=True)),

@@ -6,6 +6,7 @@ draws fresh goldens from a checkpoint where there is PyTorch.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,10 @@ from ...runtime.distance import latent_peak, psnr, relative_l2
 from ...runtime.pipeline import OnStep, Pipeline
 from ...runtime.sampling.condition import unstack
 from ...runtime.sampling.sampler import Latent
+from ...runtime.sampling.settings import Settings
 from .ssim import measure_ssim
+
+FEWER_CALLS_DB = 40.0  # the gate of the median image where steps are forecast
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class Comparison:
         latents: float32 [image, channel, row, column], where the backend ended; NaN where it did
             not end.
         failure: Why it did not, or None.
+        calls: Steps that called the denoiser, where some did not.
     """
 
     backend: str
@@ -55,6 +60,7 @@ class Comparison:
     max_relative_l2: float | None
     latents: Latent
     failure: str | None = None
+    calls: int | None = None
 
     @property
     def relative_l2_max(self) -> float:
@@ -86,6 +92,7 @@ def compare(
     reference: str,
     min_psnr_db: float | None = None,
     max_relative_l2: float | None = None,
+    calls: int | None = None,
     on_step: OnStep | None = None,
 ) -> Comparison:
     """Ask the candidate what PyTorch was asked, call by call and image by image.
@@ -96,15 +103,19 @@ def compare(
         reference: Where they come from, for the report.
         min_psnr_db: The gate of the median image; None takes the one of the candidate's precision.
         max_relative_l2: The gate of the worst call; None takes the precision's, if it has one.
+        calls: Steps of the candidate's that call the denoiser, the others forecast; None for all,
+            as PyTorch's. With fewer the gate of the median image is lower.
         on_step: Told of every step of the trajectories.
 
     Raises:
-        OptionError: A gate is not a number.
+        OptionError: A gate is not a number, or calls that the goldens' steps do not have.
     """
     check_gates(min_psnr_db, max_relative_l2)
     gates = PRECISIONS[candidate.precision]
+    settings = dataclasses.replace(goldens.settings, calls=calls)
+    gate = gates.min_psnr_db if settings.calls is None else min(gates.min_psnr_db, FEWER_CALLS_DB)
     parity = check_parity(candidate, goldens, np.inf)
-    walked, failure = _walk(candidate, goldens, on_step)
+    walked, failure = _walk(candidate, goldens, settings, on_step)
     steps = [
         [psnr(a, b, latent_peak(a, candidate.manifest.latent_space)) for a, b in images]
         for images in map(_pairs, goldens.trajectory, walked)
@@ -119,10 +130,11 @@ def compare(
         step_psnr_db=tuple(float(np.median(images)) for images in steps),
         psnr_db=tuple(steps[-1]),
         ssim=measure_ssim(goldens.trajectory[-1], walked[-1], candidate.manifest.latent_space),
-        min_psnr_db=gates.min_psnr_db if min_psnr_db is None else min_psnr_db,
+        min_psnr_db=gate if min_psnr_db is None else min_psnr_db,
         max_relative_l2=gates.max_relative_l2 if max_relative_l2 is None else max_relative_l2,
         latents=walked[-1],
         failure=failure,
+        calls=settings.calls,
     )
 
 
@@ -138,13 +150,13 @@ def check_gates(min_psnr_db: float | None, max_relative_l2: float | None) -> Non
 
 
 def _walk(
-    candidate: Pipeline, goldens: Goldens, on_step: OnStep | None
+    candidate: Pipeline, goldens: Goldens, settings: Settings, on_step: OnStep | None
 ) -> tuple[Latent, str | None]:
     """The candidate's trajectory; NaN, and why, where it left the finite numbers.
 
     Where the latents can stay on a device, it ends with what is drawn there when nobody looks.
     """
-    run = unstack(goldens.told), goldens.seeds.tolist(), goldens.settings
+    run = unstack(goldens.told), goldens.seeds.tolist(), settings
     try:
         walked = candidate.trajectories(*run, on_step)
         if candidate.loop.keeps_latents:

@@ -48,6 +48,7 @@ class Asked:
         min_psnr_db: The gate of the median image; None takes each precision's own.
         max_relative_l2: The gate of the worst call; None takes each precision's, if it has one.
         classifier: ``fashion`` or the file of a classifier, or None.
+        calls: Steps of the candidates' that call the denoiser; None for all.
         whole: Measure what a report shows: PyTorch's own lower precisions, and the blocks even
             where the gate is met.
     """
@@ -63,6 +64,7 @@ class Asked:
     max_relative_l2: float | None = None
     classifier: str | None = None
     whole: bool = False
+    calls: int | None = None
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ class Accuracy:
         floors: What PyTorch loses by itself in lower precisions.
         left_out: What was not measured, and why: a sentence each.
         other_noise: How the noise that is drawn here differs from the goldens', or None.
+        forecast_notes: What is to be said of how steps were forecast: a sentence each.
     """
 
     asked: Asked
@@ -121,6 +124,7 @@ class Accuracy:
     floors: tuple[Row, ...]
     left_out: tuple[str, ...]
     other_noise: str | None = None
+    forecast_notes: tuple[str, ...] = ()
 
     @property
     def manifest(self) -> Manifest:
@@ -150,9 +154,12 @@ def measure(asked: Asked, on_stage: OnStage = unheard) -> Accuracy:
     pytorch = _ask_pytorch(asked, bundles[0], judge, on_stage)
     other_noise = why_other_noise(pytorch.goldens, manifest) if pytorch.model is None else None
 
-    rows = []
+    rows: list[Row] = []
+    notes: dict[str, None] = {}
     for candidate in candidates:
-        row = _compare(pytorch, asked, candidate.name, candidate.pipeline, on_stage)
+        name, calls = candidate.name, asked.calls
+        row = _compare(pytorch, asked, name, candidate.pipeline, on_stage, calls)
+        notes |= _forecast_note(candidate.pipeline, pytorch.goldens, calls)
         row = dataclasses.replace(row, bundle=candidate.bundle)
         candidate.pipeline.close()
         if asked.whole or not row.comparison.passed:
@@ -178,7 +185,14 @@ def measure(asked: Asked, on_stage: OnStage = unheard) -> Accuracy:
         floors=tuple(floors),
         left_out=(*left_out, *_unmeasured(asked, rows, pytorch)),
         other_noise=other_noise,
+        forecast_notes=tuple(notes),
     )
+
+
+def _forecast_note(pipeline: Pipeline, goldens: Goldens, calls: int | None) -> dict[str, None]:
+    """What is to be said of how its steps were forecast."""
+    chosen = pipeline.forecast(dataclasses.replace(goldens.settings, calls=calls))
+    return {chosen.note: None} if chosen is not None and chosen.note else {}
 
 
 @dataclass(frozen=True)
@@ -264,7 +278,12 @@ def _drawing(images: int, name: str) -> str:
 
 
 def _compare(
-    pytorch: _PyTorch, asked: Asked, name: str, pipeline: Pipeline, on_stage: OnStage
+    pytorch: _PyTorch,
+    asked: Asked,
+    name: str,
+    pipeline: Pipeline,
+    on_stage: OnStage,
+    calls: int | None = None,
 ) -> Row:
     goldens = pytorch.goldens
     images = len(goldens.seeds)
@@ -275,6 +294,7 @@ def _compare(
         reference=pytorch.name,
         min_psnr_db=asked.min_psnr_db,
         max_relative_l2=asked.max_relative_l2,
+        calls=calls,
         on_step=moved,
     )
     quality = None if comparison.failure else _grade(pytorch, comparison.latents)

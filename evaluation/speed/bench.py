@@ -19,6 +19,7 @@ from ... import CheckpointError, OptionError, PitstopError
 from ...runtime.backend import SessionOptions
 from ...runtime.bundle.folder import Bundle, open_bundle
 from ...runtime.figures import counted
+from ...runtime.sampling.settings import Settings
 from ...runtime.stage import OnStage, unheard
 from ...runtime.temporary import temporary_folder
 from .contender import Contender
@@ -107,13 +108,20 @@ class Bench:
         return None if best is None else row.flops_per_second / best
 
     def speedup(self, row: Row) -> float | None:
-        """How many of its steps fit into one of the same bundle's fastest PyTorch."""
-        steps = [
-            other.step.median
+        """How many of its steps fit into one of the same bundle's fastest PyTorch.
+
+        Where some are forecast, and no step is like the other: of its images.
+        """
+        others = [
+            other
             for other in self.rows
             if other.contender.is_torch and other.contender.folder == row.contender.folder
         ]
-        return min(steps) / row.step.median if steps else None
+        if not others:
+            return None
+        if row.contender.calls is not None:
+            return min(other.image.median for other in others) / row.image.median
+        return min(other.step.median for other in others) / row.step.median
 
 
 def run_bench(
@@ -141,6 +149,7 @@ def run_bench(
             f"{rounds} rounds of {steps} steps leave nothing to count: the first step never counts",
             f"Choose at least 1 round of {MIN_STEPS} steps",
         )
+    Settings(steps, calls=wanted.calls)  # refuses calls that the steps do not have
     bundles = {folder: open_bundle(folder) for folder in folders}
     contenders, left_out = find_contenders(wanted, bundles)
     named = name_contenders(contenders)
@@ -165,6 +174,8 @@ def run_bench(
 def make_row(name: str, contender: Contender, opened: Ready, turns: Sequence[TimedRun]) -> Row:
     """A row from the turns of its contender; its memory is not measured yet."""
     settled = [step for turn in turns for step in turn.settled]
+    calls = [seconds for step in settled for seconds in step.calls]
+    calls = calls or [step.seconds for step in settled]
     groups = [(turn.conditioner or 0.0) + turn.loop for turn in turns]
     return Row(
         name=name,
@@ -173,7 +184,7 @@ def make_row(name: str, contender: Contender, opened: Ready, turns: Sequence[Tim
         batch=opened.manifest.batch,
         images=opened.images,
         flops_per_call=opened.manifest.model.flops_per_call,
-        call=spread(1000 * call for step in settled for call in step.calls or (step.seconds,)),
+        call=spread(1000 * seconds for seconds in calls),
         step=spread(1000 * step.seconds for step in settled),
         image=spread(1000 * seconds / opened.images for seconds in groups),
         conditioner_ms=_median_ms([turn.conditioner for turn in turns]),

@@ -23,6 +23,7 @@ class Contender:
         precision: Of the denoiser.
         options: Of the sessions.
         checkpoint: A path or a preset's name, where PyTorch runs it.
+        calls: Steps that call the denoiser, the others forecast; None for all.
     """
 
     folder: Path
@@ -30,6 +31,7 @@ class Contender:
     precision: str
     options: SessionOptions = field(default_factory=SessionOptions)
     checkpoint: str = ""
+    calls: int | None = None
 
     @property
     def is_torch(self) -> bool:

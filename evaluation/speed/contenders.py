@@ -27,6 +27,7 @@ class Wanted:
         options: Of the sessions; PyTorch takes the threads too.
         torch: Whether PyTorch's rows are wanted; None for where they can be had.
         checkpoint: What PyTorch runs; empty for the preset that a bundle is named after.
+        calls: Steps of the graphs' rows that call the denoiser; None for all, as PyTorch's.
     """
 
     backends: Sequence[str] = ()
@@ -34,6 +35,7 @@ class Wanted:
     options: SessionOptions = field(default_factory=SessionOptions)
     torch: bool | None = None
     checkpoint: str = ""
+    calls: int | None = None
 
     @property
     def names_graphs(self) -> bool:
@@ -63,7 +65,7 @@ def find_contenders(
             "Leave out `--checkpoint` or `--no-torch`",
         )
     graphs = [
-        Contender(folder, backend, precision, wanted.options)
+        Contender(folder, backend, precision, wanted.options, calls=wanted.calls)
         for folder, bundle in bundles.items()
         for backend in _backends(wanted)
         for precision in _precisions(wanted, bundle)
@@ -92,6 +94,8 @@ def name_contenders(contenders: Iterable[Contender]) -> dict[str, Contender]:
     named = {}
     for contender in contenders:
         name, folder = f"{contender.precision}, {contender.backend}", contender.folder
+        if contender.calls is not None:
+            name = f"{name}, {contender.calls} calls"
         if len(folders) > 1:
             name = f"{folder if clashes[folder.name] > 1 else folder.name}, {name}"
         named[name] = contender

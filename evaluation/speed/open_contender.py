@@ -40,4 +40,6 @@ def open_contender(contender: Contender, bundle: Bundle | None = None) -> Ready:
         graphs.conditioner,
         graphs.loop if graphs.loop.keeps_latents else None,
         graphs.decode,
+        bundle,
+        contender.calls,
     )

@@ -10,11 +10,16 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
+from ...runtime.bundle.folder import Bundle
 from ...runtime.bundle.manifest import Manifest
 from ...runtime.decoder import Decode, TiledDecoder
 from ...runtime.pipeline import Pipeline
 from ...runtime.sampling.conditioner import Conditioner
+from ...runtime.sampling.host_loop import asked_steps
 from ...runtime.sampling.loop import Loop
+from ...runtime.sampling.request import Request
 from ...runtime.sampling.sampler import Latent
 from ...runtime.sampling.settings import Settings
 from ...runtime.session import Array, Session
@@ -34,6 +39,8 @@ class Ready:
         conditioner: The graph that runs before the loop, where there is one.
         device_loop: The loop that keeps the latents on the device, where there is one.
         decode: From latents to pixels, where there is a decoder.
+        bundle: Whose forecasts are drawn by.
+        calls: Steps that call the denoiser; None for all.
     """
 
     manifest: Manifest
@@ -42,6 +49,8 @@ class Ready:
     conditioner: Conditioner | None = None
     device_loop: Loop | None = None
     decode: Decode | None = None
+    bundle: Bundle | None = None
+    calls: int | None = None
 
     def close(self) -> None:
         """Give its memory back."""
@@ -69,7 +78,7 @@ class Step:
     Attributes:
         seconds: From the end of the step before.
         calls: Inside the denoiser's session: one, or two where guidance does not fit into one; none
-            where a device's loop does not come back in between.
+            where the step is forecast, or a device's loop does not come back in between.
     """
 
     seconds: float
@@ -109,7 +118,7 @@ class TimedRun:
 
         None where the two are not told apart.
         """
-        if not all(step.calls for step in self.settled):
+        if not any(step.calls for step in self.settled):
             return None
         inside = sum(sum(step.calls) for step in self.settled)
         return 1 - inside / sum(step.seconds for step in self.settled)
@@ -155,14 +164,15 @@ def time_run(opened: Ready, steps: int, clock: Clock = time.perf_counter) -> Tim
         opened.precision,
         conditioner=opened.conditioner,
         loop=opened.device_loop,
+        bundle=opened.bundle,
     )
-    settings = Settings(steps, cfg_scale=opened.settings.cfg_scale)
+    settings = Settings(steps, cfg_scale=opened.settings.cfg_scale, calls=opened.calls)
     told = opened.manifest.examples(opened.images)
     [request] = pipeline.requests(told, range(opened.images), settings)
     start = clock()
     if opened.conditioner is not None:
         opened.conditioner.forget()  # so that it is asked in every turn
-        opened.conditioner.prepare(request.sampler.schedule.timesteps.tolist(), request.told)
+        opened.conditioner.prepare(_prepared(opened, request), request.told)
     before = began = clock()
     taken = []
 
@@ -175,6 +185,14 @@ def time_run(opened: Ready, steps: int, clock: Clock = time.perf_counter) -> Tim
     [last] = pipeline.loop.draw([request], on_step)
     conditioner = None if opened.conditioner is None else began - start
     return TimedRun(conditioner, tuple(taken), _time_decoder(opened.decode, last, clock))
+
+
+def _prepared(opened: Ready, request: Request) -> list[float]:
+    """The timesteps that the loop asks the conditioner for: a device's tables hold them all."""
+    timesteps = np.asarray(request.sampler.schedule.timesteps)
+    if opened.device_loop is None:
+        timesteps = timesteps[np.array(asked_steps(request, opened.manifest))]
+    return [float(timestep) for timestep in timesteps]
 
 
 def _time_decoder(decode: Decode | None, latents: Latent, clock: Clock) -> float | None:

@@ -18,7 +18,7 @@ from pitstop.runtime.backends import import_backend
 FEW = ("--steps", 2, "--rounds", 1, "--threads", 1)
 ALONE = (*FEW, "--backend", "onnxruntime")
 ROW = {
-    "name", "bundle", "checkpoint", "backend", "device", "precision", "threads", "batch",
+    "name", "bundle", "checkpoint", "backend", "device", "precision", "threads", "batch", "calls",
     "images_together", "ms_per_call_median", "ms_per_call_p10", "ms_per_call_p90",
     "ms_per_step_median", "ms_per_step_p10", "ms_per_step_p90", "ms_per_image_median",
     "ms_per_image_p10", "ms_per_image_p90", "images_per_second", "conditioner_ms_median",
@@ -109,6 +109,7 @@ def test_options_repeat_and_take_lists(tiny_bundle: Path, tmp_path: Path) -> Non
         (["--checkpoint", "pit-s-3"], "There is no checkpoint or preset called 'pit-s-3'"),
         (["--plot", "plot.bmp"], "End the name with one of: .png, .svg, .pdf"),
         (["--steps", "1001"], "1 to 1000"),
+        (["--calls", "11"], "11 calls were asked for in 10 steps"),
     ],
 )
 def test_what_is_not_to_be_had_is_refused_in_one_line(

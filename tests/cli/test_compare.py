@@ -104,6 +104,24 @@ def test_each_gate_of_the_user_counts(exported: Path) -> None:
     assert run(exported, "--precision", "fp16", "--max-rel-l2", 1e-6).exit_code == 1
 
 
+def test_fewer_calls_are_held_against_all_of_pytorchs(
+    checkpoint: Path, exported: Path, tmp_path: Path
+) -> None:
+    live = ("--checkpoint", checkpoint, "--images", 2, "--steps", 8)
+
+    done = run(exported, *live, "--calls", 4, "--min-psnr", -100, "--json", tmp_path / "few.json")
+
+    few = json.loads((tmp_path / "few.json").read_text())
+    assert done.exit_code == 0, done.output
+    assert "note: no forecast was fitted" in " ".join(done.stderr.split())
+    assert (few["calls"], few["steps"]) == (4, 8)
+    assert few["relative_l2_max"] < 1e-5
+    assert few["psnr_db_median"] < 60
+    assert "calls were asked for" in refused(exported, *live, "--calls", 9)
+    run(exported, *live, "--calls", 4, "--json", tmp_path / "gate.json")
+    assert json.loads((tmp_path / "gate.json").read_text())["min_psnr_db"] == 40
+
+
 @pytest.mark.parametrize("gate", ["--min-psnr", "--max-rel-l2"])
 def test_a_gate_that_is_no_number_is_refused_before_the_run(exported: Path, gate: str) -> None:
     assert f"Choose a number with `{gate}`" in refused(exported, gate, "nan")

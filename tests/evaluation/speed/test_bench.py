@@ -93,6 +93,15 @@ def test_the_speedup_is_over_the_fastest_pytorch_of_the_same_bundle() -> None:
     assert hand_made_bench(ours, elsewhere).speedup(ours) is None
 
 
+def test_the_speedup_of_fewer_calls_is_that_of_images() -> None:
+    fewer = Contender(Path("toy"), "onnxruntime", "fp32", calls=5)
+    half = replace(hand_made_row(ms=10.0), contender=fewer, step=Spread(0.1, 0.1, 0.1))
+    eager = hand_made_row(name="eager", backend="torch eager", ms=40.0)
+
+    assert hand_made_bench(eager, half).speedup(half) == 4.0
+    assert list(name_contenders([fewer])) == ["fp32, onnxruntime, 5 calls"]
+
+
 def test_a_bundle_is_timed_and_its_memory_is_a_processs_own(tiny_bundle: Path) -> None:
     bench = run_bench([tiny_bundle], ALONE, steps=2, rounds=2)
 

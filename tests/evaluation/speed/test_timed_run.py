@@ -61,6 +61,18 @@ def test_calls_and_steps_are_told_apart_in_the_same_trajectory() -> None:
     assert (turn.conditioner, turn.decoder) == (None, None)
 
 
+def test_a_step_that_is_forecast_has_no_call_and_counts_as_outside() -> None:
+    clock = Clock()
+    opened = Ready(toy_manifest(), "fp32", SlowSession(clock, [7.0, 4.0, 9.0]), calls=3)
+
+    turn = time_run(opened, 4, clock)
+    row = make_row("row", Contender(Path("toy"), "onnxruntime", "fp32", calls=3), opened, [turn])
+
+    assert [step.calls for step in turn.steps] == [(8.0,), (), (5.0,), (10.0,)]
+    assert row.call.median == pytest.approx(7500)
+    assert turn.overhead == pytest.approx(1 - 15 / (1 + 7 + 12))
+
+
 def test_the_first_step_does_not_count_for_the_overhead() -> None:
     turn = TimedRun(None, (Step(100.0, (1.0,)), Step(10.0, (9.0,)), Step(10.0, (8.0,))), None)
 
