@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from fewer_calls.bars import cells_of_bars, judge_bars
 from fewer_calls.cells import SCALE, STEPS, Cell, Figures, Judged, read_cell, write_cell
-from fewer_calls.methods import ALL, CACHES, FORECAST, METHODS, TAYLOR, Drawer
+from fewer_calls.methods import ALL, CACHES, FORECAST, GROUP, METHODS, TAYLOR, Drawer
 from fewer_calls.plot import plot_calls
 from fewer_calls.timing import time_images
 from record import RESULTS, record
@@ -50,7 +50,6 @@ from pitstop.runtime.sampling.settings import Settings
 PITSTOP = [sys.executable, "-c", "from pitstop.cli import main; main(prog_name='pitstop')"]
 INT8 = "int8"
 CALLS = (50, 25, 17, 13, 10, 8)
-GROUP = 16  # images of one call
 IMAGES, QUICK_IMAGES = 1000, 256
 WORK = Path(tempfile.gettempdir()) / "pitstop-calls"
 CHECKED = 4  # images that PyTorch draws too

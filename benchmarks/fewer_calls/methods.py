@@ -14,12 +14,15 @@ from fewer_calls.cells import STEPS, Cell
 
 from pitstop.evaluation.accuracy.reference import load_model, open_reference
 from pitstop.evaluation.demo import SOURCE
+from pitstop.models.denoiser import Denoiser
 from pitstop.runtime.backend import SessionOptions
+from pitstop.runtime.bundle.manifest import Manifest
 from pitstop.runtime.pipeline import Pipeline
 from pitstop.runtime.sampling.condition import Condition
 from pitstop.runtime.sampling.sampler import Latent
 from pitstop.runtime.sampling.settings import Settings
 
+GROUP = 16  # images of one call
 SEEDS = 100_000  # the first: far from those that a forecast or a calibration is fitted on
 
 FORECAST, TAYLOR, ALL = "forecast", "taylor", "all calls"
@@ -116,16 +119,21 @@ class Drawer:
 
     def draw_with_torch(self, images: int, cfg_scale: float) -> Latent:
         """The first images with all calls, by PyTorch."""
-        reference = open_reference(SOURCE, self.pipeline(TAYLOR, "fp32").manifest)
+        reference = open_reference(SOURCE, self._wide)
         settings = Settings(STEPS, "ddim", cfg_scale)
         return reference.draw(self.told[:images], list(self.seeds)[:images], settings)
 
     @functools.cached_property
-    def _model(self):  # type: ignore[no-untyped-def]
+    def _model(self) -> Denoiser:
         return load_model(SOURCE, self.pipeline(TAYLOR, "fp32").manifest)
 
     def _cached(self, cache: Cache, calls: int) -> tuple[Pipeline, int]:
         """PyTorch with a cache, whose groups are of one call each."""
         called: Sequence[int] = at_least(cache.schedule, STEPS, calls)
         session = CachedSession(fresh(self._model), STEPS, called, cache.order, cache.grain)
-        return Pipeline(self.pipeline(TAYLOR, "fp32").manifest, session, "fp32"), len(called)
+        return Pipeline(self._wide, session, "fp32"), len(called)
+
+    @property
+    def _wide(self) -> Manifest:
+        """With a group of images in a call, as PyTorch takes them, whatever the bundle's batch."""
+        return dataclasses.replace(self.pipeline(TAYLOR, "fp32").manifest, batch=2 * GROUP)
