@@ -16,6 +16,8 @@ from pitstop.graphs.graph_file import run_graph, write_graph
 from pitstop.runtime.bundle.manifest import Manifest
 from pitstop.runtime.distance import relative_l2
 from pitstop.runtime.sampling.device_run import DeviceRun
+from pitstop.runtime.sampling.forecast.forecasting import Forecasting
+from pitstop.runtime.sampling.forecast.taylor import taylor_plan
 from pitstop.runtime.sampling.guidance import guide
 from pitstop.runtime.sampling.noise import draw_noise
 from pitstop.runtime.sampling.request import Request
@@ -149,6 +151,20 @@ def test_a_learned_variance_sizes_the_noise(rule: str) -> None:
 
     for found, wanted in both_ways(sampler, manifest, 4.0, SEEDS):
         assert relative_l2(wanted, found) <= TOLERANCE
+
+
+@pytest.mark.parametrize("learn_sigma", [False, True])
+@pytest.mark.parametrize("rule", RULES)
+def test_a_step_that_is_forecast_is_the_samplers(rule: str, learn_sigma: bool) -> None:
+    name, eta = RULES[rule]
+    manifest = manifest_for(flow=name in {"euler", "heun"}, learn_sigma=learn_sigma)
+    sampler = make_sampler(name, manifest.schedule, 9, eta=eta)
+
+    pairs = both_ways(Forecasting(sampler, taylor_plan(9, 4)), manifest, 4.0, SEEDS)
+
+    assert len(pairs) == 9
+    for found, wanted in pairs:
+        assert relative_l2(wanted, found) <= 2 * TOLERANCE
 
 
 def test_a_large_fixed_variance_sizes_the_noise() -> None:

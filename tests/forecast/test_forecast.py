@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from bundle_helpers import one_line, toy_manifest, write_bundle
+from bundle_helpers import FakeSession, one_line, toy_manifest, write_bundle
 from cli_helpers import refused, run
 from router_helpers import write_router
 
@@ -26,6 +27,7 @@ from pitstop.runtime.bundle.folder import open_bundle
 from pitstop.runtime.bundle.forecasts import read_forecasts
 from pitstop.runtime.pipeline import Pipeline
 from pitstop.runtime.sampling.forecast.taylor import taylor_plan
+from pitstop.runtime.sampling.schedule.flow import LinearFlow
 from pitstop.runtime.sampling.settings import Settings
 
 SETTINGS = Settings(12, "ddim")
@@ -123,6 +125,39 @@ def test_a_plan_with_every_call_draws_what_was_walked(bundle: Path, tmp_path: Pa
     decibels = judge_plan(opened(bundle), walked, taylor_plan(12, 12), lambda images: None)
 
     assert decibels == [float("inf")] * 6
+
+
+@pytest.mark.parametrize(
+    ("sampler", "flow"),
+    [("ddim", False), ("dpmpp_2m", False), ("ddpm", False), ("euler", True), ("heun", True)],
+)
+def test_every_rule_is_nearer_with_a_fit_than_without(
+    tmp_path: Path, sampler: str, flow: bool
+) -> None:
+    kind = {"schedule": LinearFlow(), "prediction_type": "velocity"} if flow else {}
+    manifest = dataclasses.replace(toy_manifest(batch=4), **kind)  # type: ignore[arg-type]
+    pipeline = Pipeline(manifest, FakeSession(), "fp32")
+    settings = Settings(16, sampler, 2.0)
+    walked = walk_all(pipeline, settings, range(8), tmp_path, lambda steps: None)
+    fit_on, others = walked[:2], walked[2:]
+    gains = measure_gains(pipeline, fit_on, lambda steps: None)
+
+    called, _ = choose_called(gram(fit_on), gains, 6)
+    fitted, taylor = (
+        np.median(judge_plan(pipeline, others, plan, lambda images: None))
+        for plan in (fit_plan(gram(fit_on), called, ()), taylor_plan(16, 6))
+    )
+
+    assert fitted > taylor
+
+
+def test_a_learned_variance_is_forecast_by_its_mean() -> None:
+    variance = np.random.default_rng(0).uniform(-1, 1, (2, 3, 4, 1, 2, 2)).astype(np.float32)
+    walked = [Walked(None, one, one, one[-1]) for one in variance]  # type: ignore[arg-type]
+
+    means = mean_variances(walked)
+
+    np.testing.assert_allclose(means, variance.mean(axis=(0, 2, 3, 4, 5)), rtol=1e-5)
 
 
 def recipe(**changes: object) -> Recipe:
