@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib
-from fewer_calls.cells import Cell, Figures
+from fewer_calls.cells import EXACT_DB, Cell, Figures
 from fewer_calls.methods import CACHES, FORECAST
 from matplotlib.figure import Figure
 
@@ -24,7 +24,9 @@ def plot_calls(done: Mapping[Cell, Figures], times: Mapping[str, float], path: P
     lines: dict[str, list[tuple[float, float, int]]] = {}
     for cell, figures in done.items():
         across = times.get(cell.name) if times else figures.calls
-        if across is not None and figures.psnr_db < 100:  # not those that are the reference
+        if (
+            across is not None and figures.psnr_db < EXACT_DB
+        ):  # not the images that all are held against
             label = cell.method if cell.precision == "fp32" else f"{cell.method}, {cell.precision}"
             lines.setdefault(label, []).append((across, figures.psnr_db, figures.calls))
     with matplotlib.rc_context(STYLE):
