@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import session_options, split_names
-from .printing import check_place, console, json_option, megabytes, table, write_json
+from .printing import check_place, console, json_option, megabytes, messages, table, write_json
 from .progress import shown_stages
 
 if TYPE_CHECKING:
@@ -154,6 +154,8 @@ def _print(timed: Bench, machine: Machine, plot: Path | None) -> None:
         console.print(f"peak: matmuls at {best[1] / 1e9:,.0f} GFLOP/s, {best[0]}", markup=False)
     features = ", ".join(machine.cpu_features) or "no features that precisions differ by"
     console.print(f"on: {machine.processor}, {machine.cores} cores, {features}", markup=False)
+    for note in timed.forecast_notes:
+        messages.print(f"note: {note}", style="yellow", markup=False)
     for warning in timed.warnings:
         console.print(f"warning: this machine is noisy: {warning}", style="yellow", markup=False)
     for reason in timed.left_out:

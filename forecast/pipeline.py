@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import math
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import SupportsFloat
@@ -59,25 +58,25 @@ def fit_forecast(
     """
     recipe = replace(recipe, settings=pipeline.settle(recipe.settings))
     empty = _empty(pipeline, recipe)
-    with _work_folder(bundle, empty) as folder:
-        drawn = _draw(pipeline, recipe, folder, on_stage)
-        gains = _gains(pipeline, drawn, folder, on_stage)
-        products, variances = gram(drawn.fitted_on), mean_variances(drawn.fitted_on)
+    folder = _work_folder(bundle, empty)
+    drawn = _draw(pipeline, recipe, folder, on_stage)
+    gains = _gains(pipeline, drawn, on_stage)
+    products, variances = gram(drawn.fitted_on), mean_variances(drawn.fitted_on)
 
-        def fitted(calls: int) -> FittedPlan:
-            if recipe.called:
-                chosen = recipe.called, expected_error(products, gains, recipe.called)
-            else:
-                chosen = choose_called(products, gains, calls)
-            return _fit(pipeline, drawn, products, chosen, variances, on_stage)
+    def fitted(calls: int) -> FittedPlan:
+        if recipe.called:
+            chosen = recipe.called, expected_error(products, gains, recipe.called)
+        else:
+            chosen = choose_called(products, gains, calls)
+        return _fit(pipeline, drawn, products, chosen, variances, on_stage)
 
-        plans = (
-            [fitted(calls) for calls in recipe.calls]
-            if recipe.budget_db is None
-            else _keep_budget(fitted, recipe.settings.steps, recipe.budget_db)
-        )
-        forecast = _beside_older(bundle, replace(empty, plans=tuple(plans)))
-        path = write_forecast(bundle, forecast)
+    plans = (
+        [fitted(calls) for calls in recipe.calls]
+        if recipe.budget_db is None
+        else _keep_budget(fitted, recipe.settings.steps, recipe.budget_db)
+    )
+    forecast = _beside_older(bundle, replace(empty, plans=tuple(plans)))
+    path = write_forecast(bundle, forecast)
     shutil.rmtree(folder)
     return forecast, path
 
@@ -97,25 +96,24 @@ def _empty(pipeline: Pipeline, recipe: Recipe) -> Forecast:
     )
 
 
-@contextlib.contextmanager
-def _work_folder(bundle: Bundle, empty: Forecast) -> Iterator[Path]:
+def _work_folder(bundle: Bundle, empty: Forecast) -> Path:
     """Where trajectories are kept until the fit is done; hidden, so that nothing takes it along."""
     digest = hashlib.sha256(empty.to_json().encode()).hexdigest()[:16]
     folder = bundle.folder / FOLDER / f".{digest}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        yield folder
     except OSError as error:
         raise BundleError(
-            f"{folder} cannot be written ({error.strerror or error})", "Free some space there"
+            f"{folder} cannot be made ({error.strerror or error})",
+            "Copy the bundle to where you may write",
         ) from error
+    return folder
 
 
 def _draw(pipeline: Pipeline, recipe: Recipe, folder: Path, on_stage: OnStage) -> Drawn:
     """Numbers run on from scale to scale, so that no two trajectories share their noise."""
     count = recipe.num + recipe.held_out
-    moved = on_stage(f"drawing {count} trajectories", count,
-                     recipe.settings.steps)  # fmt: skip
+    moved = on_stage(f"drawing {count} trajectories", count, recipe.settings.steps)
     parts: list[list[Walked]] = []
     first = 0
     for total in (recipe.num, recipe.held_out):
@@ -129,7 +127,7 @@ def _draw(pipeline: Pipeline, recipe: Recipe, folder: Path, on_stage: OnStage) -
     return Drawn(*parts)
 
 
-def _gains(pipeline: Pipeline, drawn: Drawn, folder: Path, on_stage: OnStage) -> Doubles:
+def _gains(pipeline: Pipeline, drawn: Drawn, on_stage: OnStage) -> Doubles:
     some: list[Walked] = []
     apart = max(1, len(drawn.fitted_on) // GAIN_IMAGES)
     for one in drawn.fitted_on[::apart]:  # of every guidance scale

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import NonFiniteError
+from .. import BundleError, NonFiniteError
 from ..runtime.pipeline import OnStep, Pipeline
 from ..runtime.sampling.host_loop import HostLoop
 from ..runtime.sampling.request import Request
@@ -101,8 +101,13 @@ def _write(walked: Walked, path: Path) -> None:
     arrays = {"said": walked.said, "drawn": walked.drawn}
     if walked.variance is not None:
         arrays["variance"] = walked.variance
-    with whole_file(path) as beside, beside.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+    try:
+        with whole_file(path) as beside, beside.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+    except OSError as error:
+        raise BundleError(
+            f"{path} cannot be written ({error.strerror or error})", "Free some space there"
+        ) from error
 
 
 def _read(path: Path, request: Request) -> Walked | None:

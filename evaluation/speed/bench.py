@@ -31,7 +31,7 @@ from .matmul.peak import Chains, open_chains, peak_flops, time_chain
 from .memory import Fresh, measure_fresh
 from .open_contender import open_contender
 from .spread import Spread, spread
-from .timed_run import Ready, TimedRun, time_run
+from .timed_run import Ready, TimedRun, forecast_note, time_run
 
 MIN_STEPS = 2  # the first is not counted
 
@@ -93,6 +93,7 @@ class Bench:
         matmul_flops: FLOP/s of each chain of matmuls, the fastest first; empty where none ran.
         warnings: What speaks against the figures: a sentence each.
         left_out: What was not measured, and why: a sentence each.
+        forecast_notes: What is to be said of how steps were forecast: a sentence each.
     """
 
     rows: tuple[Row, ...]
@@ -101,6 +102,7 @@ class Bench:
     matmul_flops: Mapping[str, float]
     warnings: tuple[str, ...]
     left_out: tuple[str, ...]
+    forecast_notes: tuple[str, ...] = ()
 
     def peak_share(self, row: Row) -> float | None:
         """The row's FLOP/s over those of the fastest matmuls; None where none ran."""
@@ -158,6 +160,7 @@ def run_bench(
         chains, unknown = _open_chains(list(bundles.values()), wanted.options, folder)
         taken = _take_turns(opened, chains, steps, rounds, on_stage)
     rows = [make_row(name, named[name], ready, taken.turns[name]) for name, ready in opened.items()]
+    notes = dict.fromkeys(filter(None, (forecast_note(one, steps) for one in opened.values())))
     for ready in opened.values():
         ready.close()
     rows, failed = _measure_memory(rows, steps, on_stage)
@@ -168,6 +171,7 @@ def run_bench(
         matmul_flops=taken.matmul_flops,
         warnings=tuple(warnings(taken.seen, {row.name: row.call for row in rows})),
         left_out=(*left_out, *refused, *unknown, *failed),
+        forecast_notes=tuple(notes),
     )
 
 

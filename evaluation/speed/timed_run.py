@@ -6,6 +6,7 @@ around it are told apart in the same trajectory, so that neither is taken from a
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -63,6 +64,10 @@ class Ready:
     def settings(self) -> Settings:
         """Guidance where the model can be guided: that is how such models are used."""
         return Settings(cfg_scale=1.0 if not self.manifest.guidable else 4.0)
+
+    def settings_of(self, steps: int) -> Settings:
+        """Of a run."""
+        return dataclasses.replace(self.settings, steps=steps, calls=self.calls)
 
     @property
     def images(self) -> int:
@@ -158,15 +163,7 @@ def time_run(opened: Ready, steps: int, clock: Clock = time.perf_counter) -> Tim
         NonFiniteError: A latent left the finite numbers.
     """
     timed = TimedSession(opened.denoiser, clock)
-    pipeline = Pipeline(
-        opened.manifest,
-        timed,
-        opened.precision,
-        conditioner=opened.conditioner,
-        loop=opened.device_loop,
-        bundle=opened.bundle,
-    )
-    settings = Settings(steps, cfg_scale=opened.settings.cfg_scale, calls=opened.calls)
+    pipeline, settings = _pipeline(opened, timed), opened.settings_of(steps)
     told = opened.manifest.examples(opened.images)
     [request] = pipeline.requests(told, range(opened.images), settings)
     start = clock()
@@ -185,6 +182,23 @@ def time_run(opened: Ready, steps: int, clock: Clock = time.perf_counter) -> Tim
     [last] = pipeline.loop.draw([request], on_step)
     conditioner = None if opened.conditioner is None else began - start
     return TimedRun(conditioner, tuple(taken), _time_decoder(opened.decode, last, clock))
+
+
+def forecast_note(opened: Ready, steps: int) -> str:
+    """What is to be said of how its steps are forecast; empty where all of them call."""
+    chosen = _pipeline(opened, opened.denoiser).forecast(opened.settings_of(steps))
+    return "" if chosen is None else chosen.note
+
+
+def _pipeline(opened: Ready, session: Session) -> Pipeline:
+    return Pipeline(
+        opened.manifest,
+        session,
+        opened.precision,
+        conditioner=opened.conditioner,
+        loop=opened.device_loop,
+        bundle=opened.bundle,
+    )
 
 
 def _prepared(opened: Ready, request: Request) -> list[float]:

@@ -14,7 +14,14 @@ from device_helpers import bundle_with_step, open_on
 from pitstop.evaluation.speed.bench import make_row
 from pitstop.evaluation.speed.contender import Contender
 from pitstop.evaluation.speed.open_contender import open_contender
-from pitstop.evaluation.speed.timed_run import Ready, Step, TimedRun, TimedSession, time_run
+from pitstop.evaluation.speed.timed_run import (
+    Ready,
+    Step,
+    TimedRun,
+    TimedSession,
+    forecast_note,
+    time_run,
+)
 from pitstop.runtime.backend import SessionOptions
 from pitstop.runtime.backends import import_backend
 from pitstop.runtime.bundle.folder import open_bundle
@@ -68,6 +75,7 @@ def test_a_step_that_is_forecast_has_no_call_and_counts_as_outside() -> None:
     turn = time_run(opened, 4, clock)
     row = make_row("row", Contender(Path("toy"), "onnxruntime", "fp32", calls=3), opened, [turn])
 
+    assert "no forecast was fitted" in forecast_note(opened, 4)
     assert [step.calls for step in turn.steps] == [(8.0,), (), (5.0,), (10.0,)]
     assert row.call.median == pytest.approx(7500)
     assert turn.overhead == pytest.approx(1 - 15 / (1 + 7 + 12))
