@@ -116,7 +116,8 @@ def _every_cell(methods: Sequence[str], asked: Sequence[int]) -> list[Cell]:
     cells = [Cell(ALL, STEPS), Cell(ALL, STEPS, INT8)]
     cells += [Cell(method, calls) for method in methods for calls in fewer]
     cells += [Cell(FORECAST, calls, INT8) for calls in fewer]
-    return list(dict.fromkeys([*cells, *cells_of_bars()]))
+    of_bars = cells_of_bars() if set(methods) == set(METHODS) else []
+    return list(dict.fromkeys([*cells, *of_bars]))
 
 
 def _bundles(work: Path, int8: bool) -> tuple[Path, Path]:
