@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..found import image_in
+from ..halfway import halfway
 from ..sampler import EPSILON, Latent, Memory, Prediction
 from ..schedule import Schedule
-from .dpmpp_2m import halfway
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..found import image_in
+from ..halfway import half_log_snr
 from ..sampler import EPSILON, Latent, Memory, Prediction
 from ..schedule import Schedule
-from .dpmpp_2m import half_log_snr
 
 
 @dataclass(frozen=True)
