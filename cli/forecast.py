@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 @click.option("--calls", type=int, multiple=True, help="Steps that call the denoiser; repeatable.")
 @click.option("--budget", type=float, metavar="DB", help="The fewest calls that keep this PSNR.")
 @click.option("--all", "every", is_flag=True, help="From a sixth of the steps to most of them.")
+@click.option(
+    "--router",
+    type=click.Path(path_type=Path),
+    help="Learning-to-Cache's, whose steps are called; needs PyTorch.",
+)
 @click.option("--num", default=32, show_default=True, help="Trajectories to fit on.")
 @click.option("--backend", default="auto", show_default=True, help="What runs the denoiser.")
 @session_options
@@ -43,6 +48,7 @@ def forecast(
     calls: tuple[int, ...],
     budget: float | None,
     every: bool,
+    router: Path | None,
     num: int,
     backend: str,
     options: SessionOptions,
@@ -62,7 +68,10 @@ def forecast(
     from ..runtime.pipeline import Pipeline
 
     wanted = (*calls, *all_calls(settings.steps)) if every else calls
-    recipe = Recipe(settings, tuple(sorted(set(scales))), tuple(sorted(set(wanted))), budget, num)
+    called = () if router is None else _routed(router, settings, chosen=bool(wanted))
+    wanted = (len(called),) if called else wanted
+    scales, wanted = tuple(sorted(set(scales))), tuple(sorted(set(wanted)))
+    recipe = Recipe(settings, scales, wanted, budget, num, called)
     with shown_stages() as on_stage:
         on_stage(f"opening {bundle}")
         opened = open_bundle(bundle)
@@ -72,3 +81,22 @@ def forecast(
     print_forecast(fitted)
     console.print()
     console.print(pairs([("forecast", str(path))]), soft_wrap=True)
+
+
+def _routed(router: Path, settings: Settings, *, chosen: bool) -> tuple[int, ...]:
+    """The steps that a router calls."""
+    from .. import OptionError
+    from ..models.router import read_router
+
+    if chosen:
+        raise OptionError(
+            "The router says which steps are called, and so do `--calls` and `--all`",
+            "Choose one of them",
+        )
+    steps, called = read_router(router)
+    if steps != settings.steps:
+        raise OptionError(
+            f"{router} is for {steps} steps, and {settings.steps} were asked for",
+            f"Choose `--steps {steps}`",
+        )
+    return called

@@ -21,6 +21,7 @@ from ..runtime.sampling.schedule.spacing import LEADING, LINSPACE, TRAILING
 
 VELOCITY = "velocity"
 FIXED, LEARNED = "fixed_small", "learned_range"  # the variance of DDPM
+SDE = "sde-dpmsolver++"
 NO_BETAS = "has betas that are no numbers in (0, 1)"
 MOST_STEPS = 1_000_000
 MOST_SHIFT = 1000.0
@@ -47,12 +48,19 @@ class Known:
         honoured: Fields that are taken as they are, with diffusers' default of each.
         expected: Fields that must have one of these values, the first of them diffusers' default.
         idle: Fields that change nothing while those of ``expected`` have their values.
+        others: A field, a value, and ours that does the same where the field has it.
     """
 
     sampler: str
     honoured: Defaults
     expected: Expected
     idle: frozenset[str] = frozenset()
+    others: tuple[tuple[str, object, str], ...] = ()
+
+    def sampler_of(self, content: Mapping[str, Any]) -> str:
+        """Ours that does what a config says."""
+        said = (name for field, value, name in self.others if content.get(field) == value)
+        return next(said, self.sampler)
 
 
 BETAS: Defaults = {
@@ -78,6 +86,15 @@ OTHER_SIGMAS: Expected = {
 }
 NOT_THRESHOLDED: Expected = {"thresholding": (False,)}
 OF_THRESHOLDING = frozenset({"dynamic_thresholding_ratio", "sample_max_value"})
+MULTISTEP: Expected = {
+    **NOT_THRESHOLDED,
+    **OTHER_SIGMAS,
+    "lower_order_final": (True,),
+    "use_flow_sigmas": (False, None),
+    "use_dynamic_shifting": (False,),
+    "final_sigmas_type": ("zero",),
+}
+OF_MULTISTEP = OF_THRESHOLDING | {"flow_shift", "time_shift_type"}
 
 DDIM = Known("ddim", {**CLIPPED, "set_alpha_to_one": True}, NOT_THRESHOLDED, OF_THRESHOLDING)
 DDPM = Known("ddpm", {**CLIPPED, "variance_type": FIXED}, NOT_THRESHOLDED, OF_THRESHOLDING)
@@ -90,21 +107,34 @@ KNOWN: Mapping[str, Known] = {
         "dpmpp_2m",
         {**BETAS, "timestep_spacing": LINSPACE},
         {
-            **NOT_THRESHOLDED,
-            **OTHER_SIGMAS,
-            "algorithm_type": ("dpmsolver++",),
+            **MULTISTEP,
+            "algorithm_type": ("dpmsolver++", SDE),
             "solver_order": (2,),
             "solver_type": ("midpoint",),
-            "lower_order_final": (True,),
             "euler_at_final": (False,),
             "use_lu_lambdas": (False, None),
-            "use_flow_sigmas": (False, None),
-            "use_dynamic_shifting": (False,),
-            "final_sigmas_type": ("zero",),
             "lambda_min_clipped": (-math.inf, None),
             "variance_type": (None, LEARNED),
         },
-        OF_THRESHOLDING | {"flow_shift", "time_shift_type"},
+        OF_MULTISTEP,
+        (("algorithm_type", SDE, "dpmpp_2m_sde"),),
+    ),
+    "UniPCMultistepScheduler": Known(
+        "unipc",
+        {**BETAS, "timestep_spacing": LINSPACE},
+        {
+            **MULTISTEP,
+            "solver_order": (2, 3),
+            "solver_type": ("bh2", "midpoint", "heun", "logrho"),  # diffusers takes all for bh2
+            "predict_x0": (True,),
+            "disable_corrector": ([],),
+            "solver_p": (None,),
+            "sigma_min": (None,),
+            "sigma_max": (None,),
+            "shift_terminal": (None,),
+        },
+        OF_MULTISTEP,
+        (("solver_order", 3, "unipc_3"),),
     ),
     "EulerDiscreteScheduler": Known(
         "euler",
@@ -179,7 +209,7 @@ def read_config(path: Path, content: Mapping[str, Any]) -> Honoured:
     honoured = (EPSILON, V_PREDICTION) if known.sampler == "euler" else NOISE_PREDICTIONS
     if predicts not in honoured:
         raise refused(path, f"has the prediction_type {predicts!r}, not {' or '.join(honoured)}")
-    schedule, scheduler = _betas(path, said), _scheduler(path, said, known.sampler)
+    schedule, scheduler = _betas(path, said), _scheduler(path, said, known.sampler_of(content))
     return Honoured(schedule, scheduler, predicts, _variance_type(path, said, scheduler))
 
 

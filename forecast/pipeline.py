@@ -24,7 +24,7 @@ from .gains import measure_gains, places
 from .gram import Doubles, gram
 from .judge import judge_plan, peak
 from .recipe import Recipe
-from .search import FARTHEST, choose_called
+from .search import FARTHEST, choose_called, expected_error
 from .trajectories import Walked, walk_all
 
 EXACT_DB, TINY = 200.0, 1e-30
@@ -64,7 +64,11 @@ def fit_forecast(
     products, variances = gram(drawn.fitted_on), mean_variances(drawn.fitted_on)
 
     def fitted(calls: int) -> FittedPlan:
-        return _fit(pipeline, drawn, products, gains, variances, calls, on_stage)
+        if recipe.called:
+            chosen = recipe.called, expected_error(products, gains, recipe.called)
+        else:
+            chosen = choose_called(products, gains, calls)
+        return _fit(pipeline, drawn, products, chosen, variances, on_stage)
 
     plans = (
         [fitted(calls) for calls in recipe.calls]
@@ -138,15 +142,15 @@ def _fit(
     pipeline: Pipeline,
     drawn: Drawn,
     products: Doubles,
-    gains: Doubles,
+    chosen: tuple[tuple[int, ...], float],
     variances: tuple[float, ...],
-    calls: int,
     on_stage: OnStage,
 ) -> FittedPlan:
-    called, error = choose_called(products, gains, calls)
+    """The plan of the called steps that were chosen, with the error that is expected of them."""
+    called, error = chosen
     plan = fit_plan(products, called, variances)
     images = sum(one.request.images for one in drawn.held_out)
-    moved = on_stage(f"judging {calls} calls", images)
+    moved = on_stage(f"judging {len(called)} calls", images)
     decibels = judge_plan(pipeline, drawn.held_out, plan, moved)
     most = peak(drawn.fitted_on, pipeline.manifest.latent_space)
     return FittedPlan(

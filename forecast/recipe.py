@@ -24,6 +24,7 @@ class Recipe:
         budget_db: Where no calls are given: the median PSNR of held-out images that the fewest
             calls must keep.
         num: Trajectories that are fitted on; half as many judge.
+        called: The steps that call, where they are not to be chosen; then ``calls`` says how many.
     """
 
     settings: Settings
@@ -31,12 +32,13 @@ class Recipe:
     calls: tuple[int, ...] = ()
     budget_db: float | None = None
     num: int = 32
+    called: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.budget_db is None) != bool(self.calls):
             raise OptionError(
                 "Nothing says how many calls, or several options do",
-                "Choose one of `--calls`, `--budget` and `--all`",
+                "Choose one of `--calls`, `--budget`, `--all` and `--router`",
             )
         if self.num < 4 * len(self.scales):
             raise OptionError(

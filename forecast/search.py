@@ -59,6 +59,25 @@ def choose_called(products: Doubles, gains: Doubles, calls: int) -> tuple[tuple[
     return tuple(reversed(called)), error
 
 
+def expected_error(products: Doubles, gains: Doubles, called: tuple[int, ...]) -> float:
+    """The mean squared error that is expected in the image, of steps that are called anyhow.
+
+    Args:
+        products: As for `choose_called`, as is the next.
+        called: The steps, 0 first.
+    """
+    steps = len(gains)
+    total = 0.0
+    for call, end in zip(called, (*called[1:], steps), strict=True):
+        past = [step for step in reversed(called) if step <= call][:TERMS]
+        wanted = np.zeros(steps)
+        wanted[call + 1 : end] = gains[call + 1 : end]
+        matrix, right = products[np.ix_(past, past)], products[past] @ wanted
+        wanted[past] -= least_squares(matrix, right, np.asarray(products[call, call]))
+        total += float(wanted @ products @ wanted)
+    return total
+
+
 def _another_call(best: Doubles, costs: Doubles, reach: int) -> tuple[Doubles, Places]:
     """The least error with one call more, and how far back the call is that is forgotten for it."""
     after = np.full_like(best, np.inf)

@@ -76,7 +76,7 @@ def _read_safetensors(path: Path, weights: str | None) -> Stored:
 
 
 def _read_pickle(path: Path, weights: str | None) -> Stored:
-    content = _unpickle(path)
+    content = unpickle(path)
     if not isinstance(content, Mapping):
         raise CheckpointError(
             f"{path} holds a {type(content).__name__}, not weights by name", _convert_it(path)
@@ -122,7 +122,12 @@ def _is_zip(path: Path) -> bool:
         return True
 
 
-def _unpickle(path: Path) -> object:
+def unpickle(path: Path) -> object:
+    """What torch.save wrote: values and tensors, and nothing that could run code.
+
+    Raises:
+        CheckpointError: It is broken, or holds something else.
+    """
     mapped = _is_zip(path)  # only these, the format since 2020, can be
     try:
         with torch.serialization.safe_globals(HARMLESS), warnings.catch_warnings():

@@ -196,8 +196,8 @@ class Pipeline(Closing):
             labels: Classes, by number or by the names in the manifest.
             seeds: One for each image, in [0, 2**64); by default 0, 1, 2, ...
             steps: Of the run.
-            sampler: ``ddim``, ``ddpm``, ``dpmpp_2m`` or ``euler``; ``euler`` or ``heun`` for
-                a flow.
+            sampler: ``ddim``, ``ddpm``, ``dpmpp_2m``, ``dpmpp_2m_sde``, ``unipc``, ``unipc_3`` or
+                ``euler``; ``euler`` or ``heun`` for a flow.
             cfg_scale: Guidance scale; 1 is none.
             eta: DDIM's share of fresh noise, in [0, 1].
             spacing: ``leading``, ``linspace``, ``trailing`` or ``official``.

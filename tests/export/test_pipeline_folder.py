@@ -22,6 +22,7 @@ from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteSchedule
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
     FlowMatchEulerDiscreteScheduler,
 )
+from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 from format_helpers import diffusers_forward, write_diffusers
 from sampler_helpers import relative_l2, start_latent, toy_denoiser, walk, walk_ours
 
@@ -61,8 +62,12 @@ CLASSES: dict[str, tuple[Any, dict[str, Any]]] = {
     "ddpm": (DDPMScheduler, UNCLIPPED),
     "ddpm, clipped": (DDPMScheduler, {"clip_sample_range": 0.8}),
     "dpmpp_2m": (DPMSolverMultistepScheduler, {}),
+    "dpmpp_2m_sde": (DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++"}),
+    "unipc": (UniPCMultistepScheduler, {}),
+    "unipc_3": (UniPCMultistepScheduler, {"solver_order": 3}),
     "euler": (EulerDiscreteScheduler, {}),
 }
+MULTISTEP = ("dpmpp_2m", "dpmpp_2m_sde", "unipc", "unipc_3")
 SPACINGS: dict[str, dict[str, Any]] = {
     "its own": {},
     "leading": {"timestep_spacing": "leading"},
@@ -97,9 +102,9 @@ def scaled(scheduler: Any, index: int) -> float:
 def walk_diffusers(scheduler: Any, monkeypatch: pytest.MonkeyPatch) -> list[Latent]:
     """Every latent on the way of diffusers' own loop, fed our noise."""
     fresh: list[Latent] = []
-    for name in ("scheduling_ddpm", "scheduling_ddpm_parallel"):
+    for name in ("ddpm", "ddpm_parallel", "dpmsolver_multistep"):
         monkeypatch.setattr(
-            f"diffusers.schedulers.{name}.randn_tensor",
+            f"diffusers.schedulers.scheduling_{name}.randn_tensor",
             lambda shape, **options: torch.from_numpy(fresh[-1]),
         )
 
@@ -175,7 +180,7 @@ def test_every_latent_on_the_way_is_that_of_the_pipelines_own_scheduler(
     # Its own table is of float32 products; that its betas are ours, this shows.
     table = manifest.schedule.alpha_bar()
     np.testing.assert_allclose(scheduler.alphas_cumprod.numpy(), table, rtol=2e-4, atol=1e-7)
-    if manifest.schedule.zero_snr and sampler in ("dpmpp_2m", "euler"):
+    if manifest.schedule.zero_snr and sampler in (*MULTISTEP, "euler"):
         table[-1] = LEAST_SIGNAL
     scheduler.alphas_cumprod = torch.from_numpy(table)
     if sampler == "ddim to timestep 0":
@@ -290,6 +295,16 @@ def test_the_manifest_keeps_what_a_flows_scheduler_says(tmp_path: Path) -> None:
         (FlowMatchEulerDiscreteScheduler, {"num_train_timesteps": 1.5}, "has 1.5 timesteps"),
         (DPMSolverMultistepScheduler, {"solver_order": 3}, "has solver_order 3, and only 2"),
         (DPMSolverMultistepScheduler, {"use_karras_sigmas": True}, "has use_karras_sigmas True"),
+        (
+            DPMSolverMultistepScheduler,
+            {"algorithm_type": "sde-dpmsolver"},
+            "has algorithm_type sde-dpmsolver, and only dpmsolver++ or sde-dpmsolver++ is",
+        ),
+        (UniPCMultistepScheduler, {"solver_order": 1}, "has solver_order 1, and only 2 or 3 is"),
+        (UniPCMultistepScheduler, {"solver_type": "bh1"}, "has solver_type bh1, and only bh2"),
+        (UniPCMultistepScheduler, {"predict_x0": False}, "has predict_x0 False, and only True"),
+        (UniPCMultistepScheduler, {"disable_corrector": [0]}, "has disable_corrector [0], and"),
+        (UniPCMultistepScheduler, {"use_flow_sigmas": True}, "has use_flow_sigmas True, and only"),
     ],
 )
 def test_what_is_not_honoured_is_refused_by_name_and_value(

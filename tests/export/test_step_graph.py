@@ -38,6 +38,9 @@ RULES: dict[str, tuple[str, float]] = {
     "noisy ddim": ("ddim", 0.7),
     "ddpm": ("ddpm", 0.0),
     "dpmpp_2m": ("dpmpp_2m", 0.0),
+    "dpmpp_2m_sde": ("dpmpp_2m_sde", 0.0),
+    "unipc": ("unipc", 0.0),
+    "unipc_3": ("unipc_3", 0.0),
     "euler": ("euler", 0.0),
     "heun": ("heun", 0.0),
 }
@@ -141,7 +144,7 @@ def test_a_step_is_the_samplers(rule: str, cfg_scale: float) -> None:
         assert relative_l2(wanted, found) <= TOLERANCE
 
 
-@pytest.mark.parametrize("rule", ["ddim", "ddpm"])
+@pytest.mark.parametrize("rule", ["ddim", "ddpm", "dpmpp_2m_sde", "unipc"])
 def test_a_learned_variance_sizes_the_noise(rule: str) -> None:
     manifest = manifest_for(learn_sigma=True)
     sampler = make_sampler(rule, manifest.schedule, 7)

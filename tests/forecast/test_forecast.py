@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from bundle_helpers import FakeSession, one_line, toy_manifest, write_bundle
 from cli_helpers import refused, run
+from router_helpers import write_router
 
 from pitstop import OptionError
 from pitstop.forecast import trajectories
@@ -20,7 +21,7 @@ from pitstop.forecast.gram import gram
 from pitstop.forecast.judge import judge_plan
 from pitstop.forecast.pipeline import fit_forecast
 from pitstop.forecast.recipe import Recipe, all_calls
-from pitstop.forecast.search import choose_called
+from pitstop.forecast.search import choose_called, expected_error
 from pitstop.forecast.trajectories import Walked, walk_all
 from pitstop.runtime.bundle.folder import open_bundle
 from pitstop.runtime.bundle.forecasts import read_forecasts
@@ -74,6 +75,7 @@ def test_no_other_choice_of_steps_leaves_less(calls: int) -> None:
     products, gains = some_products(), np.linspace(1.0, 0.2, 10)
 
     called, error = choose_called(products, gains, calls)
+    assert expected_error(products, gains, called) == pytest.approx(error)
 
     others = [(0, *rest) for rest in itertools.combinations(range(1, 10), calls - 1)]
     errors = [error_of(products, gains, other) for other in others]
@@ -295,3 +297,17 @@ def test_inspect_says_why_a_forecast_is_not_used(bundle: Path) -> None:
     assert "holds no forecast" in refused(
         "generate", bundle, *HERE, "--steps", 5, "--calls", 4, "--out", bundle.parent / "out"
     )
+
+
+def test_a_router_says_which_steps_are_called(bundle: Path, tmp_path: Path) -> None:
+    few, all_of_them = [3.0, -5.0, -5.0], [3.0, 3.0, 3.0]
+    router = write_router(tmp_path / "router.pt", [*[all_of_them] * 6, *[few] * 6])
+    asked = ("forecast", bundle, "--cfg-scale", "2", "--num", "8", *HERE)
+
+    run(*asked, "--steps", 12, "--router", router)
+
+    [forecast] = read_forecasts(open_bundle(bundle))
+    assert [one.plan.called for one in forecast.plans] == [(0, 2, 4, 6, 7, 8, 9, 10, 11)]
+    assert "is for 12 steps, and 50 were asked for" in refused(*asked, "--router", router)
+    both = refused(*asked, "--steps", 12, "--router", router, "--calls", 6)
+    assert "The router says which steps are called, and so do `--calls`" in both

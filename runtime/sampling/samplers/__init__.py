@@ -19,8 +19,10 @@ from ..schedule.spacing import LEADING, LINSPACE, OFFICIAL, Spacing
 from .ddim import Ddim
 from .ddpm import Ddpm
 from .dpmpp_2m import Dpmpp2m
+from .dpmpp_2m_sde import Dpmpp2mSde
 from .euler import Euler
 from .heun import Heun
+from .unipc import UniPc
 
 if TYPE_CHECKING:
     from ...bundle.manifest import Manifest
@@ -58,6 +60,15 @@ SAMPLERS: dict[str, Named] = {
     ),
     "dpmpp_2m": Named(
         lambda visits, found, _: Dpmpp2m(visits, found), LINSPACE, open_ended=True, divides=True
+    ),
+    "dpmpp_2m_sde": Named(
+        lambda visits, found, _: Dpmpp2mSde(visits, found), LINSPACE, open_ended=True, divides=True
+    ),
+    "unipc": Named(
+        lambda visits, found, _: UniPc(visits, found), LINSPACE, open_ended=True, divides=True
+    ),
+    "unipc_3": Named(
+        lambda visits, found, _: UniPc(visits, found, 3), LINSPACE, open_ended=True, divides=True
     ),
     "euler": Named(
         lambda visits, found, _: Ddim(visits, 0.0, found), LINSPACE, whole=False, divides=True

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from ..found import image_in
+from ..halfway import halfway
 from ..sampler import EPSILON, Latent, Memory, Prediction
 from ..schedule import Schedule
 
@@ -42,21 +42,5 @@ class Dpmpp2m:
         image = image_in(latent, prediction.output, now, self.predicts)
         of_latent = ((1 - after) / (1 - now)) ** 0.5
         of_image = after**0.5 - of_latent * now**0.5  # alpha * (1 - exp(-h)), finite at the end
-        moved = of_latent * latent + of_image * self.halfway(index, image, memory)
+        moved = of_latent * latent + of_image * halfway(self.schedule, index, image, memory)
         return moved, (image,)
-
-    def halfway(self, index: int, image: Latent, memory: Memory) -> Latent:
-        """The image halfway through the step, on the line through the last two predictions."""
-        if not memory or index == self.schedule.steps - 1:
-            return image
-        shares = (float(self.schedule.alpha_bar[index - 1]), *self.schedule.shares(index))
-        before, now, after = map(half_log_snr, shares)
-        if now == before:  # as many steps as in training visit one timestep twice: no line
-            return image
-        [image_before] = memory
-        return image + 0.5 * (after - now) / (now - before) * (image - image_before)
-
-
-def half_log_snr(alpha_bar: float) -> float:
-    """Lambda, the paper's time: the logarithm of signal over noise, of amplitudes."""
-    return 0.5 * math.log(alpha_bar / (1 - alpha_bar))

@@ -15,8 +15,10 @@ from pitstop.runtime.sampling.samplers import (
 from pitstop.runtime.sampling.samplers.ddim import Ddim
 from pitstop.runtime.sampling.samplers.ddpm import Ddpm
 from pitstop.runtime.sampling.samplers.dpmpp_2m import Dpmpp2m
+from pitstop.runtime.sampling.samplers.dpmpp_2m_sde import Dpmpp2mSde
 from pitstop.runtime.sampling.samplers.euler import Euler
 from pitstop.runtime.sampling.samplers.heun import Heun
+from pitstop.runtime.sampling.samplers.unipc import UniPc
 from pitstop.runtime.sampling.schedule.betas import Betas
 from pitstop.runtime.sampling.schedule.flow import LinearFlow
 from pitstop.runtime.sampling.schedule.scheduler import AUTO, Scheduler
@@ -33,6 +35,9 @@ BETAS = Betas()
         ("ddpm", Ddpm, [999, 749, 500, 250, 0]),  # 749.25, 499.5, 249.75 rounded
         ("ddim", Ddim, [800, 600, 400, 200, 0]),
         ("dpmpp_2m", Dpmpp2m, [999, 799, 599, 400, 200]),  # 799.2, 599.4, 399.6, 199.8 rounded
+        ("dpmpp_2m_sde", Dpmpp2mSde, [999, 799, 599, 400, 200]),
+        ("unipc", UniPc, [999, 799, 599, 400, 200]),
+        ("unipc_3", UniPc, [999, 799, 599, 400, 200]),
     ],
 )
 def test_each_name_is_its_sampler_on_its_own_timesteps(
@@ -55,7 +60,10 @@ def test_an_unknown_name_is_told_with_the_known_ones(name: str) -> None:
     with pytest.raises(OptionError) as told:
         make_sampler(name, BETAS, 5)
     assert told.value.problem == f"There is no sampler called {name!r}"
-    assert told.value.remedy == "Choose one of: ddpm, ddim, dpmpp_2m, euler"
+    assert (
+        told.value.remedy
+        == "Choose one of: ddpm, ddim, dpmpp_2m, dpmpp_2m_sde, unipc, unipc_3, euler"
+    )
 
 
 @pytest.mark.parametrize("eta", [-0.1, 1.5, float("nan")])
@@ -130,6 +138,7 @@ def test_auto_is_the_sampler_that_came_with_the_model() -> None:
         ("ddim", OFFICIAL, [999, 666, 333, 0]),
         ("ddpm", LEADING, [750, 500, 250, 0]),
         ("dpmpp_2m", LEADING, [800, 600, 400, 200]),
+        ("unipc", LEADING, [800, 600, 400, 200]),
         ("euler", "auto", [999, 666, 333, 0]),
         ("euler", LEADING, [750, 500, 250, 0]),
     ],
@@ -201,7 +210,7 @@ def test_epsilon_of_noise_alone_is_told(name: str) -> None:
     ("training", "name", "predicts", "fitting"),
     [
         (LinearFlow(1), "ddim", "a velocity", "euler, heun"),
-        (BETAS, "heun", "the noise", "ddpm, ddim, dpmpp_2m, euler"),
+        (BETAS, "heun", "the noise", "ddpm, ddim, dpmpp_2m, dpmpp_2m_sde, unipc, unipc_3, euler"),
     ],
 )
 def test_a_sampler_of_another_kind_of_model_is_told_with_those_that_fit(
