@@ -2,10 +2,15 @@
 
 from ..graph_pass import GraphPass
 from .attention_operators import MULTI_HEAD_ATTENTION, ONNX_ATTENTION
+from .batch_projections import BATCH_PROJECTIONS
 from .flat_heads import FLAT_HEADS
 from .fold_bridge import FOLD_BRIDGE
 from .fuse_attention import FUSE_ATTENTION
+from .merge_moves import MERGE_MOVES
 from .pad_heads import PAD_HEADS
+from .place_major import PLACE_MAJOR
+from .row_gates import ROW_GATES
+from .shift_taps import SHIFT_TAPS
 from .simplify import SIMPLIFY
 from .window_major import WINDOW_MAJOR
 
@@ -16,6 +21,11 @@ PASSES: tuple[GraphPass, ...] = (
     PAD_HEADS,
     MULTI_HEAD_ATTENTION,
     ONNX_ATTENTION,
+    PLACE_MAJOR,
+    BATCH_PROJECTIONS,
+    SHIFT_TAPS,
+    ROW_GATES,
+    MERGE_MOVES,
     FLAT_HEADS,
     SIMPLIFY,
 )
