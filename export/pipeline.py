@@ -22,6 +22,7 @@ from ..runtime.sampling.settings import Settings
 from ..runtime.stage import Moved, OnStage, unheard
 from .by_hand import ByHand
 from .goldens import draw_goldens, golden_settings
+from .lowering.kept_fp32 import rules_for
 from .lowering.lower import LOW, choose_precisions, lower
 from .optimize import DENOISER, Optimized, choose_steps, denoiser_calls, example_feeds, optimize
 from .parity import FP32_TOLERANCE, Parity, check_parity
@@ -215,7 +216,9 @@ def add_precision(
     The gate holds for the twin that rounds as a device does, and for the graph itself where ONNX
     Runtime can run it.
     """
-    lowered = lower(folded.graphs[DENOISER], precision, denoiser_calls(folded.graphs, goldens))
+    wide = folded.graphs[DENOISER]
+    kept = rules_for(precision, find_target(manifest.target))
+    lowered = lower(wide, precision, denoiser_calls(folded.graphs, goldens), rules=kept)
     name = f"denoiser.{precision.name}"
     graphs = {**manifest.graphs, name: write_graph(lowered.model, folder, name)}
     passes = (*manifest.passes, lowered.report)

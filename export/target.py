@@ -20,11 +20,13 @@ class Target:
         opset: Version of the ONNX operators that all of them read.
         off: Names of the passes that do not pay there, or that they cannot read.
         precisions: Of the floating-point graphs that they run.
+        in_fp16: Names of the rules of `lowering.kept_fp32` that do not hold in fp16.
     """
 
     opset: int = 19  # the first in which Q/DQ takes fp16 scales; TensorRT 10.3 reads it
     off: tuple[str, ...] = ()
     precisions: tuple[str, ...] = FLOATING
+    in_fp16: tuple[str, ...] = ()
 
 
 # TensorRT-RTX has no fp32 kernel for opset 23's Attention with a position bias.
@@ -33,6 +35,8 @@ DECOMPOSED = ("multi_head_attention", "onnx_attention")
 UNPADDED = ("pad_heads",)
 # It saves an engine two kernels a block (benchmarks/engine_cost.py), and a CPU nothing.
 SPLIT_HEADS = ("flat_heads",)
+# For engines: a norm or a matmul is one kernel with what follows it, in half of the bytes.
+STREAM = ("residual stream", "modulation", "conditioning")
 # Both CPU backends are slower with it: the bridge regathers its grid in a transpose of six axes.
 ROW_MAJOR = ("window_major",)
 
@@ -43,9 +47,9 @@ TARGETS = {
         off=(*ROW_MAJOR, *UNPADDED, "onnx_attention", *SPLIT_HEADS), precisions=("fp32", "fp16")
     ),
     "openvino": Target(off=(*ROW_MAJOR, *UNPADDED, *DECOMPOSED, *SPLIT_HEADS)),
-    "tensorrt10": Target(off=(*UNPADDED, *DECOMPOSED)),  # JetPack 6
-    "tensorrt11": Target(off=(*UNPADDED, *DECOMPOSED)),
-    "tensorrt-rtx": Target(off=(*UNPADDED, *DECOMPOSED)),
+    "tensorrt10": Target(off=(*UNPADDED, *DECOMPOSED), in_fp16=STREAM),  # JetPack 6
+    "tensorrt11": Target(off=(*UNPADDED, *DECOMPOSED), in_fp16=STREAM),
+    "tensorrt-rtx": Target(off=(*UNPADDED, *DECOMPOSED), in_fp16=STREAM),
 }
 
 
