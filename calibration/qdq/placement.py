@@ -23,6 +23,9 @@ from ...graphs.weights import is_constant
 SMALLEST_SIDE = 16  # of a weight that int8 kernels are made for
 QUANTIZED = re.compile(r"Q[A-Z]|.*(Integer|Quantize|NBits)")  # QLinearMatMul, MatMulInteger, ...
 FUSED_ATTENTION = ("MultiHeadAttention", "Attention")
+# Their engines run an int8 depthwise convolution in two kernels, of which the first makes its input
+# four times as large (benchmarks/engine_cost.py).
+FLOAT_BRIDGES = ("tensorrt10", "tensorrt11", "tensorrt-rtx")
 
 
 @dataclass(frozen=True)
@@ -30,12 +33,17 @@ class Placement:
     """What is quantized beside the linears.
 
     Attributes:
-        bridge: The bridge's depthwise convolutions, which can be slower in int8 on TensorRT.
+        bridge: The bridge's depthwise convolutions; None where it pays.
         attention: q, k, softmax and v, the operands of the attention's two matmuls.
     """
 
-    bridge: bool = True
+    bridge: bool | None = None
     attention: bool = False
+
+    def settled(self, target: str) -> Placement:
+        """The same with nothing left open, for a bundle's target."""
+        bridge = target not in FLOAT_BRIDGES if self.bridge is None else self.bridge
+        return dataclasses.replace(self, bridge=bridge)
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,10 @@ class Sites:
 def find_sites(graph: ir.Graph, placement: Placement) -> Sites:
     """Look at every layer of a denoiser.
 
+    Args:
+        graph: The fp32 denoiser's.
+        placement: What is quantized; the bridge too where that is left open.
+
     Raises:
         CalibrationError: The graph is quantized already, or has nothing to quantize.
     """
@@ -105,7 +117,7 @@ def _look_at_conv(graph: ir.Graph, node: ir.Node, placement: Placement, sites: S
     name, weight = layer_name(node), _weight(node)
     if node.inputs[0] in graph.inputs or weight is None:
         sites.skipped[name] = "the patch embedding stays as it is"
-    elif not placement.bridge:
+    elif placement.bridge is False:
         sites.skipped[name] = "the bridge is left out"
     else:
         sites.found.append(
