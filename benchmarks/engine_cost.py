@@ -29,6 +29,7 @@ from pitstop.calibration.qdq.placement import Placement, find_sites
 from pitstop.calibration.qdq.quantize import quantize
 from pitstop.export.device_floor import devices_of, floor
 from pitstop.export.engine_cost import Cost, built_kernels, by_block, cost_of
+from pitstop.export.lowering.kept_fp32 import rules_for
 from pitstop.export.lowering.lower import LOW, lower
 from pitstop.export.optimize import SPLIT, choose_steps, example_feeds, optimize
 from pitstop.export.target import find_target
@@ -133,8 +134,8 @@ def denoiser(case: Case) -> ir.Model:
     if case.precision == "fp32":
         return wide
     if case.precision in LOW:
-        return lower(wide, LOW[case.precision], [_noise(wide)]).model
-    target = "portable" if case.passes == PORTABLE else TARGET
+        return lowered(wide, case.passes, case.precision)
+    target = target_of(case.passes)
     sites = find_sites(wide.graph, PLACEMENTS[case.precision].settled(target)).found
     watched = with_outputs(wide, list(dict.fromkeys(site.tensor for site in sites)))
     ranges = {
@@ -142,8 +143,18 @@ def denoiser(case: Case) -> ir.Model:
     }
     constants = wide.graph.initializers.items()
     weights = {name: one.const_value for name, one in constants if one.const_value is not None}
-    base = lower(wide, LOW["fp16"], [_noise(wide)]).model
+    base = lowered(wide, case.passes, "fp16")
     return quantize(base, weights, sites, ranges, INT8, INT8)
+
+
+def target_of(passes: str) -> str:
+    return "portable" if passes == PORTABLE else TARGET
+
+
+def lowered(wide: ir.Model, passes: str, precision: str) -> ir.Model:
+    """In a floating-point precision below fp32, as the target has it."""
+    rules = rules_for(LOW[precision], find_target(target_of(passes)))
+    return lower(wide, LOW[precision], [_noise(wide)], rules=rules).model
 
 
 @lru_cache(maxsize=2)

@@ -93,7 +93,7 @@ def floor(kernels: Sequence[Kernel], device: Device) -> Floor:
     """The estimate for a call of an engine with these kernels."""
     seconds, bound = 0.0, Counter[str]()
     for kernel in kernels:
-        moved = kernel.layer.activation_bytes + kernel.layer.constant_bytes
+        moved = kernel.activation_bytes + kernel.layer.constant_bytes
         needs = {LAUNCH: device.launch, BYTES: moved / device.bandwidth}
         if kernel.dtype is not None:
             needs[FLOPS] = kernel.flops / device.peak(kernel.dtype)

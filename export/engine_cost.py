@@ -17,6 +17,7 @@ import onnx_ir as ir
 from ..graphs.scopes import module_of
 from ..runtime.builder import BuildRequest
 from ..runtime.temporary import temporary_folder
+from .engine_reads import unread_bytes
 from .engines.layers import BITS, Layer, read_layers
 from .engines.process import build_apart
 
@@ -39,12 +40,19 @@ class Kernel:
         part: The modules of the block that it has nodes of, such as ``attn``.
         flops: Of its matmuls and convolutions, a multiply-add counted as two. A node that two
             kernels are made of counts for the one that the library did not generate.
+        unread: Bytes of the tensors that it names and cuts, of which it takes a part alone.
     """
 
     layer: Layer
     block: str
     part: tuple[str, ...]
     flops: int
+    unread: int = 0
+
+    @property
+    def activation_bytes(self) -> int:
+        """What it reads and writes beside constants."""
+        return self.layer.activation_bytes - self.unread
 
     @property
     def moves(self) -> bool:
@@ -73,7 +81,7 @@ class Cost:
         moves: How many of them only move data.
         quantizations: How many only quantize.
         matmuls: How many multiply matrices or convolve, by the type in which they do.
-        activation_bytes: What they read and write, each tensor that one names counted whole.
+        activation_bytes: What they read and write; of a tensor that one cuts, what it takes.
         constant_bytes: Weights and other constants that they read.
         flops: Of matmuls and convolutions.
     """
@@ -115,13 +123,19 @@ def built_kernels(model: ir.Model, capability: str) -> list[Kernel]:
 
 def kernels_of(layers: Sequence[Layer], graph: ir.Graph) -> list[Kernel]:
     """The kernels of an engine that was built of ``graph``, in the order in which they run."""
+    nodes = {str(node.name): node for node in graph}
     modules = {str(node.name): module_of(node) or "" for node in graph}
     flops = {str(node.name): node_flops(node) for node in graph}
     kernels = [layer for layer in layers if layer.kind not in ORDERS]
     computed = _where_computed(kernels)
     return [
-        _kernel(layer, modules, [flops.get(node, 0) for node in layer.nodes if computed[node] == i])
-        for i, layer in enumerate(kernels)
+        _kernel(
+            layer,
+            modules,
+            sum(flops.get(node, 0) for node in layer.nodes if computed[node] == index),
+            unread_bytes(layer, nodes),
+        )
+        for index, layer in enumerate(kernels)
     ]
 
 
@@ -131,7 +145,7 @@ def cost_of(kernels: Sequence[Kernel]) -> Cost:
         moves=sum(kernel.moves for kernel in kernels),
         quantizations=sum(kernel.quantizes for kernel in kernels),
         matmuls=Counter(kernel.dtype for kernel in kernels if kernel.dtype is not None),
-        activation_bytes=sum(kernel.layer.activation_bytes for kernel in kernels),
+        activation_bytes=sum(kernel.activation_bytes for kernel in kernels),
         constant_bytes=sum(kernel.layer.constant_bytes for kernel in kernels),
         flops=sum(kernel.flops for kernel in kernels),
     )
@@ -156,14 +170,15 @@ def _where_computed(layers: Sequence[Layer]) -> dict[str, int]:
     return found
 
 
-def _kernel(layer: Layer, modules: Mapping[str, str], flops: Sequence[int]) -> Kernel:
+def _kernel(layer: Layer, modules: Mapping[str, str], flops: int, unread: int) -> Kernel:
     places = [found for node in layer.nodes if (found := BLOCK.match(modules.get(node, "")))]
     blocks = Counter(place[1] for place in places)
     return Kernel(
         layer,
         blocks.most_common(1)[0][0] if blocks else "",
         tuple(dict.fromkeys(place[2] for place in places if place[2])),
-        sum(flops),
+        flops,
+        unread,
     )
 
 

@@ -133,10 +133,33 @@ def _look_at_linear(node: ir.Node, last: bool, sites: Sites) -> None:
         sites.skipped[name] = "the final layer stays as it is"
     elif node.op_type == "Gemm":
         sites.skipped[name] = "the conditioning stays as it is"
+    elif batched := _batch_beside(node):
+        sites.skipped[name] = batched
     elif min(weight.shape.numpy()) < SMALLEST_SIDE:
         sites.skipped[name] = f"a side of its weight is below {SMALLEST_SIDE}"
     else:
         sites.found.append(Site(name, _name(node, 0), _output(node), 0, str(weight.name)))
+
+
+def _batch_beside(node: ir.Node) -> str:
+    """Why a linear stays as it is that a batch of matmuls makes, or that reads what one reads.
+
+    A batch has no scales of its own for each of its weights. And a norm would write its output in
+    two types, for the batch and for an int8 matmul, whose bias is a kernel of its own beside it.
+    """
+    weight = _weight(node)
+    if weight is not None and weight.shape is not None and len(weight.shape) > 2:
+        return "its weights are a batch, which has no scale for each"
+    flat = [user for user in _users(node.inputs[0]) if user.op_type == "Reshape"]
+    beside = [weight for user in flat for reader in _users(user.outputs[0])
+              if (weight := _weight(reader)) is not None]  # fmt: skip
+    if any(weight.shape is not None and len(weight.shape) > 2 for weight in beside):
+        return "a batch of matmuls reads the same, and stays as it is"
+    return ""
+
+
+def _users(value: ir.Value | None) -> list[ir.Node]:
+    return [] if value is None else list(value.consumers())
 
 
 def _attention_operands(node: ir.Node) -> Iterator[Site]:

@@ -119,13 +119,21 @@ def _modulations(graph: ir.Graph) -> Iterator[ir.Node]:
     for norm in (*_layer_norms(graph), *_other_norms(graph)):
         value = norm.outputs[0]
         for op_type in ("Mul", "Add"):
-            user = sole_user(value)
+            user = _reader(value)
             if user is None or user.op_type != op_type:
                 break
             if not _reads_conditioning(user, sees_latent):
                 break
             yield user
             value = user.outputs[0]
+
+
+def _reader(value: ir.Value) -> ir.Node | None:
+    """What alone reads a value, in whatever shape."""
+    user = sole_user(value)
+    while user is not None and user.op_type == "Reshape":
+        user = sole_user(user.outputs[0])
+    return user
 
 
 def _softmaxes(graph: ir.Graph) -> Iterator[ir.Node]:

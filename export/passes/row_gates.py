@@ -1,6 +1,6 @@
 """Let each image's gate into the linear before it, where the rows of all images are one axis.
 
-    x + g[image] y    ->    x + y g[0] m[0] + y g[1] m[1]        m[i]: 1 in the rows of image i
+    x + g[image] y    ->    x + y m[0] g[0] + y m[1] g[1]        m[i]: 1 in the rows of image i
 
 A gate differs from image to image, and with it the rows of a matmul. TensorRT puts a factor that is
 one row or one column, as these are, into the matmul's own kernel, with the residual's sum; any
@@ -78,9 +78,9 @@ def _rewrite(
                   for end in (image, image + 1)]  # fmt: skip
         one = insert(graph, add, "Slice", [gate, *limits, axis], (1, 1, width))
         row = reshape(graph, add, one, (1, width))
-        product = insert(graph, add, "Mul", [linear, row], (rows, width))
-        shown = insert(graph, add, "Mul", [product, mask], (rows, width))
-        total = insert(graph, add, "Add", [total, shown], (rows, width))
+        shown = insert(graph, add, "Mul", [linear, mask], (rows, width))
+        gated = insert(graph, add, "Mul", [shown, row], (rows, width))
+        total = insert(graph, add, "Add", [total, gated], (rows, width))
     replace_node(graph, add, total)
 
 
