@@ -1,4 +1,4 @@
-"""How much a kernel takes of a tensor that it cuts: the builder's list names such a tensor whole."""
+"""How much a kernel takes of a tensor that it cuts, where the builder's list names it whole."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def unread_bytes(layer: Layer, nodes: Mapping[str, ir.Node]) -> int:
         and (first := node.inputs[0]) is not None
         and first.producer() not in inside
     }
-    waiting = sorted(((math.prod(dims(value)), taken(value, inside)) for value in cut))
+    waiting = sorted((math.prod(dims(value)), taken(value, inside)) for value in cut)
     unread = 0
     for tensor in layer.inputs:
         size = math.prod(tensor.shape)

@@ -3,7 +3,6 @@
 from ..graph_pass import GraphPass
 from .attention_operators import MULTI_HEAD_ATTENTION, ONNX_ATTENTION
 from .batch_projections import BATCH_PROJECTIONS
-from .flat_heads import FLAT_HEADS
 from .fold_bridge import FOLD_BRIDGE
 from .fuse_attention import FUSE_ATTENTION
 from .merge_moves import MERGE_MOVES
@@ -26,6 +25,5 @@ PASSES: tuple[GraphPass, ...] = (
     SHIFT_TAPS,
     ROW_GATES,
     MERGE_MOVES,
-    FLAT_HEADS,
     SIMPLIFY,
 )

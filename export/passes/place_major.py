@@ -274,7 +274,8 @@ class _Rows:
             node.outputs[0].shape = ir.Shape((1, heads, inside, inside))
         mixed = site.mixed.outputs[0]
         mixed.shape = ir.Shape((1, heads, inside, dim))
-        after = site.joined.inputs[0].producer()
+        after = first_input(site.joined).producer()
+        assert after is not None
         flat = reshape(self._graph, after, mixed, (heads, inside, dim))
         moved = transpose(self._graph, after, flat, (1, 0, 2))
         width = dims(site.joined.outputs[0])[-1]

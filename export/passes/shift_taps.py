@@ -17,7 +17,6 @@ from ...graphs.weights import (
     dims,
     first_input,
     insert,
-    is_op,
     replace_node,
     transpose,
 )
@@ -40,8 +39,10 @@ def shift_taps(graph: ir.Graph) -> Sites:
 
 def why_not_shift(convolution: ir.Node) -> str | None:
     """Why a depthwise convolution is no sum over shifts of one grid, or None where it is one."""
-    if not is_op(convolution, "Conv", strides=(1, 1), dilations=(1, 1)):
+    if _ints(convolution, "strides", 1) + _ints(convolution, "dilations", 1) != (1,) * 4:
         return "it skips places of the grid"
+    if convolution.attributes.get_string("auto_pad", "NOTSET") != "NOTSET":
+        return "its padding is not written down"
     if dims(convolution.inputs[0]) != dims(convolution.outputs[0]):
         return "its output is no grid of the same size"
     _, bias = weight_and_bias(convolution)
@@ -53,7 +54,7 @@ def _sum_of_taps(graph: ir.Graph, convolution: ir.Node) -> ir.Value:
     assert weight is not None
     assert bias is not None
     batch, channels, rows, columns = dims(convolution.inputs[0])
-    top, left, bottom, right = convolution.attributes["pads"].as_ints()
+    top, left, bottom, right = _ints(convolution, "pads", 0)
     grid = transpose(graph, convolution, first_input(convolution), CHANNELS_LAST)
     edges = np.array([0, top, left, 0, 0, bottom, right, 0], np.int64)
     padded = insert(
@@ -82,6 +83,12 @@ def _sum_of_taps(graph: ir.Graph, convolution: ir.Node) -> ir.Value:
         )
     assert total is not None
     return transpose(graph, convolution, total, CHANNELS_FIRST)
+
+
+def _ints(node: ir.Node, name: str, default: int) -> tuple[int, ...]:
+    """An attribute of both axes of a grid; ``pads`` has both ends of each."""
+    count = 4 if name == "pads" else 2
+    return tuple(node.attributes.get_ints(name, (default,) * count))
 
 
 SHIFT_TAPS = GraphPass("shift_taps", shift_taps, tolerance=1e-5)
