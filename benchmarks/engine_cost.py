@@ -42,7 +42,8 @@ PRESETS = ("fashion", "pit-s-2", "dit-s-2", "edt-s-2", "pit-b-2", "pit-l-2")
 CAPABILITIES = ("8.6", "8.9", "12.0")
 PRECISIONS = ("fp16", "int8", "bf16", "fp32")
 CLOSELY = ("8.9", "fp16")  # where passes are counted one by one
-LARGE = ("pit-b-2", "pit-l-2")  # which have the blocks of pit-s-2: no passes, no placements
+BY_PASS = ("fashion", "pit-s-2", "dit-s-2")  # whose passes are
+LARGE = ("pit-b-2", "pit-l-2")  # which have the blocks of pit-s-2: int8 by default alone
 # int8 with what else is quantized, beside what is by default.
 PLACEMENTS = {"int8": Placement(), "int8 --bridge": Placement(bridge=True),
               "int8 --attention": Placement(attention=True)}  # fmt: skip
@@ -77,11 +78,11 @@ def cases(presets: Sequence[str]) -> Iterator[Case]:
     """Preset by preset, so that each is traced once."""
     capability, precision = CLOSELY
     for preset in presets:
-        for passes in variants() if preset not in LARGE else (ALL,):
+        for passes in variants() if preset in BY_PASS else (ALL,):
             yield Case(preset, passes, precision, capability)
         for other in PLACEMENTS if preset not in LARGE else ("int8",):
             yield Case(preset, ALL, other, capability)
-        if preset not in LARGE:
+        if preset in BY_PASS:
             yield Case(preset, PORTABLE, "int8", capability)
         for other in PRECISIONS:
             for each in CAPABILITIES:
