@@ -1,6 +1,7 @@
 """What a bundle's graphs are made for: a row for each family of devices and engines.
 
-A pass that does not pay on a target, as measured by ``benchmarks/passes.py``, is off there.
+A pass that does not pay on a target is off there: on CPUs as measured by ``benchmarks/passes.py``,
+on engines as counted by ``benchmarks/engine_cost.py`` until a GPU has spoken.
 """
 
 from __future__ import annotations
