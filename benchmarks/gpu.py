@@ -38,6 +38,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
+from gpu_floor import judge
 from record import record
 from rich.console import Console
 from rich.progress import track
@@ -189,6 +190,9 @@ def main(
                     if quick
                     else _measure(preset, batch, place, folder, count)
                 )
+                if place == "cuda":
+                    for line in judge(rows, Path(folder) / "bundle", torch.cuda.get_device_name()):
+                        click.echo(f"  {line}")
             figures[f"{preset}, batch {batch}"] = [
                 {"name": row.name, "precision": row.precision, "why_not": row.why_not} | row.figures
                 for row in rows

@@ -98,7 +98,7 @@ def calibrate_bundle(
     bundle = open_bundle(Path(os.path.abspath(folder)))  # "." is moved away at the end
     base = choose_base(bundle.manifest, recipe.base, recipe.precision)
     fp32 = _read(bundle, "fp32")
-    sites = find_sites(fp32.graph, recipe.placement)
+    sites = find_sites(fp32.graph, recipe.placement.settled(bundle.manifest.target))
     options = options or SessionOptions(provider="CPUExecutionProvider")
     work = Work(bundle, base, fp32, sites, recipe, options, on_stage)
     drawn, held_out, coverage = None, None, None
@@ -163,7 +163,7 @@ def _builder(work: Work, ranges: Ranges) -> Build:
         if site.tensor not in thresholds:
             raise CalibrationError(
                 f"The ranges have none for {site.name}",
-                "Take them again with the same `--attention` and `--no-bridge`",
+                "Take them again with the same `--attention` and `--bridge`",
             )
     base = work.fp32 if work.base == "fp32" else _read(work.bundle, work.base)
     _check_overflow(base.graph, work.sites.found, ranges)

@@ -51,7 +51,11 @@ CPU = "CPUExecutionProvider"
         help="Move loud channels into the weights.",
     ),
     click.option("--attention", is_flag=True, help="Quantize the attention's two matmuls too."),
-    click.option("--no-bridge", is_flag=True, help="Leave the bridge's convolutions unquantized."),
+    click.option(
+        "--bridge/--no-bridge",
+        default=None,
+        help="Quantize the bridge's convolutions too; by default on all but TensorRT's targets.",
+    ),
     click.option(
         "--budget",
         "budget_db",
@@ -60,13 +64,13 @@ CPU = "CPUExecutionProvider"
         help="The PSNR that whole trajectories must keep.",
     ),
 )
-def recipe_options(attention: bool, no_bridge: bool, **fields: Any) -> Recipe:
+def recipe_options(attention: bool, bridge: bool | None, **fields: Any) -> Recipe:
     """How the denoiser is made; first of all, nothing is asked for that would do nothing."""
     _refuse_idle(click.get_current_context())
     from ..calibration.qdq.placement import Placement
     from ..calibration.recipe import Recipe
 
-    return Recipe(**fields, placement=Placement(bridge=not no_bridge, attention=attention))
+    return Recipe(**fields, placement=Placement(bridge=bridge, attention=attention))
 
 
 @click.command()

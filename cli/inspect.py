@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .. import OptionError
-from .engine_kernels import kernel_figures, kernels_in, print_kernels
+from .engine_kernels import (
+    find_engine,
+    floor_figures,
+    floors_of,
+    kernel_figures,
+    kernels_in,
+    print_floors,
+    print_kernels,
+)
 from .forecasts_table import forecasts_in, print_forecasts
 from .options import hint_options
 from .passes_table import moves_lines, passes_table, skipped_lines
@@ -48,9 +56,7 @@ def inspect(target: str, hints: Hints | None, engine: str | None, json_path: Pat
 
         bundle = open_bundle(target)
         if engine is not None:
-            kernels = kernels_in(bundle, engine)
-            write_json(json_path, {"kind": "engine", "kernels": kernel_figures(kernels)})
-            print_kernels(kernels)
+            _inspect_engine(bundle, engine, json_path)
             return
         write_json(json_path, bundle_figures(bundle))
         _print_bundle(bundle)
@@ -60,6 +66,16 @@ def inspect(target: str, hints: Hints | None, engine: str | None, json_path: Pat
         report = inspect_checkpoint(target, hints)
         write_json(json_path, checkpoint_figures(report))
         _print_checkpoint(report)
+
+
+def _inspect_engine(bundle: Bundle, key: str, json_path: Path | None) -> None:
+    engine = find_engine(bundle, key)
+    kernels = kernels_in(bundle, engine)
+    floors = floors_of(engine, kernels)
+    figures = {"kernels": kernel_figures(kernels), "floors": floor_figures(floors)}
+    write_json(json_path, {"kind": "engine", **figures})
+    print_kernels(kernels)
+    print_floors(floors)
 
 
 def _is_checkpoint(folder: Path) -> bool:

@@ -17,13 +17,17 @@ import onnx_ir as ir
 from ..graphs.scopes import module_of
 from ..runtime.builder import BuildRequest
 from ..runtime.temporary import temporary_folder
-from .engines.layers import Layer, read_layers
+from .engine_reads import unread_bytes
+from .engines.layers import BITS, Layer, read_layers
 from .engines.process import build_apart
 
 ORDERS = {"signal", "wait"}  # between streams: no kernels
+GENERATED = "kgen"  # the kind of the kernels that the library writes itself
 BLOCK = re.compile(r"^((?:\w+_)?blocks\.\d+)(?:\.(\w+))?")
 MOVES = re.compile(r"^_*myl_(?:Tran|Resh|Move|Slic|Conc|Cast|Pad)+_myl")
 """The names of kernels that compute nothing: the library names one by the operators in it."""
+QUANTIZES = re.compile(r"^_*myl_(?=\w*Roun)(?:Mul|Min|Max|Roun|Cast|Resh)+_myl")
+"""The names of those that quantize and do nothing else."""
 
 
 @dataclass(frozen=True)
@@ -34,18 +38,38 @@ class Kernel:
         layer: As the builder lists it.
         block: What most of its nodes belong to, such as ``blocks.3``; empty outside of blocks.
         part: The modules of the block that it has nodes of, such as ``attn``.
-        flops: Of its matmuls and convolutions, a multiply-add counted as two.
+        flops: Of its matmuls and convolutions, a multiply-add counted as two. A node that two
+            kernels are made of counts for the one that the library did not generate.
+        unread: Bytes of the tensors that it names and cuts, of which it takes a part alone.
     """
 
     layer: Layer
     block: str
     part: tuple[str, ...]
     flops: int
+    unread: int = 0
+
+    @property
+    def activation_bytes(self) -> int:
+        """What it reads and writes beside constants."""
+        return self.layer.activation_bytes - self.unread
 
     @property
     def moves(self) -> bool:
         """Whether it only moves data."""
         return MOVES.match(self.layer.name) is not None
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether it only quantizes what another kernel wrote."""
+        return QUANTIZES.match(self.layer.name) is not None
+
+    @property
+    def dtype(self) -> str | None:
+        """The type in which it multiplies, the narrowest of those it reads; None without FLOPs."""
+        if not self.flops:
+            return None
+        return min((tensor.dtype for tensor in self.layer.inputs), key=BITS.__getitem__)
 
 
 @dataclass(frozen=True)
@@ -55,13 +79,17 @@ class Cost:
     Attributes:
         kernels: How many are launched.
         moves: How many of them only move data.
-        activation_bytes: What they read and write, each tensor that one names counted whole.
+        quantizations: How many only quantize.
+        matmuls: How many multiply matrices or convolve, by the type in which they do.
+        activation_bytes: What they read and write; of a tensor that one cuts, what it takes.
         constant_bytes: Weights and other constants that they read.
         flops: Of matmuls and convolutions.
     """
 
     kernels: int
     moves: int
+    quantizations: int
+    matmuls: Mapping[str, int]
     activation_bytes: int
     constant_bytes: int
     flops: int
@@ -95,16 +123,29 @@ def built_kernels(model: ir.Model, capability: str) -> list[Kernel]:
 
 def kernels_of(layers: Sequence[Layer], graph: ir.Graph) -> list[Kernel]:
     """The kernels of an engine that was built of ``graph``, in the order in which they run."""
+    nodes = {str(node.name): node for node in graph}
     modules = {str(node.name): module_of(node) or "" for node in graph}
     flops = {str(node.name): node_flops(node) for node in graph}
-    return [_kernel(layer, modules, flops) for layer in layers if layer.kind not in ORDERS]
+    kernels = [layer for layer in layers if layer.kind not in ORDERS]
+    computed = _where_computed(kernels)
+    return [
+        _kernel(
+            layer,
+            modules,
+            sum(flops.get(node, 0) for node in layer.nodes if computed[node] == index),
+            unread_bytes(layer, nodes),
+        )
+        for index, layer in enumerate(kernels)
+    ]
 
 
 def cost_of(kernels: Sequence[Kernel]) -> Cost:
     return Cost(
         kernels=len(kernels),
         moves=sum(kernel.moves for kernel in kernels),
-        activation_bytes=sum(kernel.layer.activation_bytes for kernel in kernels),
+        quantizations=sum(kernel.quantizes for kernel in kernels),
+        matmuls=Counter(kernel.dtype for kernel in kernels if kernel.dtype is not None),
+        activation_bytes=sum(kernel.activation_bytes for kernel in kernels),
         constant_bytes=sum(kernel.layer.constant_bytes for kernel in kernels),
         flops=sum(kernel.flops for kernel in kernels),
     )
@@ -118,14 +159,26 @@ def by_block(kernels: Sequence[Kernel]) -> dict[str, list[Kernel]]:
     return found
 
 
-def _kernel(layer: Layer, modules: Mapping[str, str], flops: Mapping[str, int]) -> Kernel:
+def _where_computed(layers: Sequence[Layer]) -> dict[str, int]:
+    """For each node the kernel that computes it: what scales a matmul's output names it too."""
+    found: dict[str, int] = {}
+    for generated in (False, True):
+        for index, layer in enumerate(layers):
+            if (layer.kind == GENERATED) is generated:
+                for node in layer.nodes:
+                    found.setdefault(node, index)
+    return found
+
+
+def _kernel(layer: Layer, modules: Mapping[str, str], flops: int, unread: int) -> Kernel:
     places = [found for node in layer.nodes if (found := BLOCK.match(modules.get(node, "")))]
     blocks = Counter(place[1] for place in places)
     return Kernel(
         layer,
         blocks.most_common(1)[0][0] if blocks else "",
         tuple(dict.fromkeys(place[2] for place in places if place[2])),
-        sum(flops.get(node, 0) for node in layer.nodes),
+        flops,
+        unread,
     )
 
 

@@ -96,6 +96,9 @@ def _readers(value: ir.Value) -> Iterator[Span]:
     A channel that anything else reads has none, for it cannot be divided.
     """
     users = list(value.consumers())
+    while len(users) == 1 and users[0].op_type == "Reshape" and _keeps_width(users[0]):
+        value = users[0].outputs[0]
+        users = list(value.consumers())
     if len(users) != 1:
         return
     [user] = users
@@ -214,6 +217,10 @@ def _depthwise_weight(node: ir.Node, channels: int) -> str | None:
 def _is_own(value: ir.Value) -> bool:
     """Whether a value is a constant that no second operand reads, so that it may change."""
     return is_constant(value) and len(value.uses()) == 1
+
+
+def _keeps_width(node: ir.Node) -> bool:
+    return width_of(node.inputs[0]) == width_of(node.outputs[0])
 
 
 def width_of(value: ir.Value | None) -> int:

@@ -23,6 +23,9 @@ from ...graphs.weights import is_constant
 SMALLEST_SIDE = 16  # of a weight that int8 kernels are made for
 QUANTIZED = re.compile(r"Q[A-Z]|.*(Integer|Quantize|NBits)")  # QLinearMatMul, MatMulInteger, ...
 FUSED_ATTENTION = ("MultiHeadAttention", "Attention")
+# Their engines run an int8 depthwise convolution in two kernels, of which the first makes its input
+# four times as large (benchmarks/engine_cost.py).
+FLOAT_BRIDGES = ("tensorrt10", "tensorrt11", "tensorrt-rtx")
 
 
 @dataclass(frozen=True)
@@ -30,12 +33,17 @@ class Placement:
     """What is quantized beside the linears.
 
     Attributes:
-        bridge: The bridge's depthwise convolutions, which can be slower in int8 on TensorRT.
+        bridge: The bridge's depthwise convolutions; None where it pays.
         attention: q, k, softmax and v, the operands of the attention's two matmuls.
     """
 
-    bridge: bool = True
+    bridge: bool | None = None
     attention: bool = False
+
+    def settled(self, target: str) -> Placement:
+        """The same with nothing left open, for a bundle's target."""
+        bridge = target not in FLOAT_BRIDGES if self.bridge is None else self.bridge
+        return dataclasses.replace(self, bridge=bridge)
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,10 @@ class Sites:
 def find_sites(graph: ir.Graph, placement: Placement) -> Sites:
     """Look at every layer of a denoiser.
 
+    Args:
+        graph: The fp32 denoiser's.
+        placement: What is quantized; the bridge too where that is left open.
+
     Raises:
         CalibrationError: The graph is quantized already, or has nothing to quantize.
     """
@@ -105,7 +117,7 @@ def _look_at_conv(graph: ir.Graph, node: ir.Node, placement: Placement, sites: S
     name, weight = layer_name(node), _weight(node)
     if node.inputs[0] in graph.inputs or weight is None:
         sites.skipped[name] = "the patch embedding stays as it is"
-    elif not placement.bridge:
+    elif placement.bridge is False:
         sites.skipped[name] = "the bridge is left out"
     else:
         sites.found.append(
@@ -121,10 +133,33 @@ def _look_at_linear(node: ir.Node, last: bool, sites: Sites) -> None:
         sites.skipped[name] = "the final layer stays as it is"
     elif node.op_type == "Gemm":
         sites.skipped[name] = "the conditioning stays as it is"
+    elif batched := _batch_beside(node):
+        sites.skipped[name] = batched
     elif min(weight.shape.numpy()) < SMALLEST_SIDE:
         sites.skipped[name] = f"a side of its weight is below {SMALLEST_SIDE}"
     else:
         sites.found.append(Site(name, _name(node, 0), _output(node), 0, str(weight.name)))
+
+
+def _batch_beside(node: ir.Node) -> str:
+    """Why a linear stays as it is that a batch of matmuls makes, or that reads what one reads.
+
+    A batch has no scales of its own for each of its weights. And a norm would write its output in
+    two types, for the batch and for an int8 matmul, whose bias is a kernel of its own beside it.
+    """
+    weight = _weight(node)
+    if weight is not None and weight.shape is not None and len(weight.shape) > 2:
+        return "its weights are a batch, which has no scale for each"
+    flat = [user for user in _users(node.inputs[0]) if user.op_type == "Reshape"]
+    beside = [weight for user in flat for reader in _users(user.outputs[0])
+              if (weight := _weight(reader)) is not None]  # fmt: skip
+    if any(weight.shape is not None and len(weight.shape) > 2 for weight in beside):
+        return "a batch of matmuls reads the same, and stays as it is"
+    return ""
+
+
+def _users(value: ir.Value | None) -> list[ir.Node]:
+    return [] if value is None else list(value.consumers())
 
 
 def _attention_operands(node: ir.Node) -> Iterator[Site]:

@@ -1,8 +1,9 @@
 """Write a quantized graph: QuantizeLinear and DequantizeLinear at every site of a denoiser.
 
 Symmetric, ``q = round(x / scale)`` clipped to the precision with ``scale = threshold / largest``;
-weights are stored with one scale for each output channel. The scales have the type of what they
-scale, fp16 in an fp16 graph, so that no cast stands between a layer and its DequantizeLinear.
+weights are stored with one scale for each output channel; in an fp16 matmul it is in two parts
+(`shared_scale`). The scales have the type of what they scale, fp16 in an fp16 graph, so that no
+cast stands between a layer and its DequantizeLinear.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ... import CalibrationError
 from ...graphs.weights import Weight, insert_before, insert_behind
 from ...runtime.bundle.precision import PRECISIONS, Precision
 from .placement import Site
+from .shared_scale import multiply_behind, share_scale
 
 
 def quantize(
@@ -82,11 +84,22 @@ def quantize_weight(
         dtype: Of the scales.
         precision: Of what is stored.
     """
+    scale = _channel_scales(weight, axis, dtype, precision)
+    return _stored(weight, scale.astype(np.float32), axis, precision), scale
+
+
+def _channel_scales(
+    weight: Weight, axis: int, dtype: np.dtype[Any], precision: Precision
+) -> Weight:
     others = tuple(other for other in range(weight.ndim) if other != axis)
-    scale = scale_for(np.abs(weight).max(axis=others), dtype, precision)
+    return scale_for(np.abs(weight).max(axis=others), dtype, precision)
+
+
+def _stored(weight: Weight, scale: Weight, axis: int, precision: Precision) -> Weight:
     shape = [-1 if other == axis else 1 for other in range(weight.ndim)]
-    nearest = precision.nearest(weight / scale.astype(np.float32).reshape(shape))
-    return nearest.astype(ir.DataType[precision.dtype].numpy()), scale
+    nearest = precision.nearest(weight / scale.reshape(shape))
+    stored: Weight = nearest.astype(ir.DataType[precision.dtype].numpy())
+    return stored
 
 
 class _Writer:
@@ -99,6 +112,7 @@ class _Writer:
         self._dtype = ir.DataType[precision.dtype]
         self._activations: dict[str, ir.Value] = {}
         self._weights: dict[str, ir.Value] = {}
+        self._factors: dict[str, Weight] = {}
 
     def quantize_input(self, node: ir.Node, operand: int, threshold: float) -> None:
         value = node.inputs[operand]
@@ -109,22 +123,39 @@ class _Writer:
         node.replace_input_with(operand, self._activations[name])
 
     def quantize_weight(self, node: ir.Node, name: str, weight: Weight, axis: int) -> None:
+        value = node.inputs[1]
+        assert value is not None
+        assert value.dtype is not None
+        dtype, precision = value.dtype.numpy(), self._weight_precision
+        shares = node.op_type == "MatMul" and value.dtype is ir.DataType.FLOAT16
         if name not in self._weights:
-            value = node.inputs[1]
-            assert value is not None
-            assert value.dtype is not None
-            values, scale = quantize_weight(
-                weight, axis, value.dtype.numpy(), self._weight_precision
-            )
-            stored = [
-                self._constant(f"{name}_{self._precision.name}", values),
-                self._constant(f"{name}_scale", scale),
-                self._constant(f"{name}_zero_point", np.zeros(scale.shape, values.dtype)),
-            ]
-            dequantize = ir.node("DequantizeLinear", stored, attributes={"axis": axis})
-            self._weights[name] = _describe(dequantize, f"{name}_dequantized", value)
-            insert_before(self._graph, node, dequantize)
+            if shares:
+                scale, factor = share_scale(_channel_scales(weight, axis, dtype, precision))
+                whole = scale.astype(np.float32) * factor.astype(np.float32)
+                values = _stored(weight, whole, axis, precision)
+                self._factors[name] = factor
+            else:
+                values, scale = quantize_weight(weight, axis, dtype, precision)
+            self._weights[name] = self._dequantized(node, name, values, scale, axis)
         node.replace_input_with(1, self._weights[name])
+        if shares:
+            multiply_behind(self._graph, node, f"{name}_factor", self._factors[name])
+
+    def _dequantized(
+        self, node: ir.Node, name: str, values: Weight, scale: Weight, axis: int
+    ) -> ir.Value:
+        """What a weight is once it was quantized, in front of ``node``."""
+        value = node.inputs[1]
+        assert value is not None
+        stored = [
+            self._constant(f"{name}_{self._precision.name}", values),
+            self._constant(f"{name}_scale", scale),
+            self._constant(f"{name}_zero_point", np.zeros(scale.shape, values.dtype)),
+        ]
+        attributes = {"axis": axis} if scale.ndim else {}
+        dequantize = ir.node("DequantizeLinear", stored, attributes=attributes)
+        insert_before(self._graph, node, dequantize)
+        return _describe(dequantize, f"{name}_dequantized", value)
 
     def _through(self, value: ir.Value, threshold: float) -> ir.Value:
         """A value as it is read once it was quantized."""

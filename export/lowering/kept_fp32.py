@@ -16,6 +16,8 @@ import onnx_ir as ir
 from ...graphs.blocks import LAYER_NORM, name_blocks, trunk
 from ...graphs.scopes import is_norm, module_of
 from ...graphs.weights import made_by, sole_user
+from ...runtime.bundle.precision import Precision
+from ..target import Target
 
 GELU = ("Pow", "Mul", "Add", "Mul", "Tanh", "Add", "Mul", "Mul")  # of tanh-GELU, in order
 MOVES = {"Concat", "Reshape", "Transpose"}
@@ -117,13 +119,21 @@ def _modulations(graph: ir.Graph) -> Iterator[ir.Node]:
     for norm in (*_layer_norms(graph), *_other_norms(graph)):
         value = norm.outputs[0]
         for op_type in ("Mul", "Add"):
-            user = sole_user(value)
+            user = _reader(value)
             if user is None or user.op_type != op_type:
                 break
             if not _reads_conditioning(user, sees_latent):
                 break
             yield user
             value = user.outputs[0]
+
+
+def _reader(value: ir.Value) -> ir.Node | None:
+    """What alone reads a value, in whatever shape."""
+    user = sole_user(value)
+    while user is not None and user.op_type == "Reshape":
+        user = sole_user(user.outputs[0])
+    return user
 
 
 def _softmaxes(graph: ir.Graph) -> Iterator[ir.Node]:
@@ -169,3 +179,9 @@ RULES: tuple[Rule, ...] = (
     Rule("GELU", "x³ leaves fp16 above 40, and 1 + tanh cancels below 0", _gelus),
     Rule("convolutions", "ONNX has them in bf16 from opset 22 only", _convolutions, ("bf16",)),
 )
+
+
+def rules_for(precision: Precision, target: Target) -> tuple[Rule, ...]:
+    """What stays in fp32 in a precision on a target."""
+    loose = target.in_fp16 if precision.name == "fp16" else ()
+    return tuple(rule for rule in RULES if rule.name not in loose)

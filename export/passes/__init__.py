@@ -2,10 +2,14 @@
 
 from ..graph_pass import GraphPass
 from .attention_operators import MULTI_HEAD_ATTENTION, ONNX_ATTENTION
-from .flat_heads import FLAT_HEADS
+from .batch_projections import BATCH_PROJECTIONS
 from .fold_bridge import FOLD_BRIDGE
 from .fuse_attention import FUSE_ATTENTION
+from .merge_moves import MERGE_MOVES
 from .pad_heads import PAD_HEADS
+from .place_major import PLACE_MAJOR
+from .row_gates import ROW_GATES
+from .shift_taps import SHIFT_TAPS
 from .simplify import SIMPLIFY
 from .window_major import WINDOW_MAJOR
 
@@ -16,6 +20,10 @@ PASSES: tuple[GraphPass, ...] = (
     PAD_HEADS,
     MULTI_HEAD_ATTENTION,
     ONNX_ATTENTION,
-    FLAT_HEADS,
+    PLACE_MAJOR,
+    BATCH_PROJECTIONS,
+    SHIFT_TAPS,
+    ROW_GATES,
+    MERGE_MOVES,
     SIMPLIFY,
 )

@@ -63,6 +63,16 @@ def test_the_bundle_has_an_int8_denoiser_that_draws_nearly_the_same(calibrated: 
     assert manifest.denoiser("int8").weight_bytes < 0.4 * manifest.denoiser("fp32").weight_bytes
 
 
+def test_a_bundle_for_tensorrt_keeps_its_bridge_in_the_base(bundle: Path) -> None:
+    manifest = bundle / "manifest.json"
+    written = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(written | {"target": "tensorrt10"}))
+
+    report = calibrate(bundle)
+
+    assert report.skipped["blocks.0.attn.bridge.dw"] == "the bridge is left out"
+
+
 def test_the_report_and_the_manifest_tell_what_was_done(bundle: Path) -> None:
     report = calibrate(bundle, placement=Placement(bridge=False))
 

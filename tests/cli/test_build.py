@@ -139,18 +139,31 @@ def test_a_stopped_build_leaves_nothing_and_releases_its_lock(
     assert run("build", bundle, *ADA).exit_code == 0
 
 
-def test_the_kernels_of_an_engine_are_listed(bundle: Path, tmp_path: Path) -> None:
+def test_the_kernels_of_an_engine_are_listed_above_an_estimate_for_its_cards(
+    bundle: Path, tmp_path: Path
+) -> None:
     run("build", bundle, *ADA, "--precision", "fp16", "--json", tmp_path / "figures.json")
     key = json.loads((tmp_path / "figures.json").read_text())["key"]
 
     shown = run("inspect", bundle, "--engine", key[:6], "--json", tmp_path / "kernels.json")
 
     assert shown.exit_code == 0, shown.output
-    kernels = json.loads((tmp_path / "kernels.json").read_text())["kernels"]
+    figures = json.loads((tmp_path / "kernels.json").read_text())
+    kernels = figures["kernels"]
     assert "blocks.1" in shown.stdout
     assert f"{len(kernels)} kernels, " in shown.stdout
     assert "not measured" in " ".join(shown.stdout.split())
     assert {kernel["block"] for kernel in kernels} == {"", "blocks.0", "blocks.1"}
+
+    floors = {floor["device"]: floor for floor in figures["floors"]}
+    assert floors.keys() == {"NVIDIA GeForce RTX 4060", "NVIDIA GeForce RTX 4090"}
+    for name, floor in floors.items():
+        assert name in shown.stdout
+        assert sum(floor["bound"].values()) == len(kernels)
+        assert floor["estimated_ms"] >= 0.003 * len(kernels)
+    assert "an assumed 3 us a kernel (6 on a Jetson); not measured" in " ".join(
+        shown.stdout.split()
+    )
 
 
 def test_kernels_that_cannot_be_listed_are_one_line(bundle: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pass_helpers import graph, noise
 from pitstop import CalibrationError
 from pitstop.calibration.qdq.placement import Placement, Site, find_sites
 from pitstop.export.optimize import STEP_NAMES
+from pitstop.export.target import TARGETS
 from pitstop.models.pit import BridgeConfig, PccaConfig, PswaConfig
 
 ALL = PccaConfig("const", (1.0,))
@@ -109,6 +110,26 @@ def test_the_switches_leave_out_the_bridge_and_add_the_attention() -> None:
     assert without.skipped["blocks.0.attn.bridge.dw"] == "the bridge is left out"
     added = [name for name in attending if not name.startswith("blocks.")]
     assert [name.rpartition(".")[2] for name in added] == 2 * ["q", "k", "softmax", "v"]
+
+
+@pytest.mark.parametrize(
+    ("target", "asked", "settled"),
+    [
+        ("portable", None, True),
+        ("openvino", None, True),
+        ("tensorrt10", None, False),
+        ("tensorrt11", None, False),
+        ("tensorrt-rtx", None, False),
+        ("tensorrt-rtx", True, True),
+        ("portable", False, False),
+    ],
+)
+def test_the_bridge_is_quantized_where_it_pays_or_as_asked(
+    target: str, asked: bool | None, settled: bool
+) -> None:
+    assert target in TARGETS
+
+    assert Placement(bridge=asked).settled(target) == Placement(bridge=settled)
 
 
 def test_an_attention_in_one_node_has_no_operands_to_quantize() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import onnx_ir as ir
 import pytest
+from pass_helpers import graph, noise
 from tensorrt_helpers import import_trt
 
 from pitstop.export.engine_cost import by_block, cost_of, kernels_of
@@ -105,7 +107,56 @@ def test_a_sum_counts_launches_moves_and_bytes(layers: list[Layer], tiny_bundle:
 
     assert cost.kernels == len([layer for layer in layers if layer.kind not in ("signal", "wait")])
     assert 0 < cost.moves < cost.kernels
-    assert cost.activation_bytes == sum(layer.activation_bytes for layer in layers)
+    assert cost.quantizations == 0
+    assert cost.matmuls["Half"] > 0
+    named = sum(layer.activation_bytes for layer in layers)
+    assert cost.activation_bytes == named - sum(kernel.unread for kernel in kernels)
     assert cost_of([]) == dataclasses.replace(
-        cost, kernels=0, moves=0, activation_bytes=0, constant_bytes=0, flops=0
+        cost, kernels=0, moves=0, matmuls={}, activation_bytes=0, constant_bytes=0, flops=0
     )
+
+
+HALF, INT8 = Tensor("h", (2, 3), "Half"), Tensor("q", (2, 3), "Int8")
+
+
+def int8_matmul() -> ir.Graph:
+    return graph(
+        "(float[2, 16] x) => (float[2, 16] y)",
+        "[product] z = MatMul(x, w) [scaled] y = Mul(z, factor)",
+        w=noise(16, 16),
+        factor=noise(16),
+    ).graph
+
+
+def test_a_matmul_that_the_next_kernel_names_too_is_counted_once() -> None:
+    gemm = Layer("a", "gemm", (INT8,), (), (HALF,), ("product",))
+    scaling = Layer("b", "kgen", (HALF,), (), (HALF,), ("product", "scaled"))
+
+    for layers in ([gemm, scaling], [scaling, gemm]):
+        kernels = {kernel.layer.name: kernel for kernel in kernels_of(layers, int8_matmul())}
+
+        assert kernels["a"].flops == 2 * 2 * 16 * 16
+        assert (kernels["b"].flops, kernels["b"].dtype) == (0, None)
+        assert cost_of(list(kernels.values())).matmuls == {"Int8": 1}
+    [alone] = kernels_of([scaling], int8_matmul())
+    assert (alone.flops, alone.dtype) == (2 * 2 * 16 * 16, "Half")
+
+
+@pytest.mark.parametrize(
+    ("name", "quantizes", "moves"),
+    [
+        ("__myl_CastMulMinMaxRounCast_myl0_0", True, False),
+        ("__myl_MulReshMinMaxRounCast_myl0_2", True, False),
+        ("__myl_MulAddMulMinMaxRounCast_myl0_2", False, False),
+        ("__myl_MulMinMaxRounCastReshTranConc_myl0_35", False, False),
+        ("__myl_MulCast_myl0_3", False, False),
+        ("__myl_ReshTranReshMove_myl0_27", False, True),
+        ("node_MatMul_185_myl0_30", False, False),
+    ],
+)
+def test_the_name_tells_what_only_quantizes_and_what_only_moves(
+    name: str, quantizes: bool, moves: bool
+) -> None:
+    [kernel] = kernels_of([Layer(name, "kgen", (), (), (), ())], int8_matmul())
+
+    assert (kernel.quantizes, kernel.moves) == (quantizes, moves)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from pitstop import OptionError
 from pitstop.export import pipeline
 from pitstop.export.graph_pass import interface
 from pitstop.export.lowering import overflow
-from pitstop.export.lowering.kept_fp32 import RULES, nodes_in_fp32
+from pitstop.export.lowering.kept_fp32 import RULES, Rule, nodes_in_fp32
 from pitstop.export.lowering.lower import LOW, Lowered, choose_precisions, lower
 from pitstop.export.optimize import SPLIT, STEP_NAMES
 from pitstop.export.pipeline import ExportReport, export_bundle
@@ -346,8 +347,8 @@ def test_the_fp16_denoiser_draws_nearly_what_the_fp32_one_does(exported: ExportR
 def test_a_precision_beyond_its_tolerance_is_not_written(
     checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    def lower_and_spoil(*arguments: Any) -> Lowered:
-        made = lower(*arguments)
+    def lower_and_spoil(*arguments: Any, **options: Any) -> Lowered:
+        made = lower(*arguments, **options)
         if place == "twin":
             spoilt = tuple(1.1 * answer for answer in made.predictions)  # type: ignore[operator]
             return Lowered(made.model, made.report, spoilt)
@@ -366,6 +367,41 @@ def test_a_precision_beyond_its_tolerance_is_not_written(
     assert not report.passed
     assert report.parities["fp16"].worst > LOW["fp16"].tolerance
     assert list(tmp_path.iterdir()) == []
+
+
+def residuals_in_fp32(bundle: Path) -> int:
+    [report] = [step for step in open_bundle(bundle).manifest.passes if step.name == "fp16"]
+    return sum(why.startswith("residual stream") for why in report.skipped.values())
+
+
+def test_the_residual_stream_is_in_fp16_on_a_target_for_engines_alone(
+    checkpoint: str, tmp_path: Path
+) -> None:
+    for target in ("portable", "tensorrt-rtx"):
+        export_bundle(checkpoint, tmp_path / target, target=target, precisions=["fp16"])
+
+    assert residuals_in_fp32(tmp_path / "portable") > 0
+    assert residuals_in_fp32(tmp_path / "tensorrt-rtx") == 0
+
+
+def test_a_stream_that_fails_the_gate_in_fp16_stays_in_fp32(
+    checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lower_and_spoil(*arguments: Any, rules: Sequence[Rule]) -> Lowered:
+        made = lower(*arguments, rules=rules)
+        if any(rule.name == "residual stream" for rule in rules):
+            return made
+        spoilt = tuple(1.1 * answer for answer in made.predictions)  # type: ignore[operator]
+        return Lowered(made.model, made.report, spoilt)
+
+    monkeypatch.setattr(pipeline, "lower", lower_and_spoil)
+
+    report = export_bundle(
+        checkpoint, tmp_path / "bundle", target="tensorrt-rtx", precisions=["fp16"]
+    )
+
+    assert report.passed
+    assert residuals_in_fp32(tmp_path / "bundle") > 0
 
 
 @given(config=pit_configs(), batch=st.integers(1, 4), name=st.sampled_from(list(LOW)))
