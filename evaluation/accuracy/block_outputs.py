@@ -35,7 +35,8 @@ class Flow:
         feeds: latent float32 [batch, channel, row, column], timestep float32 [batch], label int64
             [batch]; and modulation float32 [batch, chunk, channel] where a conditioner makes it.
         leaving: What leaves each block, by its name in order: float32 [batch, token, channel],
-            the tokens in the graph's order, and the prediction at the end.
+            or [row, channel] where the graph has all tokens in one axis, in the graph's order; and
+            the prediction at the end.
     """
 
     feeds: Feeds

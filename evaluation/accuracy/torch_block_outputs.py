@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ...export.passes.place_major import PLACE_MAJOR, PLACES_FIRST
 from ...export.passes.window_major import WINDOW_MAJOR, Layout
 from ...graphs.blocks import blocks_of, stream_norm
 from ...graphs.interface import INPUTS, MODULATION
@@ -33,25 +34,41 @@ def torch_flows(model: Denoiser, manifest: Manifest, calls: Sequence[Feeds]) -> 
     for feeds in calls:
         leaving, modulation = _watch(model, feeds)
         made = {MODULATION: modulation} if split else {}
-        ordered = {name: _ordered(stream, order) for name, stream in leaving.items()}
+        ordered = {name: _ordered(stream, order, manifest) for name, stream in leaving.items()}
         flows.append(Flow({**feeds, **made}, ordered))
     return flows
 
 
-def _ordered(stream: Latent, order: npt.NDArray[np.int64]) -> Latent:
+def _ordered(stream: Latent, order: npt.NDArray[np.int64], manifest: Manifest) -> Latent:
     """Tokens in the graph's order; a stage with fewer has no windows, the prediction no tokens."""
-    return stream[:, order] if stream.ndim == 3 and stream.shape[1] == len(order) else stream
+    if stream.ndim != 3 or stream.shape[1] != len(order):
+        return stream
+    ordered: Latent = stream[:, order]
+    if not _rewrites(manifest, PLACE_MAJOR.name):
+        return ordered
+    batch, tokens, channels = ordered.shape
+    inside = manifest.model.config["pswa"]["window_size"] ** 2 if _windowed(manifest) else tokens
+    apart = ordered.reshape(batch, tokens // inside, inside, channels)
+    return apart.transpose(PLACES_FIRST).reshape(-1, channels)
 
 
 def token_order(manifest: Manifest) -> npt.NDArray[np.int64]:
-    """int64 [token]: the row-major place of each token of the bundle's graphs."""
+    """int64 [token]: the row-major place of each token of an image in the bundle's graphs."""
     config = manifest.model.config
     rows, columns = (side // config["patch_size"] for side in manifest.latent_shape[1:])
-    moved = [report.rewritten for report in manifest.passes if report.name == WINDOW_MAJOR.name]
-    if not any(moved):
+    if not _windowed(manifest):
         return np.arange(rows * columns)
     window = config["pswa"]["window_size"]
     return Layout(rows // window, window, columns // window, window).order()
+
+
+def _windowed(manifest: Manifest) -> bool:
+    return _rewrites(manifest, WINDOW_MAJOR.name)
+
+
+def _rewrites(manifest: Manifest, name: str) -> bool:
+    """Whether a pass found something to do in the bundle's graphs."""
+    return any(report.rewritten for report in manifest.passes if report.name == name)
 
 
 @torch.inference_mode()

@@ -14,7 +14,6 @@ all is one image of ``B W H`` heads. Nothing is computed otherwise.
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +21,7 @@ import onnx_ir as ir
 
 from ...graphs.attention import find_attention
 from ...graphs.blocks import LAYER_NORM, trunk
+from ...graphs.scopes import module_of, put_into
 from ...graphs.weights import (
     add_constant,
     dims,
@@ -102,16 +102,15 @@ def place_major(graph: ir.Graph) -> Sites:
             sites.skip(softmax, site)
         else:
             found.append(site)
-    places = Counter(site.places for site in found)
-    if not places:
+    if not found:
         return sites
-    rows = _Rows(graph, places.most_common(1)[0][0])
+    rows = _Rows(graph, max((site.places for site in found), key=lambda places: places.windows))
     for site in found:
         if site.places == rows.places:
             sites.rewrite(site.softmax)
             rows.take_attention(site)
         else:
-            sites.skip(site.softmax, "its windows are not of the size of most")
+            sites.skip(site.softmax, "it sees a whole grid whose other attentions see windows")
     for node in trunk(graph):
         rows.take(node)
     return sites
@@ -234,6 +233,9 @@ class _Rows:
             apart = transpose(self._graph, before, cut, PLACES_FIRST)
             rows = reshape(self._graph, before, apart, (places.rows, width))
             self._rows[value], self._apart[rows] = rows, apart
+            maker = value.producer() or before  # who makes tokens hands them on as rows
+            for moved in (cut, apart, rows):
+                put_into(moved.producer(), module_of(maker))  # type: ignore[arg-type]
         return self._rows[value]
 
     def _apart_of(self, before: ir.Node, rows: ir.Value) -> ir.Value:

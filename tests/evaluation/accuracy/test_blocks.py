@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
-from model_helpers import filled, tiny_dit, tiny_edt
+from model_helpers import filled, tiny_dit, tiny_edt, tiny_pit
 from pass_helpers import check_shapes
 from perturb_helpers import perturb
 
@@ -17,6 +17,7 @@ from pitstop.evaluation.accuracy.torch_block_outputs import token_order, torch_f
 from pitstop.export.pipeline import export_bundle
 from pitstop.models.amm import AmmConfig
 from pitstop.models.checkpoint import Checkpoint, build_model, save_checkpoint
+from pitstop.models.denoiser import DenoiserConfig
 from pitstop.runtime.backend import SessionOptions
 from pitstop.runtime.backends import load_backend
 from pitstop.runtime.bundle.folder import Bundle, open_bundle
@@ -84,6 +85,22 @@ def test_without_pytorch_the_fp32_graph_is_the_reference(exported: Path, tmp_pat
 
     assert measure(sound, reference, "fp16").bad == []
     assert measure(bad, reference, "fp16").bad == ["blocks.1.attn"]
+
+
+@pytest.mark.parametrize("config", [tiny_pit(depth=2), tiny_dit(depth=2)], ids=["pit", "dit"])
+def test_a_bundle_for_engines_comes_apart_too(config: DenoiserConfig, tmp_path: Path) -> None:
+    """All tokens of all images are in one axis there, windows side by side."""
+    checkpoint = tmp_path / "model.safetensors"
+    save_checkpoint(Checkpoint(filled(build_model(config)), (), "random"), checkpoint)
+    export_bundle(str(checkpoint), tmp_path / "bundle", target="tensorrt-rtx", precisions=["fp16"])
+    bundle = open_bundle(tmp_path / "bundle")
+
+    flows = watch_torch(bundle, checkpoint)
+
+    found, lowered = measure(bundle, flows), measure(bundle, flows, "fp16")
+    assert list(found.relative_l2) == ["conditioner", *BLOCKS]
+    assert max(found.relative_l2.values()) < 1e-6
+    assert lowered.bad == []
 
 
 def test_a_dit_that_was_not_split_comes_apart_too(tmp_path: Path) -> None:

@@ -111,7 +111,9 @@ def test_a_block_whose_window_is_another_keeps_its_tokens_order() -> None:
     _, (*_, report) = apply_all(passes, traced(config), feeds_for(config))
 
     assert len(report.rewritten) == 2
-    assert set(report.skipped.values()) == {"its windows are not of the size of most"}
+    assert set(report.skipped.values()) == {
+        "it sees a whole grid whose other attentions see windows"
+    }
 
 
 def test_a_dit_moves_tokens_where_they_begin_and_end_and_around_its_attention_alone() -> None:
