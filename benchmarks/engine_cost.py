@@ -43,11 +43,10 @@ PRESETS = ("fashion", "pit-s-2", "dit-s-2", "edt-s-2", "pit-b-2", "pit-l-2")
 CAPABILITIES = ("8.6", "8.9", "12.0")
 PRECISIONS = ("fp16", "int8", "bf16", "fp32")
 CLOSELY = ("8.9", "fp16")  # where passes are counted one by one
-BY_PASS = ("fashion", "pit-s-2", "dit-s-2")  # whose passes are
+BY_PASS = ("pit-s-2", "dit-s-2")  # whose passes are
 LARGE = ("pit-b-2", "pit-l-2")  # which have the blocks of pit-s-2: int8 by default alone
 # int8 with what else is quantized, beside what is by default.
-PLACEMENTS = {"int8": Placement(), "int8 --bridge": Placement(bridge=True),
-              "int8 --attention": Placement(attention=True)}  # fmt: skip
+PLACEMENTS = {"int8": Placement(), "int8 --attention": Placement(attention=True)}
 ALL = f"all of {', '.join(ENGINE_TARGETS)}"
 PORTABLE, NONE = "all of portable", f"none but {SPLIT}"
 ORIN = {"8.6": "8.7"}  # TensorRT-RTX builds nothing for Orin; its nearest relative stands in

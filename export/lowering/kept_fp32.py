@@ -22,6 +22,7 @@ from ..target import Target
 GELU = ("Pow", "Mul", "Add", "Mul", "Tanh", "Add", "Mul", "Mul")  # of tanh-GELU, in order
 MOVES = {"Concat", "Reshape", "Transpose"}
 CONVOLUTIONS = {"AveragePool", "Conv", "MaxPool"}
+SUMS = {"Add", "Mul", "Slice"}  # of shifted grids, times their taps
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,17 @@ def _gelus(graph: ir.Graph) -> Iterator[ir.Node]:
             yield from chain
 
 
+def _shifted_taps(graph: ir.Graph) -> Iterator[ir.Node]:
+    """A convolution as the pass shift_taps writes it: a padded grid, its shifts, and their sum."""
+    for pad in (node for node in graph if node.op_type == "Pad"):
+        yield pad
+        for shifted in pad.outputs[0].consumers():
+            node: ir.Node | None = shifted
+            while node is not None and node.op_type in SUMS:
+                yield node
+                node = sole_user(node.outputs[0])
+
+
 def _convolutions(graph: ir.Graph) -> Iterator[ir.Node]:
     return (node for node in graph if node.op_type in CONVOLUTIONS)
 
@@ -177,6 +189,7 @@ RULES: tuple[Rule, ...] = (
     Rule("modulation", "it follows a norm in fp32, and its result is cast once", _modulations),
     SOFTMAX,
     Rule("GELU", "x³ leaves fp16 above 40, and 1 + tanh cancels below 0", _gelus),
+    Rule("shifted taps", "their sum would be rounded after each of them", _shifted_taps),
     Rule("convolutions", "ONNX has them in bf16 from opset 22 only", _convolutions, ("bf16",)),
 )
 

@@ -20,11 +20,12 @@ from pass_helpers import as_text, check_shapes, graph, noise, weight
 
 from pitstop import OptionError
 from pitstop.export import pipeline
-from pitstop.export.graph_pass import interface
+from pitstop.export.graph_pass import apply, interface
 from pitstop.export.lowering import overflow
 from pitstop.export.lowering.kept_fp32 import RULES, Rule, nodes_in_fp32
 from pitstop.export.lowering.lower import LOW, Lowered, choose_precisions, lower
 from pitstop.export.optimize import SPLIT, STEP_NAMES
+from pitstop.export.passes import SHIFT_TAPS
 from pitstop.export.pipeline import ExportReport, export_bundle
 from pitstop.graphs.graph_file import run_calls
 from pitstop.graphs.retype import FLOAT
@@ -382,6 +383,22 @@ def test_the_residual_stream_is_in_fp16_on_a_target_for_engines_alone(
 
     assert residuals_in_fp32(tmp_path / "portable") > 0
     assert residuals_in_fp32(tmp_path / "tensorrt-rtx") == 0
+
+
+@pytest.mark.parametrize("name", list(LOW))
+def test_the_sum_of_shifted_taps_stays_in_fp32(name: str) -> None:
+    wide = graph(
+        "(float[1, 2, 4, 4] latent) => (float[1, 2, 4, 4] y)",
+        "x = Neg(latent) y = Conv<group=2, pads=[1, 1, 1, 1], kernel_shape=[3, 3]>(x, w)",
+        w=noise(2, 1, 3, 3),
+    )
+    shifted, _ = apply(SHIFT_TAPS, wide, {"latent": noise(1, 2, 4, 4)})
+
+    kept = nodes_in_fp32(shifted.graph, name, RULES)
+
+    assert Counter(node.op_type for node, why in kept.items() if "taps" in why) == {
+        "Pad": 1, "Slice": 9, "Mul": 9, "Add": 8
+    }  # fmt: skip
 
 
 def test_a_stream_that_fails_the_gate_in_fp16_stays_in_fp32(
