@@ -20,7 +20,7 @@ from .base_precision import choose_base
 from .observed.coverage import Coverage
 from .observed.gather import Watcher, take_ranges
 from .observed.ranges import REMEDY, Ranges, read_ranges
-from .qdq.placement import Site, Sites, find_sites
+from .qdq.placement import Site, Sites, find_sites, is_shifted
 from .qdq.quantize import quantize
 from .qdq.smoothing import apply_smoothing, smooth, why_not_smooth
 from .recipe import CalibrationReport, Recipe
@@ -98,6 +98,11 @@ def calibrate_bundle(
     bundle = open_bundle(Path(os.path.abspath(folder)))  # "." is moved away at the end
     base = choose_base(bundle.manifest, recipe.base, recipe.precision)
     fp32 = _read(bundle, "fp32")
+    if recipe.placement.bridge and is_shifted(fp32.graph):
+        raise OptionError(
+            "The bridge of this bundle is a sum over shifted grids, which has no int8 form",
+            "Leave out `--bridge`, or export with `--no-pass shift_taps`",
+        )
     sites = find_sites(fp32.graph, recipe.placement.settled(bundle.manifest.target))
     options = options or SessionOptions(provider="CPUExecutionProvider")
     work = Work(bundle, base, fp32, sites, recipe, options, on_stage)

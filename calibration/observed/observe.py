@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from ... import NonFiniteError
 from ...graphs.graph_file import opened, with_outputs
+from ...graphs.weights import dims
 from ...runtime.backend import SessionOptions
 from ...runtime.session import Array
 from ..sets.feeds import Batch
@@ -52,8 +53,9 @@ def observe(
         NonFiniteError: A tensor left the finite numbers; the message names it.
     """
     observed: dict[str, Observation] = {}
+    inside = tokens_inside(model.graph)
     for names in groups(model, list(channel_axes)):
-        watched = {name: _Watched(channel_axes[name]) for name in names}
+        watched = {name: _Watched(channel_axes[name], inside) for name in names}
         with opened(with_outputs(model, names), options) as session:
             for batch in batches():
                 for name, array in session.run(batch.feeds).items():
@@ -65,8 +67,8 @@ def observe(
 class _Watched:
     """The observation of one tensor as it grows."""
 
-    def __init__(self, channel_axis: int) -> None:
-        self._axis = channel_axis
+    def __init__(self, channel_axis: int, inside: int) -> None:
+        self._axis, self._inside = channel_axis, inside
         self._histogram = Histogram.empty()
         self._rows: list[npt.NDArray[np.float32]] = []
         self._channels = np.zeros(1, np.float32)
@@ -74,10 +76,13 @@ class _Watched:
     def look(self, name: str, array: Array, batch: Batch) -> None:
         rows = len(next(iter(batch.feeds.values())))
         absolute = np.abs(array.astype(np.float32, copy=False))
-        # A window attention's tensors have several windows for each row, and those of flat heads
-        # one axis of rows and heads behind a first one of length 1.
-        axis = 0 if len(array) >= rows else 1
-        filled = len(batch.rows) * (array.shape[axis] // rows)
+        if absolute.ndim == 2:  # the tokens of all rows in one axis, places before rows
+            apart = absolute.reshape(self._inside, rows, -1, absolute.shape[1])
+            absolute = apart.transpose(1, 2, 0, 3).reshape(-1, absolute.shape[1])
+        # A window attention's tensors have several windows for each row, and those whose windows
+        # are heads one axis of rows and heads behind a first one of length 1.
+        axis = 0 if len(absolute) >= rows else 1
+        filled = len(batch.rows) * (absolute.shape[axis] // rows)
         absolute = absolute[:filled] if axis == 0 else absolute[:, :filled]
         by_row = absolute.reshape(len(batch.rows), -1).max(axis=1)
         if not np.isfinite(by_row).all():
@@ -94,6 +99,12 @@ class _Watched:
 
     def seen(self) -> Observation:
         return Observation(self._histogram, np.concatenate(self._rows), self._channels)
+
+
+def tokens_inside(graph: ir.Graph) -> int:
+    """Tokens of the shortest sequence that a graph attends to; 1 without an attention."""
+    softmaxes = [node for node in graph if node.op_type == "Softmax"]
+    return min((dims(node.outputs[0])[-1] for node in softmaxes), default=1)
 
 
 def groups(model: ir.Model, names: Sequence[str]) -> Iterator[list[str]]:

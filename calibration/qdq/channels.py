@@ -53,7 +53,7 @@ def find_scalable(graph: ir.Graph) -> list[Scalable]:
     """Every modulated tensor, and every input of a projection, in the graph's order."""
     found = []
     for node in graph:
-        value = node.outputs[0]
+        value = _flattened(node.outputs[0])
         chunks = _modulation_chunks(node)
         if chunks and (readers := tuple(_readers(value))):
             found.append(Scalable(str(value.name), chunks, (), readers))
@@ -96,9 +96,6 @@ def _readers(value: ir.Value) -> Iterator[Span]:
     A channel that anything else reads has none, for it cannot be divided.
     """
     users = list(value.consumers())
-    while len(users) == 1 and users[0].op_type == "Reshape" and _keeps_width(users[0]):
-        value = users[0].outputs[0]
-        users = list(value.consumers())
     if len(users) != 1:
         return
     [user] = users
@@ -219,8 +216,13 @@ def _is_own(value: ir.Value) -> bool:
     return is_constant(value) and len(value.uses()) == 1
 
 
-def _keeps_width(node: ir.Node) -> bool:
-    return width_of(node.inputs[0]) == width_of(node.outputs[0])
+def _flattened(value: ir.Value) -> ir.Value:
+    """A tensor as it is read, where a Reshape alone brings its tokens into one axis."""
+    users = list(value.consumers())
+    if len(users) != 1 or users[0].op_type != "Reshape":
+        return value
+    flat = users[0].outputs[0]
+    return flat if width_of(flat) == width_of(value) else value
 
 
 def width_of(value: ir.Value | None) -> int:

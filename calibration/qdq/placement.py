@@ -113,6 +113,11 @@ def find_sites(graph: ir.Graph, placement: Placement) -> Sites:
     return sites
 
 
+def is_shifted(graph: ir.Graph) -> bool:
+    """Whether the bridge is a sum over shifted grids, as the pass shift_taps writes it."""
+    return any(node.op_type == "Pad" for node in graph)
+
+
 def _look_at_conv(graph: ir.Graph, node: ir.Node, placement: Placement, sites: Sites) -> None:
     name, weight = layer_name(node), _weight(node)
     if node.inputs[0] in graph.inputs or weight is None:

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from ...graphs.convolution import is_depthwise, weight_and_bias
 from ...graphs.weights import (
     Weight,
     add_constant,
@@ -87,14 +88,6 @@ def fold_bridge(graph: ir.Graph) -> Sites:
         if projection is not None:
             _fold_into(graph, projection, sites)
     return sites
-
-
-def is_depthwise(node: ir.Node) -> bool:
-    """Whether a node convolves each channel by itself, over more than one tap."""
-    if node.op_type != "Conv" or constant(node.inputs[1]) is None:
-        return False
-    channels, inputs, *kernel = dims(node.inputs[1])
-    return inputs == 1 and max(kernel) > 1 and is_op(node, "Conv", group=channels)
 
 
 def find_projection(matmul: ir.Node) -> Projection | None:
@@ -272,14 +265,6 @@ def _fold_bias(graph: ir.Graph, projection: Projection, depthwise: ir.Node, site
     projected = projection.weight[projection.rows].astype(np.float64)
     projection.add_bias(graph, bias.astype(np.float64) @ projected)
     depthwise.resize_inputs(2)
-
-
-def weight_and_bias(convolution: ir.Node) -> tuple[Weight | None, Weight | None]:
-    """The weights of a convolution, its bias zeros where it has none; None where not constant."""
-    weight = constant(convolution.inputs[1])
-    if weight is None or len(convolution.inputs) > 2:
-        return weight, constant(convolution.inputs[-1])
-    return weight, np.zeros(len(weight), weight.dtype)
 
 
 def _set_bias(graph: ir.Graph, convolution: ir.Node, bias: Weight) -> None:

@@ -10,6 +10,9 @@ Exact: all terms but one are 0. Runs after place_major.
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import numpy as np
 import onnx_ir as ir
 
@@ -35,18 +38,33 @@ def row_gates(graph: ir.Graph) -> Sites:
         gated = _gated(add)
         if gated is None:
             continue
-        stream, gate, linear = gated
-        images = dims(gate)[0]
+        images = dims(gated.gate)[0]
         if images > MOST_IMAGES:
             sites.skip(add, f"{images} images would be {images} products for each number")
             continue
         sites.rewrite(add)
-        _rewrite(graph, add, stream, gate, linear)
+        _rewrite(graph, add, gated)
     return sites
 
 
-def _gated(add: ir.Node) -> tuple[ir.Value, ir.Value, ir.Value] | None:
-    """The residual stream, the gate [B, 1, C] and the linear's rows that an Add brings together."""
+@dataclass(frozen=True)
+class Gated:
+    """What an Add brings together.
+
+    Attributes:
+        stream: The residual stream, [row, channel].
+        gate: [B, 1, channel].
+        linear: What the gate lets through, [row, channel].
+        apart: The same as [S, B, W, channel].
+    """
+
+    stream: ir.Value
+    gate: ir.Value
+    linear: ir.Value
+    apart: ir.Value
+
+
+def _gated(add: ir.Node) -> Gated | None:
     for stream, gated in (add.inputs, reversed(add.inputs)):
         flat = made_by(gated, "Reshape")
         product = made_by(flat.inputs[0], "Mul") if flat is not None else None
@@ -54,34 +72,39 @@ def _gated(add: ir.Node) -> tuple[ir.Value, ir.Value, ir.Value] | None:
             continue
         for gate, apart in (product.inputs, reversed(product.inputs)):
             cut = made_by(apart, "Reshape")
-            if gate is None or cut is None or is_constant(gate) or len(dims(gate)) != 3:
+            if gate is None or apart is None or cut is None or is_constant(gate):
                 continue
-            rows = first_input(cut)
-            if dims(gate)[1] == 1 and len(dims(apart)) == 4 and dims(rows) == dims(stream):
-                return stream, gate, rows
+            found = Gated(stream, gate, first_input(cut), apart)
+            if _fits(found):
+                return found
     return None
 
 
-def _rewrite(
-    graph: ir.Graph, add: ir.Node, stream: ir.Value, gate: ir.Value, linear: ir.Value
-) -> None:
-    flat = next(made for value in add.inputs if (made := made_by(value, "Reshape")))
-    inside, images, windows, width = dims(flat.inputs[0])
+def _fits(found: Gated) -> bool:
+    """Whether a gate is for the images of rows, as place_major has them."""
+    gate, apart, rows = dims(found.gate), dims(found.apart), dims(found.stream)
+    if len(gate) != 3 or len(apart) != 4 or dims(found.linear) != rows:
+        return False
+    return gate == (apart[1], 1, apart[3]) and rows == (math.prod(apart[:3]), apart[3])
+
+
+def _rewrite(graph: ir.Graph, add: ir.Node, gated: Gated) -> None:
+    inside, images, windows, width = dims(gated.apart)
     rows = inside * images * windows
     axis = add_constant(graph, "axes", np.array([0], np.int64))
-    total = stream
+    total = gated.stream
     for image in range(images):
         belongs = np.zeros((inside, images, windows), np.float32)
         belongs[:, image] = 1
         mask = add_constant(graph, f"rows_of_{image}", belongs.reshape(rows, 1))
         limits = [add_constant(graph, "limit", np.array([end], np.int64))
                   for end in (image, image + 1)]  # fmt: skip
-        one = insert(graph, add, "Slice", [gate, *limits, axis], (1, 1, width))
+        one = insert(graph, add, "Slice", [gated.gate, *limits, axis], (1, 1, width))
         row = reshape(graph, add, one, (1, width))
-        shown = insert(graph, add, "Mul", [linear, mask], (rows, width))
-        gated = insert(graph, add, "Mul", [shown, row], (rows, width))
-        total = insert(graph, add, "Add", [total, gated], (rows, width))
+        shown = insert(graph, add, "Mul", [gated.linear, mask], (rows, width))
+        product = insert(graph, add, "Mul", [shown, row], (rows, width))
+        total = insert(graph, add, "Add", [total, product], (rows, width))
     replace_node(graph, add, total)
 
 
-ROW_GATES = GraphPass("row_gates", row_gates, tolerance=1e-6)
+ROW_GATES = GraphPass("row_gates", row_gates, tolerance=0)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from ...graphs.convolution import is_depthwise, weight_and_bias
 from ...graphs.weights import (
     add_constant,
     dims,
@@ -21,7 +22,6 @@ from ...graphs.weights import (
     transpose,
 )
 from ..graph_pass import GraphPass, Sites
-from .fold_bridge import is_depthwise, weight_and_bias
 
 CHANNELS_LAST, CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 

@@ -30,7 +30,7 @@ from calibration_helpers import (
 from checkpoint_helpers import tiny_checkpoint
 from stage_helpers import Heard
 
-from pitstop import BundleError, CalibrationError, PitstopError
+from pitstop import BundleError, CalibrationError, OptionError, PitstopError
 from pitstop.calibration import pipeline, results
 from pitstop.calibration.observed.observe import observe
 from pitstop.calibration.observed.ranges import read_ranges
@@ -63,14 +63,34 @@ def test_the_bundle_has_an_int8_denoiser_that_draws_nearly_the_same(calibrated: 
     assert manifest.denoiser("int8").weight_bytes < 0.4 * manifest.denoiser("fp32").weight_bytes
 
 
-def test_a_bundle_for_tensorrt_keeps_its_bridge_in_the_base(bundle: Path) -> None:
-    manifest = bundle / "manifest.json"
-    written = json.loads(manifest.read_text())
-    manifest.write_text(json.dumps(written | {"target": "tensorrt10"}))
+@pytest.fixture(scope="module")
+def for_engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle for TensorRT: all tokens in one axis, its bridge a sum over shifted grids."""
+    folder = tmp_path_factory.mktemp("engines")
+    tiny_checkpoint(folder / "model.safetensors")
+    bundle = folder / "bundle"
+    export_bundle(
+        str(folder / "model.safetensors"), bundle, target="tensorrt-rtx", precisions=["fp16"]
+    )
+    return bundle
 
-    report = calibrate(bundle)
 
-    assert report.skipped["blocks.0.attn.bridge.dw"] == "the bridge is left out"
+def test_a_bundle_for_tensorrt_has_its_attentions_linears_and_its_bridge_in_the_base(
+    for_engines: Path,
+) -> None:
+    report = calibrate(for_engines)
+
+    assert {site.rpartition(".")[2] for site in report.sites} == {"proj", "fc1", "fc2"}
+    assert report.passed
+    batches = [why for why in report.skipped.values() if "batch" in why]
+    assert len(batches) == 2  # of two blocks, q beside k, v and the bridge
+
+
+def test_a_bridge_that_is_a_sum_over_shifted_grids_is_refused_by_name(for_engines: Path) -> None:
+    with pytest.raises(OptionError, match="a sum over shifted grids") as raised:
+        calibrate(for_engines, placement=Placement(bridge=True))
+
+    assert "--no-pass shift_taps" in str(raised.value)
 
 
 def test_the_report_and_the_manifest_tell_what_was_done(bundle: Path) -> None:

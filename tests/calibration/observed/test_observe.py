@@ -69,6 +69,26 @@ def test_a_tensor_with_several_windows_for_a_row_is_told_apart_by_row() -> None:
     assert seen.histogram.samples == ROWS.size
 
 
+def test_tokens_of_all_rows_in_one_axis_are_told_apart_by_row() -> None:
+    """As place_major has them: places of a window, then rows, then windows."""
+    wide = graph(
+        "(float[2, 4, 3] x) => (float[4, 2, 2, 2] y)",
+        """cut = Reshape(x, apart) moved = Transpose<perm = [2, 0, 1, 3]>(cut)
+        flat = Reshape(moved, rows) tokens = Neg(flat) scores = Reshape(seen, heads)
+        y = Softmax<axis = -1>(scores)""",
+        apart=[2, 2, 2, 3],
+        rows=[8, 3],
+        seen=noise(4, 2, 2, 2),
+        heads=[4, 2, 2, 2],
+    )
+
+    seen = observe(wide, {"tokens": -1}, batches, ONE_THREAD)["tokens"]
+
+    np.testing.assert_array_equal(seen.amax_by_row, np.abs(ROWS).max(axis=(1, 2)))
+    np.testing.assert_array_equal(seen.amax_by_channel, np.abs(ROWS).max(axis=(0, 1)))
+    assert seen.histogram.samples == ROWS.size
+
+
 def test_tensors_that_do_not_fit_together_are_watched_one_after_the_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -69,12 +69,17 @@ def check(config: DenoiserConfig, batch: int, target: str = "portable") -> None:
     feeds = feeds_for(config, batch)
 
     assert relative_l2(ask_pytorch(config, feeds), ask(folded, feeds)) <= FP32_TOLERANCE
-    assert target == "tensorrt-rtx" or weight_matmuls(denoiser) == 4 * config.depth + 1
+    assert weight_matmuls(denoiser) == 4 * config.depth + 1 + _batches(folded)
     if "window_major" in choose_steps(target, ()):
         assert not {window_major.PARTITION, window_major.REVERSE} & set(transposes(denoiser))
     assert not {"Gemm", "Gather", "AveragePool", "BatchNormalization"} & set(ops(denoiser))
     for part in (conditioner, denoiser):
         check_shapes(part)
+
+
+def _batches(folded: Optimized) -> int:
+    """Blocks whose q, k and v are made by two matmuls instead of one."""
+    return sum(len(step.rewritten) for step in folded.reports if step.name == "batch_projections")
 
 
 def window(size: int = 4, **fields: Any) -> PswaConfig:
@@ -132,6 +137,17 @@ CORNERS = {
     "dit": (tiny_dit(depth=2), 2, "portable"),
     "dit with ONNX Runtime's attention": (tiny_dit(depth=2, input_size=(8, 16)), 5, "onnxruntime"),
 }
+
+
+def test_for_engines_every_block_is_rewritten_by_every_pass() -> None:
+    folded = run_all(SMALL, target="tensorrt-rtx")
+
+    counts = {step.name: len(step.rewritten) for step in folded.reports}
+    blocks = SMALL.depth
+    assert counts["place_major"] == counts["batch_projections"] == counts["shift_taps"] == blocks
+    assert counts["row_gates"] == 2 * blocks
+    assert counts["merge_moves"] == 2 * blocks + 1  # the bridge in and out, and the image
+    assert not any(step.skipped for step in folded.reports)
 
 
 @pytest.mark.parametrize("name", CORNERS)
