@@ -25,7 +25,7 @@ from .gram import Doubles, gram
 from .judge import judge_plan, peak
 from .recipe import Recipe
 from .search import FARTHEST, choose_called, expected_error
-from .trajectories import Walked, walk_all
+from .trajectories import FIRST_SEED, Walked, walk_all
 
 EXACT_DB, TINY = 200.0, 1e-30
 GAIN_IMAGES = 8  # that errors are followed in
@@ -58,7 +58,7 @@ def fit_forecast(
     """
     recipe = replace(recipe, settings=pipeline.settle(recipe.settings))
     empty = _empty(pipeline, recipe)
-    folder = _work_folder(bundle, empty)
+    folder = _work_folder(bundle, empty, recipe.scales)
     drawn = _draw(pipeline, recipe, folder, on_stage)
     gains = _gains(pipeline, drawn, on_stage)
     products, variances = gram(drawn.fitted_on), mean_variances(drawn.fitted_on)
@@ -96,9 +96,13 @@ def _empty(pipeline: Pipeline, recipe: Recipe) -> Forecast:
     )
 
 
-def _work_folder(bundle: Bundle, empty: Forecast) -> Path:
-    """Where trajectories are kept until the fit is done; hidden, so that nothing takes it along."""
-    digest = hashlib.sha256(empty.to_json().encode()).hexdigest()[:16]
+def _work_folder(bundle: Bundle, empty: Forecast, scales: tuple[float, ...]) -> Path:
+    """Where trajectories are kept until the fit is done; hidden, so that nothing takes it along.
+
+    Another for each set of guidance scales: a forecast says the least and the largest alone.
+    """
+    facts = f"{empty.to_json()}{scales!r}{FIRST_SEED}"
+    digest = hashlib.sha256(facts.encode()).hexdigest()[:16]
     folder = bundle.folder / FOLDER / f".{digest}"
     try:
         folder.mkdir(parents=True, exist_ok=True)

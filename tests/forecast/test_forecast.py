@@ -224,6 +224,52 @@ def test_a_fit_that_was_stopped_goes_on_with_what_it_has_drawn(
     assert len(walks) == 1 + (8 + 4) // 2  # two images a call, and the one that was stopped
 
 
+def stop_at(monkeypatch: pytest.MonkeyPatch, call: int) -> None:
+    """Let the walk of so many calls fail, once."""
+    walks: list[int] = []
+    walk = trajectories._walk
+
+    def stopping(pipeline: Pipeline, request: object) -> Walked:
+        walks.append(1)
+        if len(walks) == call:
+            raise KeyboardInterrupt
+        return walk(pipeline, request)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(trajectories, "_walk", stopping)
+
+
+@pytest.mark.parametrize("batch", [6, 12])
+def test_what_a_stopped_fit_of_other_guidance_scales_has_drawn_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    manifest = toy_manifest(batch=batch)
+    plain, resumed = (write_bundle(tmp_path / name, manifest) for name in ("plain", "resumed"))
+    wanted = recipe(scales=(1.5, 2.0, 4.0), num=12)
+    stop_at(monkeypatch, 4)
+    with pytest.raises(KeyboardInterrupt):
+        fit(resumed, recipe(scales=(1.5, 4.0), num=12))
+
+    assert fit(resumed, wanted).read_bytes() == fit(plain, wanted).read_bytes()
+
+
+@pytest.mark.parametrize("other", ["seeds", "told.label", "said", "drawn"])
+def test_a_kept_trajectory_of_something_else_is_drawn_again(
+    bundle: Path, tmp_path: Path, other: str
+) -> None:
+    [wanted] = walked_on(bundle, tmp_path, num=2)
+    [path] = tmp_path.glob("*.npz")
+    with np.load(path) as kept:
+        arrays = dict(kept)
+    arrays["said"] = arrays["said"] + 1
+    arrays[other] = arrays[other][:1] if other in ("said", "drawn") else arrays[other] + 1
+    np.savez(path, **arrays)
+
+    [found] = walked_on(bundle, tmp_path, num=2)
+
+    np.testing.assert_array_equal(found.said, wanted.said)
+    np.testing.assert_array_equal(found.drawn, wanted.drawn)
+
+
 def test_a_range_of_guidance_is_fitted_together(bundle: Path) -> None:
     path = fit(bundle, recipe(scales=(1.0, 1.5, 4.0), num=12))
 
