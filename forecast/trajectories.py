@@ -61,13 +61,12 @@ def walk_all(
     Args:
         pipeline: The denoiser.
         settings: How they are sampled, with all calls.
-        numbers: Each is a seed and what the image is told.
+        numbers: Each is a seed; what the images are told is spread over all classes.
         folder: For their files.
         on_step: Told of every step, those that were read too.
     """
     manifest = pipeline.manifest
-    spread = manifest.spread(max(numbers) + 1)
-    told = [spread[number] for number in numbers]
+    told = manifest.spread(len(numbers))
     seeds = [FIRST_SEED + number for number in numbers]
     walked = []
     for request, first in zip(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bundle_helpers import FakeSession, one_line, toy_manifest, write_bundle
+from bundle_helpers import FakeSession, one_line, toy_manifest, with_label, write_bundle
 from cli_helpers import refused, run
 from router_helpers import write_router
 
@@ -19,7 +19,7 @@ from pitstop.forecast.fit import fit_plan, mean_variances
 from pitstop.forecast.gains import measure_gains, places
 from pitstop.forecast.gram import gram
 from pitstop.forecast.judge import judge_plan
-from pitstop.forecast.pipeline import fit_forecast
+from pitstop.forecast.pipeline import _draw, fit_forecast
 from pitstop.forecast.recipe import Recipe, all_calls
 from pitstop.forecast.search import choose_called, expected_error
 from pitstop.forecast.trajectories import Walked, walk_all
@@ -29,6 +29,7 @@ from pitstop.runtime.pipeline import Pipeline
 from pitstop.runtime.sampling.forecast.taylor import taylor_plan
 from pitstop.runtime.sampling.schedule.flow import LinearFlow
 from pitstop.runtime.sampling.settings import Settings
+from pitstop.runtime.stage import unheard
 
 SETTINGS = Settings(12, "ddim")
 HERE = ("--backend", "onnxruntime")
@@ -222,6 +223,26 @@ def test_a_fit_that_was_stopped_goes_on_with_what_it_has_drawn(
     fit(bundle, recipe())
 
     assert len(walks) == 1 + (8 + 4) // 2  # two images a call, and the one that was stopped
+
+
+def test_trajectories_of_every_part_are_of_classes_from_the_first_to_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bundle_helpers.GAINS", [1.0] * 1001)
+    manifest = with_label(toy_manifest(batch=4), classes=1000, null=1000, names=())
+    pipeline = Pipeline(manifest, FakeSession(), "fp32")
+
+    drawn = _draw(pipeline, recipe(scales=(1.5, 4.0), num=16), tmp_path, unheard)
+
+    for part, share in ((drawn.fitted_on, 8), (drawn.held_out, 4)):
+        for scale in (1.5, 4.0):
+            told = [
+                int(condition.arrays["label"])
+                for one in part
+                if one.request.cfg_scale == scale
+                for condition in one.request.conditions
+            ]
+            assert told == [1000 * place // share for place in range(share)]
 
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, call: int) -> None:
