@@ -15,6 +15,7 @@ import numpy as np
 from .. import BundleError, OptionError
 from ..runtime.bundle.folder import Bundle
 from ..runtime.bundle.forecasts import FOLDER, graphs_fitted, read_forecast, write_forecast
+from ..runtime.bundle.schedule_hash import schedule_sha256
 from ..runtime.pipeline import Pipeline
 from ..runtime.sampling.forecast.fitted import FittedPlan, Forecast
 from ..runtime.sampling.forecast.plan import LEAST_CALLS
@@ -90,6 +91,7 @@ def _empty(pipeline: Pipeline, recipe: Recipe) -> Forecast:
         eta=settings.eta,
         guidance=(min(recipe.scales), max(recipe.scales)),
         graphs=graphs_fitted(pipeline.manifest, pipeline.precision),
+        schedule_sha256=schedule_sha256(pipeline.manifest),
         trajectories=recipe.num,
         held_out=recipe.held_out,
         plans=(),
