@@ -71,6 +71,8 @@ def generate(
         with opened as pipeline:
             said = pipeline.forecast(settings)
             plan = plan_images(pipeline.manifest, labels, num, seed)
+            if said is not None and said.note:
+                messages.print(f"note: {said.note}", style="yellow", markup=False)
             done = draw_images(
                 pipeline,
                 plan,
@@ -81,8 +83,6 @@ def generate(
                 on_stage=on_stage,
             )
     write_json(json_path, done.figures())
-    if said is not None and said.note:
-        messages.print(f"note: {said.note}", style="yellow", markup=False)
     _print(done, out, opened)
 
 

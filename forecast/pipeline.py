@@ -15,6 +15,7 @@ import numpy as np
 from .. import BundleError, OptionError
 from ..runtime.bundle.folder import Bundle
 from ..runtime.bundle.forecasts import FOLDER, graphs_fitted, read_forecast, write_forecast
+from ..runtime.bundle.schedule_hash import schedule_sha256
 from ..runtime.pipeline import Pipeline
 from ..runtime.sampling.forecast.fitted import FittedPlan, Forecast
 from ..runtime.sampling.forecast.plan import LEAST_CALLS
@@ -25,7 +26,7 @@ from .gram import Doubles, gram
 from .judge import judge_plan, peak
 from .recipe import Recipe
 from .search import FARTHEST, choose_called, expected_error
-from .trajectories import Walked, walk_all
+from .trajectories import FIRST_SEED, Walked, walk_all
 
 EXACT_DB, TINY = 200.0, 1e-30
 GAIN_IMAGES = 8  # that errors are followed in
@@ -58,7 +59,7 @@ def fit_forecast(
     """
     recipe = replace(recipe, settings=pipeline.settle(recipe.settings))
     empty = _empty(pipeline, recipe)
-    folder = _work_folder(bundle, empty)
+    folder = _work_folder(bundle, empty, recipe.scales)
     drawn = _draw(pipeline, recipe, folder, on_stage)
     gains = _gains(pipeline, drawn, on_stage)
     products, variances = gram(drawn.fitted_on), mean_variances(drawn.fitted_on)
@@ -90,15 +91,20 @@ def _empty(pipeline: Pipeline, recipe: Recipe) -> Forecast:
         eta=settings.eta,
         guidance=(min(recipe.scales), max(recipe.scales)),
         graphs=graphs_fitted(pipeline.manifest, pipeline.precision),
+        schedule_sha256=schedule_sha256(pipeline.manifest),
         trajectories=recipe.num,
         held_out=recipe.held_out,
         plans=(),
     )
 
 
-def _work_folder(bundle: Bundle, empty: Forecast) -> Path:
-    """Where trajectories are kept until the fit is done; hidden, so that nothing takes it along."""
-    digest = hashlib.sha256(empty.to_json().encode()).hexdigest()[:16]
+def _work_folder(bundle: Bundle, empty: Forecast, scales: tuple[float, ...]) -> Path:
+    """Where trajectories are kept until the fit is done; hidden, so that nothing takes it along.
+
+    Another for each set of guidance scales: a forecast says the least and the largest alone.
+    """
+    facts = f"{empty.to_json()}{scales!r}{FIRST_SEED}"
+    digest = hashlib.sha256(facts.encode()).hexdigest()[:16]
     folder = bundle.folder / FOLDER / f".{digest}"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .. import OptionError
+from ..runtime.sampling.asked import a_number
 from ..runtime.sampling.forecast.plan import LEAST_CALLS
 from ..runtime.sampling.settings import Settings
 
+MOST_TRAJECTORIES = 1 << 20
 RATIOS = (1.25, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6)  # steps for a call, of all that `--all` fits
 
 
@@ -23,7 +25,7 @@ class Recipe:
         calls: Numbers of them, each less than the steps; empty for those of a budget.
         budget_db: Where no calls are given: the median PSNR of held-out images that the fewest
             calls must keep.
-        num: Trajectories that are fitted on; half as many judge.
+        num: Trajectories that are fitted on, at most 2**20; half as many judge.
         called: The steps that call, where they are not to be chosen; then ``calls`` says how many.
     """
 
@@ -45,6 +47,13 @@ class Recipe:
                 f"{self.num} trajectories are too few for {len(self.scales)} guidance scales",
                 f"Choose at least {4 * len(self.scales)} with `--num`",
             )
+        if self.num > MOST_TRAJECTORIES:
+            raise OptionError(
+                f"{self.num} trajectories were asked for",
+                f"Choose at most {MOST_TRAJECTORIES} with `--num`",
+            )
+        if self.budget_db is not None:
+            a_number(self.budget_db, "The budget", "a finite number of dB with `--budget`")
         for scale in self.scales:
             self.at(scale)  # refuses one that is no scale
         steps = self.settings.steps

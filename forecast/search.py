@@ -2,8 +2,9 @@
 
 Between two calls a run is one sum of what was said, so its error is what the least squares leave
 of the predictions there, each as large as it is left in the image. It depends on the last three
-calls and the next alone. So the best choice of all is found by dynamic programming, over the last
-three calls: each by how far it lies behind the one after it, 0 where there is none.
+calls and the next alone. So the best choice of all whose calls are near enough is found by dynamic
+programming, over the last three calls: each by how far it lies behind the one after it, 0 where
+there is none.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ FARTHEST = 32  # steps from one call to the next
 
 
 def choose_called(products: Doubles, gains: Doubles, calls: int) -> tuple[tuple[int, ...], float]:
-    """The best choice of so many steps, the first among them.
+    """The best choice of so many steps, the first among them, none far from the next.
 
     Args:
         products: float64 [step, step], of `gram`.

@@ -12,10 +12,12 @@ import numpy as np
 
 from .. import BundleError, NonFiniteError
 from ..runtime.pipeline import OnStep, Pipeline
+from ..runtime.sampling.condition import stack
 from ..runtime.sampling.host_loop import HostLoop
 from ..runtime.sampling.request import Request
 from ..runtime.sampling.sampler import Latent, Prediction
 from ..runtime.sampling.settings import Settings
+from ..runtime.session import Array
 from ..runtime.whole_file import whole_file
 from .recorded import Recording
 
@@ -59,13 +61,12 @@ def walk_all(
     Args:
         pipeline: The denoiser.
         settings: How they are sampled, with all calls.
-        numbers: Each is a seed and what the image is told.
+        numbers: Each is a seed; what the images are told is spread over all classes.
         folder: For their files.
         on_step: Told of every step, those that were read too.
     """
     manifest = pipeline.manifest
-    spread = manifest.spread(max(numbers) + 1)
-    told = [spread[number] for number in numbers]
+    told = manifest.spread(len(numbers))
     seeds = [FIRST_SEED + number for number in numbers]
     walked = []
     for request, first in zip(
@@ -73,8 +74,8 @@ def walk_all(
         [numbers[group.start] for group in pipeline.groups(len(numbers), settings)],
         strict=True,
     ):
-        path = folder / f"cfg{settings.cfg_scale:g}-{first:06}.npz"
-        one = _read(path, request)
+        path = folder / f"cfg{settings.cfg_scale!r}-{first:06}.npz"
+        one = _read(path, request, manifest.latent_shape)
         if one is None:
             one = _walk(pipeline, request)
             _write(one, path)
@@ -98,7 +99,7 @@ def _walk(pipeline: Pipeline, request: Request) -> Walked:
 
 
 def _write(walked: Walked, path: Path) -> None:
-    arrays = {"said": walked.said, "drawn": walked.drawn}
+    arrays = {"said": walked.said, "drawn": walked.drawn, **_asked(walked.request)}
     if walked.variance is not None:
         arrays["variance"] = walked.variance
     try:
@@ -110,11 +111,27 @@ def _write(walked: Walked, path: Path) -> None:
         ) from error
 
 
-def _read(path: Path, request: Request) -> Walked | None:
-    """What an earlier run drew; None where it is not there, or not whole."""
+def _asked(request: Request) -> dict[str, Array]:
+    """The seeds, and what each image was told, by their names in a file."""
+    told = {f"told.{name}": array for name, array in stack(request.conditions).items()}
+    return {"seeds": np.array(request.seeds, dtype=np.uint64), **told}
+
+
+def _read(path: Path, request: Request, shape: tuple[int, ...]) -> Walked | None:
+    """What an earlier run drew; None where it is not there, not whole, or something else.
+
+    Args:
+        path: The file.
+        request: What it must have drawn.
+        shape: [channel, row, column], of a latent.
+    """
     try:
         with np.load(path, allow_pickle=False) as arrays:
             variance = arrays["variance"] if "variance" in arrays.files else None
-            return Walked(request, arrays["said"], variance, arrays["drawn"])
+            walked = Walked(request, arrays["said"], variance, arrays["drawn"])
+            alike = all(np.array_equal(arrays[k], wanted) for k, wanted in _asked(request).items())
     except BROKEN:
         return None
+    each = (request.steps, request.images, *shape)
+    whole = walked.drawn.shape == each[1:] and walked.said.shape == each
+    return walked if alike and whole and (variance is None or variance.shape == each) else None

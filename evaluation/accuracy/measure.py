@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ... import PitstopError
+from ... import OptionError, PitstopError
 from ...runtime.backend import Backend, SessionOptions
 from ...runtime.backends import AUTO, choose_backend
 from ...runtime.bundle.folder import Bundle, open_bundle
@@ -152,12 +152,13 @@ def measure(asked: Asked, on_stage: OnStage = unheard) -> Accuracy:
     judge = _open_judge(asked.classifier, manifest) if asked.classifier else None
     candidates, left_out = _open_candidates(asked, bundles)
     pytorch = _ask_pytorch(asked, bundles[0], judge, on_stage)
+    steps, calls = pytorch.goldens.settings.steps, _calls(asked, pytorch.goldens)
     other_noise = why_other_noise(pytorch.goldens, manifest) if pytorch.model is None else None
 
     rows: list[Row] = []
     notes: dict[str, None] = {}
     for candidate in candidates:
-        name, calls = candidate.name, asked.calls
+        name = candidate.name + ("" if calls is None else f", {calls} of {steps} calls")
         row = _compare(pytorch, asked, name, candidate.pipeline, on_stage, calls)
         notes |= _forecast_note(candidate.pipeline, pytorch.goldens, calls)
         row = dataclasses.replace(row, bundle=candidate.bundle)
@@ -187,6 +188,17 @@ def measure(asked: Asked, on_stage: OnStage = unheard) -> Accuracy:
         other_noise=other_noise,
         forecast_notes=tuple(notes),
     )
+
+
+def _calls(asked: Asked, goldens: Goldens) -> int | None:
+    """Steps that call the denoiser, of those that PyTorch drew in; None for all."""
+    steps = goldens.settings.steps
+    if asked.checkpoint is None and asked.calls is not None and asked.calls > steps:
+        raise OptionError(
+            f"{asked.calls} calls were asked for, and the goldens were drawn in {steps} steps",
+            f"Choose at most {steps} calls, or draw more `--steps` live with `--checkpoint`",
+        )
+    return dataclasses.replace(goldens.settings, calls=asked.calls).calls
 
 
 def _forecast_note(pipeline: Pipeline, goldens: Goldens, calls: int | None) -> dict[str, None]:

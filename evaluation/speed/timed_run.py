@@ -7,6 +7,7 @@ around it are told apart in the same trajectory, so that neither is taken from a
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from ...runtime.bundle.manifest import Manifest
 from ...runtime.decoder import Decode, TiledDecoder
 from ...runtime.pipeline import Pipeline
 from ...runtime.sampling.conditioner import Conditioner
-from ...runtime.sampling.host_loop import asked_steps
+from ...runtime.sampling.host_loop import HostLoop, asked_steps
 from ...runtime.sampling.loop import Loop
 from ...runtime.sampling.request import Request
 from ...runtime.sampling.sampler import Latent
@@ -68,6 +69,18 @@ class Ready:
     def settings_of(self, steps: int) -> Settings:
         """Of a run."""
         return dataclasses.replace(self.settings, steps=steps, calls=self.calls)
+
+    @functools.cached_property
+    def pipeline(self) -> Pipeline:
+        """The same in every turn, so that a rule's table is written in the first alone."""
+        return Pipeline(
+            self.manifest,
+            self.denoiser,
+            self.precision,
+            conditioner=self.conditioner,
+            loop=self.device_loop,
+            bundle=self.bundle,
+        )
 
     @property
     def images(self) -> int:
@@ -163,9 +176,9 @@ def time_run(opened: Ready, steps: int, clock: Clock = time.perf_counter) -> Tim
         NonFiniteError: A latent left the finite numbers.
     """
     timed = TimedSession(opened.denoiser, clock)
-    pipeline, settings = _pipeline(opened, timed), opened.settings_of(steps)
     told = opened.manifest.examples(opened.images)
-    [request] = pipeline.requests(told, range(opened.images), settings)
+    [request] = opened.pipeline.requests(told, range(opened.images), opened.settings_of(steps))
+    loop = opened.device_loop or HostLoop(opened.manifest, timed, opened.conditioner)
     start = clock()
     if opened.conditioner is not None:
         opened.conditioner.forget()  # so that it is asked in every turn
@@ -179,26 +192,15 @@ def time_run(opened: Ready, steps: int, clock: Clock = time.perf_counter) -> Tim
         taken.append(Step(now - before, timed.take_calls()))
         before = now
 
-    [last] = pipeline.loop.draw([request], on_step)
+    [last] = loop.draw([request], on_step)
     conditioner = None if opened.conditioner is None else began - start
     return TimedRun(conditioner, tuple(taken), _time_decoder(opened.decode, last, clock))
 
 
 def forecast_note(opened: Ready, steps: int) -> str:
     """What is to be said of how its steps are forecast; empty where all of them call."""
-    chosen = _pipeline(opened, opened.denoiser).forecast(opened.settings_of(steps))
+    chosen = opened.pipeline.forecast(opened.settings_of(steps))
     return "" if chosen is None else chosen.note
-
-
-def _pipeline(opened: Ready, session: Session) -> Pipeline:
-    return Pipeline(
-        opened.manifest,
-        session,
-        opened.precision,
-        conditioner=opened.conditioner,
-        loop=opened.device_loop,
-        bundle=opened.bundle,
-    )
 
 
 def _prepared(opened: Ready, request: Request) -> list[float]:

@@ -14,6 +14,7 @@ from ..sampling.settings import Settings
 from ..whole_file import whole_file
 from .folder import Bundle
 from .manifest import CONDITIONERS, Manifest
+from .schedule_hash import schedule_sha256
 
 FOLDER = "forecasts"
 AGAIN = "Remove it, and run `pitstop forecast` again"
@@ -82,7 +83,8 @@ def write_forecast(bundle: Bundle, forecast: Forecast) -> Path:
 def choose_plan(forecasts: Sequence[Forecast], settings: Settings) -> Chosen | None:
     """The plan for settings whose names are settled; None where every step calls.
 
-    Of several forecasts the one whose guidance is nearest is taken; where there is none, Taylor's.
+    Of several forecasts the one whose guidance is nearest is taken, and of those the one of the
+    narrowest range; where there is none, Taylor's.
     """
     if settings.calls is None:
         return None
@@ -93,7 +95,7 @@ def choose_plan(forecasts: Sequence[Forecast], settings: Settings) -> Chosen | N
     ]
     if not fitting:
         return Chosen(taylor_plan(settings.steps, settings.calls), _why_taylor(forecasts, settings))
-    nearest = min(fitting, key=lambda forecast: forecast.away(settings.cfg_scale))
+    nearest = min(fitting, key=lambda forecast: _far(forecast, settings.cfg_scale))
     plan = nearest.plan(settings.calls)
     assert plan is not None
     if not nearest.away(settings.cfg_scale):
@@ -104,6 +106,12 @@ def choose_plan(forecasts: Sequence[Forecast], settings: Settings) -> Chosen | N
         f"the forecast was fitted at guidance {_range(low, high)}, and this run has "
         f"{settings.cfg_scale:g}: its images may be farther from those of all calls",
     )
+
+
+def _far(forecast: Forecast, cfg_scale: float) -> tuple[float, float]:
+    """Less for what suits a guidance scale better: nearer to it, then fitted for fewer others."""
+    low, high = forecast.guidance
+    return forecast.away(cfg_scale), high - low
 
 
 def _why_taylor(forecasts: Sequence[Forecast], settings: Settings) -> str:
@@ -140,4 +148,16 @@ def load_forecast(path: Path, manifest: Manifest) -> Forecast:
     for name, digest in forecast.graphs.items():
         if name not in manifest.graphs or manifest.graph_sha256(name) != digest:
             raise BundleError(f"{path} was fitted with another {name} than the bundle's", AGAIN)
+    if not any(
+        set(forecast.graphs) == set(graphs_fitted(manifest, precision))
+        for precision in manifest.precisions
+    ):
+        named = ", ".join(forecast.graphs) or "none"
+        raise BundleError(
+            f"{path} names the graphs {named}, expected a denoiser and all that feeds it", AGAIN
+        )
+    if forecast.schedule_sha256 != schedule_sha256(manifest):
+        raise BundleError(
+            f"{path} was fitted with another schedule or prediction type than the bundle's", AGAIN
+        )
     return forecast

@@ -8,7 +8,8 @@ import json
 from typing import Any
 
 from ... import __version__
-from ..bundle.manifest import CONDITIONER, STEP, Manifest
+from ..bundle.manifest import CONDITIONER, STEP
+from ..bundle.schedule_hash import schedule_sha256
 from ..pipeline import Pipeline
 from ..sampling.settings import Settings
 from .plan import PlannedImage
@@ -43,7 +44,7 @@ def shared_settings(pipeline: Pipeline, settings: Settings) -> dict[str, Any]:
         "precision": pipeline.precision,
         "model": manifest.model.name,
         **{f"{name}_sha256": manifest.graph_sha256(graph) for name, graph in graphs.items()},
-        "schedule_sha256": _schedule_sha256(manifest),
+        "schedule_sha256": schedule_sha256(manifest),
         **_forecast(pipeline, settings),
         "pitstop": __version__,
     }
@@ -56,20 +57,3 @@ def _forecast(pipeline: Pipeline, settings: Settings) -> dict[str, str]:
         return {}
     facts = json.dumps(dataclasses.asdict(chosen.plan)).encode()
     return {"forecast_sha256": hashlib.sha256(facts).hexdigest()}
-
-
-def _schedule_sha256(manifest: Manifest) -> str:
-    """Of what the graphs' answers are taken for: two exports of the same weights may differ."""
-    facts = [
-        manifest.prediction_type,
-        dataclasses.asdict(manifest.schedule),
-        dataclasses.asdict(manifest.scheduler),
-        manifest.noise,
-        manifest.latent_space,
-        manifest.latent_scale,
-        manifest.latent_shift,
-        manifest.learn_sigma,
-        manifest.cfg_channels,
-        [(condition.name, condition.null) for condition in manifest.conditions],
-    ]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

@@ -35,10 +35,16 @@ def test_a_bar_is_met_at_its_number(bars: Any, decibels: float, met: bool) -> No
 
 @pytest.mark.parametrize(
     ("theirs", "frechet", "met"),
-    [(49.0, 0.2, True), (51.0, 0.2, False), (49.0, 0.05, False), (49.0, None, True)],
+    [
+        (49.0, 0.2, True),
+        (51.0, 0.2, False),
+        (49.0, 0.05, False),
+        (49.0, None, None),
+        (51.0, None, False),
+    ],
 )
-def test_ahead_is_in_both_measures_where_both_are_known(
-    bars: Any, theirs: float, frechet: float | None, met: bool
+def test_ahead_is_in_both_measures_and_not_measured_where_one_is_missing(
+    bars: Any, theirs: float, frechet: float | None, met: bool | None
 ) -> None:
     done = {
         bars.Cell(bars.FORECAST, 25): figures(bars, 50.0),
@@ -53,6 +59,18 @@ def test_int8_is_held_against_its_own_images_of_all_calls(bars: Any) -> None:
         bars.Cell(bars.FORECAST, 25, "int8"): figures(bars, 44.2),
     }
     assert judged(bars, done)["int8 with 25 calls, dB lost to int8 with all, at most 1"] is True
+
+
+def test_another_guidance_is_judged_by_its_low_images_too(bars: Any) -> None:
+    ours = bars.Figures(25, 56.0, 38.0, 0.9, None, None)
+    done = {
+        bars.Cell(bars.FORECAST, 25, cfg_scale=4.0): ours,
+        bars.Cell(bars.TAYLOR, 25, cfg_scale=4.0): bars.Figures(25, 48.0, 46.0, 0.9, None, None),
+    }
+    found = judged(bars, done)
+    name = "guidance 4, 25 calls, dB over Taylor's"
+    assert found[f"{name}, at least 0"] is True
+    assert found[f"{name} at the 5th percentile, at least 0"] is False
 
 
 def test_every_bar_has_its_cells(bars: Any) -> None:

@@ -109,17 +109,30 @@ def test_fewer_calls_are_held_against_all_of_pytorchs(
 ) -> None:
     live = ("--checkpoint", checkpoint, "--images", 2, "--steps", 8)
 
-    done = run(exported, *live, "--calls", 4, "--min-psnr", -100, "--json", tmp_path / "few.json")
+    page, few = tmp_path / "few.html", ("--calls", 4, "--min-psnr", -100)
+    done = run(exported, *live, *few, "--json", tmp_path / "few.json", "--report", page)
 
-    few = json.loads((tmp_path / "few.json").read_text())
+    figures = json.loads((tmp_path / "few.json").read_text())
     assert done.exit_code == 0, done.output
     assert "note: no forecast was fitted" in " ".join(done.stderr.split())
-    assert (few["calls"], few["steps"]) == (4, 8)
-    assert few["relative_l2_max"] < 1e-5
-    assert few["psnr_db_median"] < 60
-    assert "calls were asked for" in refused(exported, *live, "--calls", 9)
+    assert ", 4 of 8 calls: median PSNR" in " ".join(done.stdout.split())
+    assert ", 4 of 8 calls</strong>" in page.read_text()
+    assert "Note: no forecast was fitted" in page.read_text()
+    assert (figures["calls"], figures["steps"]) == (4, 8)
+    assert figures["relative_l2_max"] < 1e-5
+    assert figures["psnr_db_median"] < 60
+    assert "at most 8 calls, or more steps" in refused(exported, *live, "--calls", 9)
     run(exported, *live, "--calls", 4, "--json", tmp_path / "gate.json")
     assert json.loads((tmp_path / "gate.json").read_text())["min_psnr_db"] == 40
+
+
+def test_more_calls_than_the_goldens_have_steps_are_refused_with_where_those_come_from(
+    exported: Path,
+) -> None:
+    said = refused(exported, "--calls", 999)
+
+    assert "999 calls were asked for, and the goldens were drawn in" in said
+    assert "live with `--checkpoint`" in said
 
 
 @pytest.mark.parametrize("gate", ["--min-psnr", "--max-rel-l2"])

@@ -107,3 +107,17 @@ def test_a_precision_that_is_faster_on_this_cpu_is_told(
 
     assert ("`--precision int8` on this CPU" in done.stdout) is told
     assert "fastest here" in run("inspect", toy).stdout
+
+
+def test_that_no_forecast_was_fitted_is_said_before_anything_is_drawn(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*asked: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pitstop.runtime.jobs.draw_images", stopped)
+
+    done = run("generate", toy, *FEW, "--steps", 5, "--calls", 4, "--out", tmp_path / "out")
+
+    assert done.exit_code != 0
+    assert "note: no forecast was fitted for ddim, 5 steps" in " ".join(done.stderr.split())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bundle_helpers import FakeSession, one_line, toy_manifest, write_bundle
+from bundle_helpers import FakeSession, one_line, toy_manifest, with_label, write_bundle
 from cli_helpers import refused, run
 from router_helpers import write_router
 
@@ -19,7 +19,7 @@ from pitstop.forecast.fit import fit_plan, mean_variances
 from pitstop.forecast.gains import measure_gains, places
 from pitstop.forecast.gram import gram
 from pitstop.forecast.judge import judge_plan
-from pitstop.forecast.pipeline import fit_forecast
+from pitstop.forecast.pipeline import _draw, fit_forecast
 from pitstop.forecast.recipe import Recipe, all_calls
 from pitstop.forecast.search import choose_called, expected_error
 from pitstop.forecast.trajectories import Walked, walk_all
@@ -29,6 +29,7 @@ from pitstop.runtime.pipeline import Pipeline
 from pitstop.runtime.sampling.forecast.taylor import taylor_plan
 from pitstop.runtime.sampling.schedule.flow import LinearFlow
 from pitstop.runtime.sampling.settings import Settings
+from pitstop.runtime.stage import unheard
 
 SETTINGS = Settings(12, "ddim")
 HERE = ("--backend", "onnxruntime")
@@ -224,6 +225,72 @@ def test_a_fit_that_was_stopped_goes_on_with_what_it_has_drawn(
     assert len(walks) == 1 + (8 + 4) // 2  # two images a call, and the one that was stopped
 
 
+def test_trajectories_of_every_part_are_of_classes_from_the_first_to_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bundle_helpers.GAINS", [1.0] * 1001)
+    manifest = with_label(toy_manifest(batch=4), classes=1000, null=1000, names=())
+    pipeline = Pipeline(manifest, FakeSession(), "fp32")
+
+    drawn = _draw(pipeline, recipe(scales=(1.5, 4.0), num=16), tmp_path, unheard)
+
+    for part, share in ((drawn.fitted_on, 8), (drawn.held_out, 4)):
+        for scale in (1.5, 4.0):
+            told = [
+                int(condition.arrays["label"])
+                for one in part
+                if one.request.cfg_scale == scale
+                for condition in one.request.conditions
+            ]
+            assert told == [1000 * place // share for place in range(share)]
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, call: int) -> None:
+    """Let the walk of so many calls fail, once."""
+    walks: list[int] = []
+    walk = trajectories._walk
+
+    def stopping(pipeline: Pipeline, request: object) -> Walked:
+        walks.append(1)
+        if len(walks) == call:
+            raise KeyboardInterrupt
+        return walk(pipeline, request)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(trajectories, "_walk", stopping)
+
+
+@pytest.mark.parametrize("batch", [6, 12])
+def test_what_a_stopped_fit_of_other_guidance_scales_has_drawn_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    manifest = toy_manifest(batch=batch)
+    plain, resumed = (write_bundle(tmp_path / name, manifest) for name in ("plain", "resumed"))
+    wanted = recipe(scales=(1.5, 2.0, 4.0), num=12)
+    stop_at(monkeypatch, 4)
+    with pytest.raises(KeyboardInterrupt):
+        fit(resumed, recipe(scales=(1.5, 4.0), num=12))
+
+    assert fit(resumed, wanted).read_bytes() == fit(plain, wanted).read_bytes()
+
+
+@pytest.mark.parametrize("other", ["seeds", "told.label", "said", "drawn"])
+def test_a_kept_trajectory_of_something_else_is_drawn_again(
+    bundle: Path, tmp_path: Path, other: str
+) -> None:
+    [wanted] = walked_on(bundle, tmp_path, num=2)
+    [path] = tmp_path.glob("*.npz")
+    with np.load(path) as kept:
+        arrays = dict(kept)
+    arrays["said"] = arrays["said"] + 1
+    arrays[other] = arrays[other][:1] if other in ("said", "drawn") else arrays[other] + 1
+    np.savez(path, **arrays)
+
+    [found] = walked_on(bundle, tmp_path, num=2)
+
+    np.testing.assert_array_equal(found.said, wanted.said)
+    np.testing.assert_array_equal(found.drawn, wanted.drawn)
+
+
 def test_a_range_of_guidance_is_fitted_together(bundle: Path) -> None:
     path = fit(bundle, recipe(scales=(1.0, 1.5, 4.0), num=12))
 
@@ -250,6 +317,9 @@ def test_a_budget_finds_the_fewest_calls_that_keep_it(bundle: Path) -> None:
         ({"calls": ()}, "Nothing says how many calls"),
         ({"budget_db": 40.0}, "several options do"),
         ({"num": 3}, "3 trajectories are too few"),
+        ({"num": 2**20 + 1}, "Choose at most 1048576 with `--num`"),
+        ({"calls": (), "budget_db": float("nan")}, "The budget is nan"),
+        ({"calls": (), "budget_db": float("inf")}, "The budget is inf"),
         ({"calls": (12,)}, "12 calls are all 12 steps"),
         ({"calls": (13,)}, "13 calls were asked for in 12 steps"),
         ({"calls": (2,)}, "a forecast is made of 3"),

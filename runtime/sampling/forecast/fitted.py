@@ -11,7 +11,7 @@ from ...bundle.fields import a_count, a_number, a_table, a_text
 from ..settings import Settings
 from .plan import LEAST_CALLS, Plan
 
-VERSION = 1
+VERSION = 2
 MOST_STEPS, MOST_TERMS = 10_000, 8
 
 
@@ -43,6 +43,7 @@ class Forecast:
         eta: DDIM's share of fresh noise.
         guidance: The least and the largest scale that it was fitted at.
         graphs: sha256 of the denoiser that it was fitted with, and of what feeds it, by name.
+        schedule_sha256: Of what their answers are taken for.
         trajectories: How many it was fitted on.
         held_out: How many others judged it.
         plans: The fewest calls first.
@@ -54,6 +55,7 @@ class Forecast:
     eta: float
     guidance: tuple[float, float]
     graphs: Mapping[str, str]
+    schedule_sha256: str
     trajectories: int
     held_out: int
     plans: tuple[FittedPlan, ...]
@@ -115,6 +117,7 @@ class Forecast:
             eta=a_number(content, "eta", 0.0),
             guidance=_guidance(_numbers(content, "guidance")),
             graphs={name: a_text(digest, name) for name, digest in graphs.items()},
+            schedule_sha256=a_text(content.get("schedule_sha256"), "schedule_sha256"),
             trajectories=a_count(content.get("trajectories"), "trajectories"),
             held_out=a_count(content.get("held_out"), "held_out"),
             plans=tuple(plans),

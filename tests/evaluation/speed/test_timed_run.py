@@ -26,6 +26,7 @@ from pitstop.runtime.backend import SessionOptions
 from pitstop.runtime.backends import import_backend
 from pitstop.runtime.bundle.folder import open_bundle
 from pitstop.runtime.bundle.manifest import CONDITIONER
+from pitstop.runtime.sampling import step_table
 from pitstop.runtime.sampling.conditioner import Conditioner
 from pitstop.runtime.session import Array
 
@@ -79,6 +80,28 @@ def test_a_step_that_is_forecast_has_no_call_and_counts_as_outside() -> None:
     assert [step.calls for step in turn.steps] == [(8.0,), (), (5.0,), (10.0,)]
     assert row.call.median == pytest.approx(7500)
     assert turn.overhead == pytest.approx(1 - 15 / (1 + 7 + 12))
+
+
+def test_the_table_of_a_forecast_is_written_in_the_first_turn_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = bundle_with_step(tmp_path / "toy", toy_manifest(batch=2))
+    graphs, written = open_on("onnxruntime", bundle), 0
+    moves = step_table._moves
+
+    def counting(*asked: object) -> object:
+        nonlocal written
+        written += 1
+        return moves(*asked)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(step_table, "_moves", counting)
+    opened = Ready(
+        bundle.manifest, "fp32", graphs.denoiser, device_loop=graphs.loop, bundle=bundle, calls=3
+    )
+    for _ in range(3):
+        time_run(opened, 4)
+
+    assert written == 1
 
 
 def test_the_first_step_does_not_count_for_the_overhead() -> None:

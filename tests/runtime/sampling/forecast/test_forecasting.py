@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from device_helpers import DEVICES, bundle_with_step, open_on
 from pitstop import BundleError, OptionError
 from pitstop.runtime.bundle.folder import open_bundle
 from pitstop.runtime.bundle.forecasts import graphs_fitted, read_forecasts, write_forecast
+from pitstop.runtime.bundle.schedule_hash import schedule_sha256
 from pitstop.runtime.distance import relative_l2
 from pitstop.runtime.jobs import draw_images
 from pitstop.runtime.jobs.plan import plan_images
@@ -35,7 +37,8 @@ def fitted(folder: Path, *, guidance: tuple[float, float] = (2.0, 2.0)) -> Forec
     manifest = open_bundle(folder).manifest
     plans = (FittedPlan(PLAN, 50.0, 49.0, 40.0),)
     graphs = graphs_fitted(manifest, "fp32")
-    return Forecast("ddim", 6, "leading", 0.0, guidance, graphs, 4, 2, plans)
+    schedule = schedule_sha256(manifest)
+    return Forecast("ddim", 6, "leading", 0.0, guidance, graphs, schedule, 4, 2, plans)
 
 
 def test_the_first_and_the_last_step_call() -> None:
@@ -235,7 +238,9 @@ def test_the_file_gives_back_what_was_written(tmp_path: Path) -> None:
         (lambda c: c | {"version": 9}, "version is 9"),
         (lambda c: c | {"graphs": {"denoiser.fp32": "0"}}, "fitted with another denoiser.fp32"),
         (lambda c: c | {"plans": [c["plans"][0] | {"called": [0]}]}, "not those that are called"),
-        (lambda c: {"version": 1}, "None"),
+        (lambda c: c | {"graphs": {}}, "names the graphs none, expected a denoiser"),
+        (lambda c: c | {"schedule_sha256": "0"}, "another schedule or prediction type"),
+        (lambda c: {"version": 2}, "None"),
         (lambda c: [], "table"),
     ],
 )
@@ -251,6 +256,48 @@ def test_a_file_that_is_no_forecast_of_this_bundle_is_refused(
 
     assert why in one_line(refused.value)
     assert "pitstop forecast" in refused.value.remedy
+
+
+def test_a_forecast_that_does_not_name_the_conditioner_is_refused(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "bundle", toy_manifest(split=True))
+    forecast = fitted(folder)
+    write_forecast(open_bundle(folder), forecast)
+    assert read_forecasts(open_bundle(folder)) == [forecast]
+
+    denoiser = {"denoiser.fp32": forecast.graphs["denoiser.fp32"]}
+    write_forecast(open_bundle(folder), dataclasses.replace(forecast, graphs=denoiser))
+
+    with pytest.raises(BundleError, match="expected a denoiser and all that feeds it"):
+        read_forecasts(open_bundle(folder))
+
+
+def test_a_forecast_of_the_same_graphs_with_another_schedule_is_refused(tmp_path: Path) -> None:
+    manifest = toy_manifest()
+    one, other = (
+        write_bundle(tmp_path / kind, dataclasses.replace(manifest, prediction_type=kind))
+        for kind in ("epsilon", "v_prediction")
+    )
+    write_forecast(open_bundle(other), fitted(one))
+
+    with pytest.raises(BundleError, match="another schedule or prediction type"):
+        read_forecasts(open_bundle(other))
+
+
+def test_of_several_forecasts_for_a_guidance_the_narrowest_is_taken(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "bundle", toy_manifest())
+    narrow, plan = fitted(folder), Plan(((), (), (1.0,), (), (0.8,), ()))
+    wide = dataclasses.replace(
+        narrow, guidance=(1.0, 4.0), plans=(FittedPlan(plan, 50.0, 49.0, 40.0),)
+    )
+    for forecast in (wide, narrow):
+        write_forecast(open_bundle(folder), forecast)
+    pipeline = Pipeline.from_bundle(folder, backend="onnxruntime")
+
+    at, beside = (pipeline.forecast(Settings(6, "ddim", s, calls=4)) for s in (2.0, 2.5))
+
+    assert at is not None
+    assert beside is not None
+    assert (at.plan, beside.plan) == (PLAN, plan)
 
 
 def test_a_factor_that_is_no_number_is_refused(tmp_path: Path) -> None:
