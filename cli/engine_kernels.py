@@ -19,7 +19,7 @@ def kernels_in(bundle: Bundle, engine: Engine) -> list[Kernel]:
     """The kernels of an engine of a bundle.
 
     Raises:
-        EngineError: Its builder wrote no list of kernels.
+        EngineError: It was built of another graph, or has no list of kernels that can be read.
     """
     from ..export.engine_cost import kernels_of
     from ..export.engines.layers import read_layers
@@ -28,12 +28,16 @@ def kernels_in(bundle: Bundle, engine: Engine) -> list[Kernel]:
     again = f"Build it again with `pitstop build {bundle.folder} --force`"
     if not engine.layers.is_file():
         raise EngineError(f"{engine.folder} has no list of its kernels", again)
+    spec = bundle.manifest.graphs.get(engine.key.graph)
+    if spec is None or bundle.manifest.files[spec.path] != engine.key.graph_sha256:
+        raise EngineError(
+            f"{engine.folder} was built of another {engine.key.graph} than this bundle has", again
+        )
+    graph = read_graph(bundle.path(spec.path)).graph
     try:
-        layers = read_layers(engine.layers.read_text(encoding="utf-8"))
+        return kernels_of(read_layers(engine.layers.read_text(encoding="utf-8")), graph)
     except (OSError, ValueError) as error:
         raise EngineError(f"{engine.layers} cannot be read: {error}", again) from error
-    spec = bundle.manifest.graphs[engine.key.graph]
-    return kernels_of(layers, read_graph(bundle.path(spec.path)).graph)
 
 
 def find_engine(bundle: Bundle, key: str) -> Engine:

@@ -66,8 +66,8 @@ class Kernel:
 
     @property
     def dtype(self) -> str | None:
-        """The type in which it multiplies, the narrowest of those it reads; None without FLOPs."""
-        if not self.flops:
+        """The type in which it multiplies, the narrowest of those it reads; None without any."""
+        if not self.flops or not self.layer.inputs:
             return None
         return min((tensor.dtype for tensor in self.layer.inputs), key=BITS.__getitem__)
 

@@ -20,6 +20,7 @@ LAYER = re.compile(
 TENSOR = re.compile(
     r"\{ Name: (?P<name>.*?), Dimensions: \[(?P<shape>[\d,]*)\], .*?Datatype: (?P<dtype>\w+)"
 )
+LONGEST = 2**31  # of a tensor's sides
 NODE = re.compile(r"\[ONNX Layer: (.*?)\]")
 BITS = {
     "Float": 32, "Half": 16, "BFloat16": 16, "Int8": 8, "FP8": 8, "Int32": 32, "Int64": 64,
@@ -119,6 +120,8 @@ def _tensors(text: str) -> tuple[Tensor, ...]:
     )
     if len(tensors) != text.count("Datatype: "):
         raise ValueError(f"tensors are written in a form that is not known: {text[:200]}")
+    if wrong := [tensor for tensor in tensors if not all(0 < s <= LONGEST for s in tensor.shape)]:
+        raise ValueError(f"{wrong[0].name[:80]} has a side that no tensor has")
     if unknown := {tensor.dtype for tensor in tensors} - BITS.keys():
         raise ValueError(f"{', '.join(sorted(unknown))} is a type that is not known")
     return tensors

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,9 +15,12 @@ import pytest
 from cli_helpers import refused, run
 from tensorrt_helpers import import_trt
 
+from pitstop import EngineError
 from pitstop.calibration.pipeline import calibrate_bundle
 from pitstop.calibration.recipe import Recipe
+from pitstop.cli.engine_kernels import find_engine, kernels_in
 from pitstop.export.pipeline import export_bundle
+from pitstop.runtime.bundle.folder import open_bundle
 
 PITSTOP = [sys.executable, "-c", "from pitstop.cli import main; main(prog_name='pitstop')"]
 ADA = ("--backend", "tensorrt-rtx", "--compute-capability", "8.9")
@@ -178,6 +183,15 @@ def test_kernels_that_cannot_be_listed_are_one_line(bundle: Path, tmp_path: Path
     assert "2 engines whose key begins with ''. Choose one of: " in refused(
         "inspect", bundle, "--engine", ""
     )
+    listed = layers.read_text(encoding="utf-8")
+    layers.write_text(re.sub(r"Dimensions: \[\d+", "Dimensions: [" + 400 * "9", listed, count=1))
+    assert "has a side that no tensor has. Build it again" in refused(
+        "inspect", bundle, "--engine", key
+    )
+    engine = find_engine(open_bundle(bundle), key)
+    older = dataclasses.replace(engine.key, graph_sha256="0" * 64)
+    with pytest.raises(EngineError, match="was built of another denoiser.fp16"):
+        kernels_in(open_bundle(bundle), dataclasses.replace(engine, key=older))
     layers.write_text("Kernels: 3")
     assert "cannot be read: the list of kernels does not begin" in refused(
         "inspect", bundle, "--engine", key
