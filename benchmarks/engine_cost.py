@@ -13,6 +13,7 @@ Rows are appended to a file as they are counted, and one that is there is not co
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -94,7 +95,8 @@ def cases(presets: Sequence[str]) -> Iterator[Case]:
 @click.option(
     "--rows",
     type=click.Path(dir_okay=False, path_type=Path),
-    required=True,
+    default=Path(tempfile.gettempdir()) / "pitstop-engine-cost.jsonl",
+    show_default=True,
     help="A file of rows, which is added to; delete it when pitstop or the builder changes.",
 )
 @click.option("--keep", is_flag=True, help="Write the figures to results/engine_cost.json.")

@@ -190,7 +190,7 @@ def test_kernels_that_cannot_be_listed_are_one_line(bundle: Path, tmp_path: Path
     )
     engine = find_engine(open_bundle(bundle), key)
     older = dataclasses.replace(engine.key, graph_sha256="0" * 64)
-    with pytest.raises(EngineError, match="was built of another denoiser.fp16"):
+    with pytest.raises(EngineError, match="was built of another denoiser"):
         kernels_in(open_bundle(bundle), dataclasses.replace(engine, key=older))
     layers.write_text("Kernels: 3")
     assert "cannot be read: the list of kernels does not begin" in refused(
