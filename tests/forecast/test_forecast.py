@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -223,6 +225,22 @@ def test_a_fit_that_was_stopped_goes_on_with_what_it_has_drawn(
     fit(bundle, recipe())
 
     assert len(walks) == 1 + (8 + 4) // 2  # two images a call, and the one that was stopped
+
+
+def test_fits_at_once_wait_for_each_other_and_keep_the_plans_of_both(bundle: Path) -> None:
+    started = threading.Barrier(3)
+
+    def fit_of(calls: int) -> Path:
+        with opened(bundle) as pipeline:
+            started.wait()
+            return fit_forecast(open_bundle(bundle), pipeline, recipe(calls=(calls,)))[1]
+
+    with ThreadPoolExecutor(3) as pool:
+        paths = set(pool.map(fit_of, (5, 6, 7)))
+
+    [forecast] = read_forecasts(open_bundle(bundle))
+    assert [one.plan.calls for one in forecast.plans] == [5, 6, 7]
+    assert list((bundle / "forecasts").iterdir()) == list(paths)
 
 
 def test_trajectories_of_every_part_are_of_classes_from_the_first_to_the_last(
