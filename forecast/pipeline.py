@@ -15,7 +15,13 @@ import numpy as np
 
 from .. import BundleError, OptionError
 from ..runtime.bundle.folder import Bundle
-from ..runtime.bundle.forecasts import FOLDER, graphs_fitted, read_forecast, write_forecast
+from ..runtime.bundle.forecasts import (
+    FOLDER,
+    forecast_file,
+    graphs_fitted,
+    read_forecast,
+    write_forecast,
+)
 from ..runtime.bundle.in_place import held
 from ..runtime.bundle.schedule_hash import schedule_sha256
 from ..runtime.pipeline import Pipeline
@@ -61,6 +67,7 @@ def fit_forecast(
     """
     recipe = replace(recipe, settings=pipeline.settle(recipe.settings))
     empty = _empty(pipeline, recipe)
+    forecast_file(bundle, empty.name)  # refuses what no file can replace, before anything is drawn
     with _work_folder(bundle, empty, recipe.scales, on_stage) as folder:
         plans = _plans(pipeline, recipe, folder, on_stage)
         with held(bundle.folder / FOLDER):  # fits of other scales may write the same file

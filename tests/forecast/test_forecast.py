@@ -387,6 +387,27 @@ def test_inspect_says_why_a_forecast_is_not_used(bundle: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["forecasts", "forecasts/ddim-leading-12-cfg2.json"])
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_drawn(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(trajectories, "_walk", lambda *given: pytest.fail("it was drawn"))
+    place = bundle / name
+    place.parent.mkdir(exist_ok=True)
+    place.write_text("") if name == "forecasts" else place.mkdir()
+    asked = ("--steps", 12, "--cfg-scale", 2, "--calls", 5)
+
+    told = refused("forecast", bundle, *HERE, *asked, "--num", 8)
+    again = refused("generate", bundle, *HERE, *asked, "--out", bundle.parent / "out")
+    shown = run("inspect", bundle)
+
+    for message in (told, again):
+        assert f"{name} is " in "".join(message.splitlines())
+        assert "Remove it" in message
+    assert shown.exit_code == 0
+    assert "is not used" in shown.output
+
+
 def test_a_router_says_which_steps_are_called(bundle: Path, tmp_path: Path) -> None:
     few, all_of_them = [3.0, -5.0, -5.0], [3.0, 3.0, 3.0]
     router = write_router(tmp_path / "router.pt", [*[all_of_them] * 6, *[few] * 6])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -256,6 +258,22 @@ def test_a_file_that_is_no_forecast_of_this_bundle_is_refused(
 
     assert why in one_line(refused.value)
     assert "pitstop forecast" in refused.value.remedy
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("nothing")])
+def test_what_is_no_file_is_refused_and_not_waited_for(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    bundle = open_bundle(write_bundle(tmp_path / "bundle", toy_manifest()))
+    forecast = fitted(bundle.folder)
+    (bundle.folder / "forecasts").mkdir()
+    make(bundle.folder / "forecasts" / "ddim-leading-6-cfg2.json")
+
+    for use in (read_forecasts, lambda bundle: write_forecast(bundle, forecast)):
+        with pytest.raises(BundleError) as refused:
+            use(bundle)
+        assert "is a folder, a pipe or a link to nothing" in one_line(refused.value)
+        assert "Remove it" in refused.value.remedy
 
 
 def test_a_forecast_that_does_not_name_the_conditioner_is_refused(tmp_path: Path) -> None:
