@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ... import BundleError
+from ..said import shortly
 from ..sampling.forecast.fitted import Forecast, way_of
 from ..sampling.forecast.plan import Plan
 from ..sampling.forecast.taylor import taylor_plan
@@ -182,7 +183,11 @@ def load_forecast(path: Path, manifest: Manifest) -> Forecast:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(f"{path} holds no forecast ({error})", AGAIN) from error
     for name, digest in forecast.graphs.items():
-        if name not in manifest.graphs or manifest.graph_sha256(name) != digest:
+        if name not in manifest.graphs:
+            raise BundleError(
+                f"{path} names the graph {shortly(name)}, expected one of the bundle's", AGAIN
+            )
+        if manifest.graph_sha256(name) != digest:
             raise BundleError(f"{path} was fitted with another {name} than the bundle's", AGAIN)
     if not any(
         set(forecast.graphs) == set(graphs_fitted(manifest, precision))
