@@ -420,3 +420,16 @@ def test_a_router_says_which_steps_are_called(bundle: Path, tmp_path: Path) -> N
     assert "is for 12 steps, and 50 were asked for" in refused(*asked, "--router", router)
     both = refused(*asked, "--steps", 12, "--router", router, "--calls", 6)
     assert "The router says which steps are called, and so do `--calls`" in both
+
+
+@pytest.mark.parametrize(("steps", "calls"), [(12, 12), (4, 2)])
+def test_a_router_of_all_calls_or_of_too_few_is_not_said_to_be_mended_by_calls(
+    bundle: Path, tmp_path: Path, steps: int, calls: int
+) -> None:
+    scores = [[3.0] if calls == steps else [-5.0]] * steps
+    router = write_router(tmp_path / "router.pt", scores)
+
+    message = refused("forecast", bundle, *HERE, "--steps", steps, "--router", router)
+
+    assert f"calls {calls} of {steps} steps, expected at least 3 and not all" in message
+    assert "Name another router" in message
