@@ -87,6 +87,7 @@ def _routed(router: Path, settings: Settings, *, chosen: bool) -> tuple[int, ...
     """The steps that a router calls."""
     from .. import OptionError
     from ..models.router import read_router
+    from ..runtime.sampling.forecast.plan import LEAST_CALLS
 
     if chosen:
         raise OptionError(
@@ -98,5 +99,11 @@ def _routed(router: Path, settings: Settings, *, chosen: bool) -> tuple[int, ...
         raise OptionError(
             f"{router} is for {steps} steps, and {settings.steps} were asked for",
             f"Choose `--steps {steps}`",
+        )
+    if not LEAST_CALLS <= len(called) < steps:
+        raise OptionError(
+            f"{router} calls {len(called)} of {steps} steps, expected at least {LEAST_CALLS} and "
+            "not all",
+            "Name another router, or choose `--calls` instead",
         )
     return called

@@ -69,12 +69,16 @@ def print_forecasts(bundle: Bundle) -> None:
 
 
 def _listed(bundle: Bundle) -> list[Forecast | tuple[str, str]]:
-    """Each file, or its name and why it cannot be used."""
+    """Each file, or its name and why it cannot be used; or the folder's."""
     from .. import BundleError
-    from ..runtime.bundle.forecasts import list_forecasts, load_forecast
+    from ..runtime.bundle.forecasts import FOLDER, list_forecasts, load_forecast
 
     listed: list[Forecast | tuple[str, str]] = []
-    for path in list_forecasts(bundle):
+    try:
+        paths = list_forecasts(bundle)
+    except BundleError as error:
+        return [(FOLDER, error.problem)]
+    for path in paths:
         try:
             listed.append(load_forecast(path, bundle.manifest))
         except BundleError as error:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import SupportsFloat
@@ -14,7 +15,14 @@ import numpy as np
 
 from .. import BundleError, OptionError
 from ..runtime.bundle.folder import Bundle
-from ..runtime.bundle.forecasts import FOLDER, graphs_fitted, read_forecast, write_forecast
+from ..runtime.bundle.forecasts import (
+    FOLDER,
+    forecast_file,
+    graphs_fitted,
+    read_forecast,
+    write_forecast,
+)
+from ..runtime.bundle.in_place import held
 from ..runtime.bundle.schedule_hash import schedule_sha256
 from ..runtime.pipeline import Pipeline
 from ..runtime.sampling.forecast.fitted import FittedPlan, Forecast
@@ -59,7 +67,17 @@ def fit_forecast(
     """
     recipe = replace(recipe, settings=pipeline.settle(recipe.settings))
     empty = _empty(pipeline, recipe)
-    folder = _work_folder(bundle, empty, recipe.scales)
+    forecast_file(bundle, empty.name)  # refuses what no file can replace, before anything is drawn
+    with _work_folder(bundle, empty, recipe.scales, on_stage) as folder:
+        plans = _plans(pipeline, recipe, folder, on_stage)
+        with held(bundle.folder / FOLDER):  # fits of other scales may write the same file
+            forecast = _beside_older(bundle, replace(empty, plans=tuple(plans)))
+            path = write_forecast(bundle, forecast)
+        shutil.rmtree(folder, ignore_errors=True)
+    return forecast, path
+
+
+def _plans(pipeline: Pipeline, recipe: Recipe, folder: Path, on_stage: OnStage) -> list[FittedPlan]:
     drawn = _draw(pipeline, recipe, folder, on_stage)
     gains = _gains(pipeline, drawn, on_stage)
     products, variances = gram(drawn.fitted_on), mean_variances(drawn.fitted_on)
@@ -71,15 +89,9 @@ def fit_forecast(
             chosen = choose_called(products, gains, calls)
         return _fit(pipeline, drawn, products, chosen, variances, on_stage)
 
-    plans = (
-        [fitted(calls) for calls in recipe.calls]
-        if recipe.budget_db is None
-        else _keep_budget(fitted, recipe.settings.steps, recipe.budget_db)
-    )
-    forecast = _beside_older(bundle, replace(empty, plans=tuple(plans)))
-    path = write_forecast(bundle, forecast)
-    shutil.rmtree(folder)
-    return forecast, path
+    if recipe.budget_db is None:
+        return [fitted(calls) for calls in recipe.calls]
+    return _keep_budget(fitted, recipe.settings.steps, recipe.budget_db)
 
 
 def _empty(pipeline: Pipeline, recipe: Recipe) -> Forecast:
@@ -98,22 +110,32 @@ def _empty(pipeline: Pipeline, recipe: Recipe) -> Forecast:
     )
 
 
-def _work_folder(bundle: Bundle, empty: Forecast, scales: tuple[float, ...]) -> Path:
-    """Where trajectories are kept until the fit is done; hidden, so that nothing takes it along.
+@contextlib.contextmanager
+def _work_folder(
+    bundle: Bundle, empty: Forecast, scales: tuple[float, ...], on_stage: OnStage
+) -> Iterator[Path]:
+    """Hold where trajectories are kept until the fit is done; hidden, so that nothing takes it.
 
     Another for each set of guidance scales: a forecast says the least and the largest alone.
     """
     facts = f"{empty.to_json()}{scales!r}{FIRST_SEED}"
     digest = hashlib.sha256(facts.encode()).hexdigest()[:16]
     folder = bundle.folder / FOLDER / f".{digest}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BundleError(
-            f"{folder} cannot be made ({error.strerror or error})",
-            "Copy the bundle to where you may write",
-        ) from error
-    return folder
+    wait = f"waiting for another fit of {empty.name}"
+    with contextlib.ExitStack() as hold:
+        while True:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                hold.enter_context(held(folder, on_wait=lambda: on_stage(wait)))
+                break
+            except FileNotFoundError:  # removed by the fit that was waited for
+                continue
+            except OSError as error:
+                raise BundleError(
+                    f"{folder} cannot be made ({error.strerror or error})",
+                    "Copy the bundle to where you may write",
+                ) from error
+        yield folder
 
 
 def _draw(pipeline: Pipeline, recipe: Recipe, folder: Path, on_stage: OnStage) -> Drawn:

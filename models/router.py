@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -19,7 +20,9 @@ from .. import CheckpointError
 from .stand_ins import refuse_stand_in
 from .weight_file import unpickle
 
-ROUTERS, PROBABILITIES = "routers", re.compile(r"(\d+)\.prob")
+ROUTERS, PROBABILITIES = "routers", re.compile(r"(0|[1-9][0-9]{0,4})\.prob")
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+SHOWN = 40  # letters of a key, in a message
 LEAST_SCORE = 0.1  # of a sub-layer that is computed; the authors' own
 LEAST_SHARE = 0.5  # of a step's sub-layers, for it to be called
 REMEDY = "Name a file of Learning-to-Cache, such as DDIM50_router.pt"
@@ -51,17 +54,32 @@ def _routers(path: Path, content: object) -> list[Tensor]:
         raise _no_router(path, f"it holds no table {ROUTERS!r}")
     found: dict[int, Tensor] = {}
     for name, scores in routers.items():
-        match = PROBABILITIES.fullmatch(str(name))
-        if not match or not isinstance(scores, Tensor) or scores.ndim != 1 or not len(scores):
-            raise _no_router(path, f"{name} is no list of a step's scores")
+        if not isinstance(name, str):
+            raise _no_router(path, f"it has a key of type {type(name).__name__}, expected a name")
+        said, match = " ".join(name[:SHOWN].split()), PROBABILITIES.fullmatch(name)
+        if not match or not _is_list(scores):
+            raise _no_router(path, f"{said} is no list of a step's scores, dense and of floats")
         if not torch.isfinite(scores).all():
-            raise _no_router(path, f"{name} holds a number that is not finite")
+            raise _no_router(path, f"{said} holds a number that is not finite")
         found[int(match[1])] = scores
     if sorted(found) != list(range(len(found))) or not found:
         raise _no_router(path, f"it has scores of {len(found)} steps, which are not 0, 1, 2, ...")
     if len({len(scores) for scores in found.values()}) > 1:
         raise _no_router(path, "its steps have different numbers of sub-layers")
     return [found[left] for left in range(len(found))]
+
+
+def _is_list(scores: object) -> TypeGuard[Tensor]:
+    """Whether these are numbers in memory, which every kind of tensor is not."""
+    return (
+        isinstance(scores, Tensor)
+        and scores.layout is torch.strided
+        and not scores.is_quantized
+        and scores.device.type == "cpu"
+        and scores.dtype in DTYPES
+        and scores.ndim == 1
+        and len(scores) > 0
+    )
 
 
 def _computed(scores: Tensor) -> float:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ... import BundleError
+from ..said import shortly
 from ..sampling.forecast.fitted import Forecast, way_of
 from ..sampling.forecast.plan import Plan
 from ..sampling.forecast.taylor import taylor_plan
@@ -49,13 +51,47 @@ def read_forecasts(bundle: Bundle) -> list[Forecast]:
 
 
 def list_forecasts(bundle: Bundle) -> list[Path]:
-    """The files, by name."""
-    return sorted((bundle.folder / FOLDER).glob("[!.]*.json"))
+    """The files, by name.
+
+    Raises:
+        BundleError: Something else is where their folder should be.
+    """
+    return sorted(_folder(bundle).glob("[!.]*.json"))
+
+
+def forecast_file(bundle: Bundle, name: str) -> Path:
+    """Where the one of a name is, or may be written.
+
+    Raises:
+        BundleError: Something else is there, or where its folder should be.
+    """
+    path = _folder(bundle) / f"{name}.json"
+    _refuse_no_file(path)
+    return path
+
+
+def _folder(bundle: Bundle) -> Path:
+    folder = bundle.folder / FOLDER
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise BundleError(f"{folder} is no folder, expected one of forecasts", "Remove it")
+    return folder
+
+
+def _refuse_no_file(path: Path) -> None:
+    """A pipe would be waited for, and a folder is not replaced by a file."""
+    if os.path.lexists(path) and not path.is_file():
+        raise BundleError(
+            f"{path} is a folder, a pipe or a link to nothing, expected a forecast's file", AGAIN
+        )
 
 
 def read_forecast(bundle: Bundle, name: str) -> Forecast | None:
-    """The one of a name; None where there is none that can be used, and it may be replaced."""
-    path = bundle.folder / FOLDER / f"{name}.json"
+    """The one of a name; None where there is none that can be used, and it may be replaced.
+
+    Raises:
+        BundleError: Something else than a file is there.
+    """
+    path = forecast_file(bundle, name)
     try:
         return load_forecast(path, bundle.manifest) if path.exists() else None
     except BundleError:
@@ -68,7 +104,7 @@ def write_forecast(bundle: Bundle, forecast: Forecast) -> Path:
     Raises:
         BundleError: It cannot be written.
     """
-    path = bundle.folder / FOLDER / f"{forecast.name}.json"
+    path = forecast_file(bundle, forecast.name)
     try:
         path.parent.mkdir(exist_ok=True)
         with whole_file(path) as beside:
@@ -141,12 +177,17 @@ def load_forecast(path: Path, manifest: Manifest) -> Forecast:
     Raises:
         BundleError: It is no forecast, or of another denoiser.
     """
+    _refuse_no_file(path)
     try:
         forecast = Forecast.from_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(f"{path} holds no forecast ({error})", AGAIN) from error
     for name, digest in forecast.graphs.items():
-        if name not in manifest.graphs or manifest.graph_sha256(name) != digest:
+        if name not in manifest.graphs:
+            raise BundleError(
+                f"{path} names the graph {shortly(name)}, expected one of the bundle's", AGAIN
+            )
+        if manifest.graph_sha256(name) != digest:
             raise BundleError(f"{path} was fitted with another {name} than the bundle's", AGAIN)
     if not any(
         set(forecast.graphs) == set(graphs_fitted(manifest, precision))

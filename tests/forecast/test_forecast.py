@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -225,6 +227,22 @@ def test_a_fit_that_was_stopped_goes_on_with_what_it_has_drawn(
     assert len(walks) == 1 + (8 + 4) // 2  # two images a call, and the one that was stopped
 
 
+def test_fits_at_once_wait_for_each_other_and_keep_the_plans_of_both(bundle: Path) -> None:
+    started = threading.Barrier(3)
+
+    def fit_of(calls: int) -> Path:
+        with opened(bundle) as pipeline:
+            started.wait()
+            return fit_forecast(open_bundle(bundle), pipeline, recipe(calls=(calls,)))[1]
+
+    with ThreadPoolExecutor(3) as pool:
+        paths = set(pool.map(fit_of, (5, 6, 7)))
+
+    [forecast] = read_forecasts(open_bundle(bundle))
+    assert [one.plan.calls for one in forecast.plans] == [5, 6, 7]
+    assert list((bundle / "forecasts").iterdir()) == list(paths)
+
+
 def test_trajectories_of_every_part_are_of_classes_from_the_first_to_the_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -369,6 +387,27 @@ def test_inspect_says_why_a_forecast_is_not_used(bundle: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["forecasts", "forecasts/ddim-leading-12-cfg2.json"])
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_drawn(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(trajectories, "_walk", lambda *given: pytest.fail("it was drawn"))
+    place = bundle / name
+    place.parent.mkdir(exist_ok=True)
+    place.write_text("") if name == "forecasts" else place.mkdir()
+    asked = ("--steps", 12, "--cfg-scale", 2, "--calls", 5)
+
+    told = refused("forecast", bundle, *HERE, *asked, "--num", 8)
+    again = refused("generate", bundle, *HERE, *asked, "--out", bundle.parent / "out")
+    shown = run("inspect", bundle)
+
+    for message in (told, again):
+        assert f"{name} is " in "".join(message.splitlines())
+        assert "Remove it" in message
+    assert shown.exit_code == 0
+    assert "is not used" in shown.output
+
+
 def test_a_router_says_which_steps_are_called(bundle: Path, tmp_path: Path) -> None:
     few, all_of_them = [3.0, -5.0, -5.0], [3.0, 3.0, 3.0]
     router = write_router(tmp_path / "router.pt", [*[all_of_them] * 6, *[few] * 6])
@@ -381,3 +420,16 @@ def test_a_router_says_which_steps_are_called(bundle: Path, tmp_path: Path) -> N
     assert "is for 12 steps, and 50 were asked for" in refused(*asked, "--router", router)
     both = refused(*asked, "--steps", 12, "--router", router, "--calls", 6)
     assert "The router says which steps are called, and so do `--calls`" in both
+
+
+@pytest.mark.parametrize(("steps", "calls"), [(12, 12), (4, 2)])
+def test_a_router_of_all_calls_or_of_too_few_is_not_said_to_be_mended_by_calls(
+    bundle: Path, tmp_path: Path, steps: int, calls: int
+) -> None:
+    scores = [[3.0] if calls == steps else [-5.0]] * steps
+    router = write_router(tmp_path / "router.pt", scores)
+
+    message = refused("forecast", bundle, *HERE, "--steps", steps, "--router", router)
+
+    assert f"calls {calls} of {steps} steps, expected at least 3 and not all" in message
+    assert "Name another router" in message

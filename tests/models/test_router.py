@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,44 @@ def test_what_is_no_router_is_refused_by_what_is_wrong(
         read_router(tmp_path / "router.pt")
 
     assert f"router.pt is no router of Learning-to-Cache: {why}" in one_line(told.value)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.ones(4).to(torch.float8_e4m3fn),
+        lambda: torch.quantize_per_tensor(torch.ones(4), 0.1, 0, torch.qint8),
+        lambda: torch.ones(4).to_sparse(),
+        lambda: torch.ones(4, device="meta"),
+        lambda: torch.ones(4, dtype=torch.complex64),
+        lambda: torch.ones(4, dtype=torch.bool),
+        lambda: torch.ones(4, dtype=torch.int64),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_scores_that_are_no_plain_floats_are_refused(
+    tmp_path: Path, make: Callable[[], torch.Tensor]
+) -> None:
+    torch.save({"routers": {"0.prob": make()}}, tmp_path / "router.pt")
+
+    with pytest.raises(CheckpointError) as told:
+        read_router(tmp_path / "router.pt")
+
+    one_line(told.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["00.prob", "-0.prob", "\u0660.prob", "9" * 5000 + ".prob", "0\n.prob", 1]
+)
+def test_a_key_that_is_no_step_is_refused(tmp_path: Path, name: object) -> None:
+    content = {"routers": {"0.prob": torch.ones(4), name: -torch.ones(4)}}
+    torch.save(content, tmp_path / "router.pt")
+
+    with pytest.raises(CheckpointError) as told:
+        read_router(tmp_path / "router.pt")
+
+    assert "is no router of Learning-to-Cache" in one_line(told.value)
+    assert len(one_line(told.value)) < 400
 
 
 def test_a_file_that_is_missing_broken_or_runs_code_is_refused(tmp_path: Path) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from ...bundle.fields import a_count, a_number, a_table, a_text
+from ...said import shortly
 from ..settings import Settings
 from .plan import LEAST_CALLS, Plan
 
 VERSION = 2
 MOST_STEPS, MOST_TERMS = 10_000, 8
+MOST_FACTOR, MOST_VARIANCE = 1e3, 10.0  # beyond any fit; larger ones ruin the images
 
 
 @dataclass(frozen=True)
@@ -106,27 +109,39 @@ class Forecast:
         """
         content = a_table(json.loads(text), "The file")
         if content.get("version") != VERSION:
-            raise ValueError(f"version is {content.get('version')!r}, this pitstop reads {VERSION}")
+            raise ValueError(
+                f"version is {shortly(content.get('version'))}, this pitstop reads {VERSION}"
+            )
         steps = a_count(content.get("steps"), "steps", most=MOST_STEPS)
         graphs = a_table(content.get("graphs"), "graphs")
-        plans = [_plan(a_table(one, "plans"), steps) for one in _list(content, "plans")]
         return cls(
             sampler=a_text(content.get("sampler"), "sampler"),
             steps=steps,
             spacing=a_text(content.get("spacing"), "spacing"),
-            eta=a_number(content, "eta", 0.0),
+            eta=_within(a_number(content, "eta", 0.0), "eta", 0.0, 1.0),
             guidance=_guidance(_numbers(content, "guidance")),
-            graphs={name: a_text(digest, name) for name, digest in graphs.items()},
+            graphs={name: a_text(digest, "graphs") for name, digest in graphs.items()},
             schedule_sha256=a_text(content.get("schedule_sha256"), "schedule_sha256"),
             trajectories=a_count(content.get("trajectories"), "trajectories"),
             held_out=a_count(content.get("held_out"), "held_out"),
-            plans=tuple(plans),
+            plans=_plans(_list(content, "plans"), steps),
         )
 
 
 def way_of(settings: Settings) -> tuple[str, int, str, float]:
     """As `Forecast.way`, of settings whose names are settled."""
     return settings.sampler, settings.steps, settings.spacing, settings.eta
+
+
+def _plans(rows: list[Any], steps: int) -> tuple[FittedPlan, ...]:
+    plans = tuple(_plan(a_table(row, "plans"), steps) for row in rows)
+    calls = [one.plan.calls for one in plans]
+    if not plans or len(set(calls)) != len(calls):
+        said = shortly(calls) if calls else "no"
+        raise ValueError(
+            f"plans are of {said} calls, expected one at least, each of another number"
+        )
+    return plans
 
 
 def _plan(content: dict[str, Any], steps: int) -> FittedPlan:
@@ -139,6 +154,10 @@ def _plan(content: dict[str, Any], steps: int) -> FittedPlan:
         raise ValueError(f"a plan has factors for {plan.steps} steps, expected {steps}")
     if plan.calls < LEAST_CALLS or list(plan.called) != content.get("called"):
         raise ValueError("the steps without factors are not those that are called")
+    if content.get("calls") != plan.calls:
+        raise ValueError(
+            f"a plan has calls {shortly(content.get('calls'))}, and calls {plan.calls} steps"
+        )
     if plan.terms > MOST_TERMS:
         raise ValueError(f"a step has {plan.terms} factors, expected at most {MOST_TERMS}")
     for step, factors in enumerate(plan.factors):
@@ -146,6 +165,10 @@ def _plan(content: dict[str, Any], steps: int) -> FittedPlan:
             raise ValueError(
                 f"step {step} has {len(factors)} factors, with {plan.held[step]} calls before it"
             )
+    for factor in itertools.chain.from_iterable(plan.factors):
+        _within(factor, "factors", -MOST_FACTOR, MOST_FACTOR)
+    for variance in plan.variances:
+        _within(variance, "variances", -MOST_VARIANCE, MOST_VARIANCE)
     decibels = (
         a_number({name: content[name]}, name, 0.0)
         for name in ("expected_db", "held_out_db", "held_out_low_db")
@@ -155,8 +178,16 @@ def _plan(content: dict[str, Any], steps: int) -> FittedPlan:
 
 def _guidance(numbers: tuple[float, ...]) -> tuple[float, float]:
     if len(numbers) != 2 or not 0 <= numbers[0] <= numbers[1]:
-        raise ValueError(f"guidance is {numbers}, expected the least and the largest scale")
+        raise ValueError(
+            f"guidance is {shortly(numbers)}, expected the least and the largest scale"
+        )
     return numbers[0], numbers[1]
+
+
+def _within(number: float, name: str, least: float, most: float) -> float:
+    if not least <= number <= most:
+        raise ValueError(f"{name} has {number:g} where {least:g} to {most:g} is expected")
+    return number
 
 
 def _list(content: dict[str, Any], name: str) -> list[Any]:

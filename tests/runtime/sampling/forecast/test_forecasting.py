@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -229,6 +232,11 @@ def test_the_file_gives_back_what_was_written(tmp_path: Path) -> None:
     assert read_forecasts(open_bundle(folder)) == [forecast]
 
 
+def in_plan(content: dict[str, Any], **changes: object) -> dict[str, Any]:
+    [plan] = content["plans"]
+    return content | {"plans": [plan | changes]}
+
+
 @pytest.mark.parametrize(
     ("damage", "why"),
     [
@@ -238,6 +246,18 @@ def test_the_file_gives_back_what_was_written(tmp_path: Path) -> None:
         (lambda c: c | {"version": 9}, "version is 9"),
         (lambda c: c | {"graphs": {"denoiser.fp32": "0"}}, "fitted with another denoiser.fp32"),
         (lambda c: c | {"plans": [c["plans"][0] | {"called": [0]}]}, "not those that are called"),
+        (
+            lambda c: in_plan(c, factors=[[], [], [1001, 0], [], [0.9], []]),
+            "factors has 1001 where",
+        ),
+        (lambda c: in_plan(c, variances=[0, 0, -11, 0, 0, 0]), "variances has -11 where -10 to 10"),
+        (lambda c: in_plan(c, calls=5), "a plan has calls 5, and calls 4 steps"),
+        (lambda c: c | {"plans": []}, "plans are of no calls"),
+        (lambda c: c | {"plans": c["plans"] * 2}, "plans are of [4, 4] calls"),
+        (lambda c: c | {"eta": 1.5}, "eta has 1.5 where 0 to 1 is expected"),
+        (lambda c: c | {"version": "9" * 9999}, "999…, this pitstop reads"),
+        (lambda c: c | {"guidance": [0] * 9999}, "…, expected the least and the largest"),
+        (lambda c: c | {"graphs": {"x" * 9999: "0"}}, "xxx…, expected one of the bundle's"),
         (lambda c: c | {"graphs": {}}, "names the graphs none, expected a denoiser"),
         (lambda c: c | {"schedule_sha256": "0"}, "another schedule or prediction type"),
         (lambda c: {"version": 2}, "None"),
@@ -255,7 +275,24 @@ def test_a_file_that_is_no_forecast_of_this_bundle_is_refused(
         Pipeline.from_bundle(folder, backend="onnxruntime").forecast(Settings(6, calls=4))
 
     assert why in one_line(refused.value)
+    assert len(one_line(refused.value)) < 500
     assert "pitstop forecast" in refused.value.remedy
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("nothing")])
+def test_what_is_no_file_is_refused_and_not_waited_for(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    bundle = open_bundle(write_bundle(tmp_path / "bundle", toy_manifest()))
+    forecast = fitted(bundle.folder)
+    (bundle.folder / "forecasts").mkdir()
+    make(bundle.folder / "forecasts" / "ddim-leading-6-cfg2.json")
+
+    for use in (read_forecasts, lambda bundle: write_forecast(bundle, forecast)):
+        with pytest.raises(BundleError) as refused:
+            use(bundle)
+        assert "is a folder, a pipe or a link to nothing" in one_line(refused.value)
+        assert "Remove it" in refused.value.remedy
 
 
 def test_a_forecast_that_does_not_name_the_conditioner_is_refused(tmp_path: Path) -> None:
