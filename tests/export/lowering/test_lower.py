@@ -136,6 +136,7 @@ def test_every_rule_finds_its_nodes() -> None:
         "modulation": {"Mul": 2 * depth + 1, "Add": 2 * depth + 1},
         "softmax": {"Softmax": depth},
         "GELU": {"Pow": depth, "Mul": 4 * depth, "Add": 2 * depth, "Tanh": depth},
+        "shifted taps": {},
         "convolutions": {"Conv": depth + 1},
     }
 
