@@ -4,24 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..runtime.sampling.sampler import Latent, Memory, Prediction, Sampler
-from ..runtime.sampling.schedule import Visits
+from ..runtime.sampling.around import Around
+from ..runtime.sampling.sampler import Latent, Memory, Prediction
 
 
 @dataclass(frozen=True)
-class Recording:
+class Recording(Around):
     """A rule that keeps every prediction it is given, in order."""
 
-    rule: Sampler
     kept: list[Prediction] = field(default_factory=list)
-
-    @property
-    def schedule(self) -> Visits:
-        return self.rule.schedule
-
-    @property
-    def stochastic(self) -> bool:
-        return self.rule.stochastic
 
     @property
     def asks(self) -> list[bool]:
@@ -40,19 +31,10 @@ class Recording:
 
 
 @dataclass(frozen=True)
-class Replaying:
+class Replaying(Around):
     """A rule that is given at its first steps what was said before, and asks at the others."""
 
-    rule: Sampler
     said: list[Prediction]
-
-    @property
-    def schedule(self) -> Visits:
-        return self.rule.schedule
-
-    @property
-    def stochastic(self) -> bool:
-        return self.rule.stochastic
 
     @property
     def asks(self) -> list[bool]:

@@ -125,8 +125,12 @@ def insert_behind(graph: ir.Graph, value: ir.Value, nodes: Sequence[ir.Node]) ->
 
 def reshape(graph: ir.Graph, before: ir.Node, value: ir.Value, shape: Sequence[int]) -> ir.Value:
     """Insert a Reshape to a static shape."""
-    target = add_constant(graph, f"shape_{'x'.join(map(str, shape))}", np.array(shape, np.int64))
-    return insert(graph, before, "Reshape", [value, target], shape)
+    return insert(graph, before, "Reshape", [value, add_shape(graph, shape)], shape)
+
+
+def add_shape(graph: ir.Graph, shape: Sequence[int]) -> ir.Value:
+    """A new initializer that a Reshape can take its shape from."""
+    return add_constant(graph, f"shape_{'x'.join(map(str, shape))}", np.array(shape, np.int64))
 
 
 def transpose(graph: ir.Graph, before: ir.Node, value: ir.Value, perm: Sequence[int]) -> ir.Value:

@@ -16,14 +16,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir as ir
 
 from ...graphs.attention import find_attention
 from ...graphs.blocks import LAYER_NORM, trunk
 from ...graphs.scopes import module_of, put_into
 from ...graphs.weights import (
-    add_constant,
+    add_shape,
     dims,
     first_input,
     insert_behind,
@@ -217,7 +216,7 @@ class _Rows:
     def _joined_behind(self, apart: ir.Value) -> ir.Value:
         """Rows again, of (S, B, W, C)."""
         shape = (self.places.rows, dims(apart)[-1])
-        node = ir.node("Reshape", [apart, self._shape(shape)])
+        node = ir.node("Reshape", [apart, add_shape(self._graph, shape)])
         [rows] = node.outputs
         rows.shape, rows.type = ir.Shape(shape), apart.type
         insert_behind(self._graph, apart, [node])
@@ -286,12 +285,8 @@ class _Rows:
 
     def _reshape_to(self, node: ir.Node, value: ir.Value, shape: tuple[int, ...]) -> None:
         node.replace_input_with(0, value)
-        node.replace_input_with(1, self._shape(shape))
+        node.replace_input_with(1, add_shape(self._graph, shape))
         node.outputs[0].shape = ir.Shape(shape)
-
-    def _shape(self, shape: tuple[int, ...]) -> ir.Value:
-        name = f"shape_{'x'.join(map(str, shape))}"
-        return add_constant(self._graph, name, np.array(shape, np.int64))
 
 
 PLACE_MAJOR = GraphPass("place_major", place_major, tolerance=1e-5)

@@ -1,4 +1,4 @@
-"""The time that multi-step rules count in, and the image that they predict halfway along a step."""
+"""What rules that solve for the predicted image share: its time, and its share of a step."""
 
 from __future__ import annotations
 
@@ -18,6 +18,12 @@ def halfway(schedule: Schedule, index: int, image: Latent, memory: Memory) -> La
         return image
     [image_before] = memory
     return image + 0.5 * (after - now) / (now - before) * (image - image_before)
+
+
+def shares_of_step(now: float, after: float) -> tuple[float, float]:
+    """The factors of latent and image in a deterministic step between two shares of signal."""
+    of_latent = ((1 - after) / (1 - now)) ** 0.5
+    return of_latent, after**0.5 - of_latent * now**0.5  # alpha * (1 - exp(-h)), finite at the end
 
 
 def half_log_snr(alpha_bar: float) -> float:

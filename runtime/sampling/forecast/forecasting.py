@@ -6,32 +6,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..sampler import Latent, Memory, Prediction, Sampler
-from ..schedule import Visits
+from ..around import Around
+from ..sampler import Latent, Memory, Prediction
 from .plan import Plan
 
 
 @dataclass(frozen=True)
-class Forecasting:
+class Forecasting(Around):
     """Hand the rule what the denoiser says where it is called, and a sum of that elsewhere.
 
     Its memory is what the denoiser said last, after guidance, newest first; then the rule's own.
 
     Attributes:
-        rule: What moves the latent.
         plan: Of as many steps.
     """
 
-    rule: Sampler
     plan: Plan
-
-    @property
-    def schedule(self) -> Visits:
-        return self.rule.schedule
-
-    @property
-    def stochastic(self) -> bool:
-        return self.rule.stochastic
 
     @property
     def asks(self) -> list[bool]:

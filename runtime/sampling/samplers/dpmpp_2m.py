@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..found import image_in
-from ..halfway import halfway
+from ..halfway import halfway, shares_of_step
 from ..sampler import EPSILON, Latent, Memory, Prediction
 from ..schedule import Schedule
 
@@ -40,7 +40,6 @@ class Dpmpp2m:
     ) -> tuple[Latent, Memory]:
         now, after = self.schedule.shares(index)
         image = image_in(latent, prediction.output, now, self.predicts)
-        of_latent = ((1 - after) / (1 - now)) ** 0.5
-        of_image = after**0.5 - of_latent * now**0.5  # alpha * (1 - exp(-h)), finite at the end
+        of_latent, of_image = shares_of_step(now, after)
         moved = of_latent * latent + of_image * halfway(self.schedule, index, image, memory)
         return moved, (image,)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..found import image_in
-from ..halfway import half_log_snr
+from ..halfway import half_log_snr, shares_of_step
 from ..sampler import EPSILON, Latent, Memory, Prediction
 from ..schedule import Schedule
 
@@ -57,8 +57,7 @@ class UniPc:
     def _move(self, index: int) -> Move:
         """The factors of a step's two moves."""
         now, after = self.schedule.shares(index)
-        of_latent = ((1 - after) / (1 - now)) ** 0.5
-        of_image = after**0.5 - of_latent * now**0.5  # alpha * (1 - exp(-h)), finite at the end
+        of_latent, of_image = shares_of_step(now, after)
         ratios, length = self._ratios(index)
         predictor, corrector = predictor_weights(ratios, length), corrector_weights(ratios, length)
         found = of_image * corrector[-1]
