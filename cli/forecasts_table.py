@@ -52,35 +52,21 @@ def print_forecast(fitted: Forecast) -> None:
 
 def forecasts_in(bundle: Bundle) -> list[dict[str, Any]]:
     """Of each file its figures, or its name and why it cannot be used."""
+    from ..runtime.bundle.forecasts import usable_or_why_not
+
     return [
         forecast_figures(one) if not isinstance(one, tuple) else {"name": one[0], "why_not": one[1]}
-        for one in _listed(bundle)
+        for one in usable_or_why_not(bundle)
     ]
 
 
 def print_forecasts(bundle: Bundle) -> None:
-    for one in _listed(bundle):
+    from ..runtime.bundle.forecasts import usable_or_why_not
+
+    for one in usable_or_why_not(bundle):
         console.print()
         if isinstance(one, tuple):
             console.print(f"forecast {one[0]} is not used: {one[1]}", markup=False)
             continue
         console.print(f"forecast {one.name}", style="bold", markup=False)
         print_forecast(one)
-
-
-def _listed(bundle: Bundle) -> list[Forecast | tuple[str, str]]:
-    """Each file, or its name and why it cannot be used; or the folder's."""
-    from .. import BundleError
-    from ..runtime.bundle.forecasts import FOLDER, list_forecasts, load_forecast
-
-    listed: list[Forecast | tuple[str, str]] = []
-    try:
-        paths = list_forecasts(bundle)
-    except BundleError as error:
-        return [(FOLDER, error.problem)]
-    for path in paths:
-        try:
-            listed.append(load_forecast(path, bundle.manifest))
-        except BundleError as error:
-            listed.append((path.stem, error.problem))
-    return listed

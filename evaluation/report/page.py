@@ -27,6 +27,7 @@ from ...runtime.machine.system import this_machine
 from ...runtime.sampling.sampler import Latent
 from ..accuracy.measure import Accuracy, Row
 from .calibration import Calibration, read_calibration
+from .forecasts import forecasts_of, plot_forecasts
 from .plots import BlockSeries, Curve, plot_blocks, plot_curves, plot_drift
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -62,6 +63,9 @@ def render(accuracy: Accuracy) -> str:
         "code": code,
     }
     measured = [row for row in accuracy.rows if row.blocks is not None]
+    forecasts, unusable = forecasts_of([
+        row.bundle for row in accuracy.rows if row.bundle is not None
+    ])
     return environment.get_template("report.html").render(
         accuracy=accuracy,
         manifest=accuracy.manifest,
@@ -70,6 +74,9 @@ def render(accuracy: Accuracy) -> str:
         measured=measured,
         blocks=Markup(plot_blocks(list(map(_series, measured)))) if measured else None,
         calibrations=list(_calibrations(accuracy)),
+        forecasts=forecasts,
+        left_out=[*accuracy.left_out, *unusable],
+        fewer_calls=Markup(plot_forecasts(forecasts)) if forecasts else None,
         galleries=[(row, _gallery(accuracy, row)) for row in accuracy.rows],
         shown=SHOWN,
         gain=GAIN,

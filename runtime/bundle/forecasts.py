@@ -50,6 +50,21 @@ def read_forecasts(bundle: Bundle) -> list[Forecast]:
     return [load_forecast(path, bundle.manifest) for path in list_forecasts(bundle)]
 
 
+def usable_or_why_not(bundle: Bundle) -> list[Forecast | tuple[str, str]]:
+    """Each that can be used; of any other, and of a folder that is none, its name and why not."""
+    listed: list[Forecast | tuple[str, str]] = []
+    try:
+        paths = list_forecasts(bundle)
+    except BundleError as error:
+        return [(FOLDER, error.problem)]
+    for path in paths:
+        try:
+            listed.append(load_forecast(path, bundle.manifest))
+        except BundleError as error:
+            listed.append((path.stem, error.problem))
+    return listed
+
+
 def list_forecasts(bundle: Bundle) -> list[Path]:
     """The files, by name.
 
