@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,13 +69,18 @@ def generate(
 
     Example: pitstop generate fashion.bundle --label sneaker --num 8 --out pictures
     """
-    if out is None and npz is None:
-        raise click.UsageError("Say where the images go, with --out FOLDER or --npz FILE.")
     from ..runtime.jobs import draw_images
     from ..runtime.jobs.draw_npz import draw_npz
     from ..runtime.jobs.plan import plan_images
     from ..runtime.pipeline import Pipeline
 
+    draw: Callable[..., RunReport]
+    if npz is not None:
+        draw = functools.partial(draw_npz, npz=npz, out=out)
+    elif out is not None:
+        draw = functools.partial(draw_images, out=out)
+    else:
+        raise click.UsageError("Say where the images go, with --out FOLDER or --npz FILE.")
     with shown_stages() as on_stage:
         on_stage(f"opening {bundle}")
         opened = Pipeline.from_bundle(bundle, backend=backend, precision=precision, options=options)
@@ -83,12 +89,10 @@ def generate(
             plan = plan_images(pipeline.manifest, labels, num, seed)
             if said is not None and said.note:
                 messages.print(f"note: {said.note}", style="yellow", markup=False)
-            draw = functools.partial(draw_npz, npz=npz) if npz else draw_images
             done = draw(
                 pipeline,
                 plan,
                 settings,
-                out=out,
                 overwrite=overwrite,
                 strict=strict,
                 on_stage=on_stage,

@@ -55,6 +55,8 @@ ALLOWED_IN_FILE = {
     "export/passes/simplify.py": {"onnxsim"},
     "export/trace.py": {"torch", "onnxscript", "pitstop.models"},
     "export/vae/trace.py": {"torch", "diffusers", "pitstop.models"},
+    "models/hub.py": {"huggingface_hub", "yaml"},
+    "models/hub_errors.py": {"huggingface_hub"},
     "runtime/devices/cuda.py": {"cuda"},
     "runtime/devices/onnx_device.py": {"onnxruntime"},
     "runtime/devices/engine_backend.py": {"tensorrt"},
