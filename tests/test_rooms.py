@@ -62,6 +62,7 @@ ALLOWED_IN_FILE = {
     "runtime/devices/engine_backend.py": {"tensorrt"},
     "runtime/devices/engine_build.py": {"tensorrt"},
     "runtime/devices/engine_session.py": {"tensorrt"},
+    "evaluation/images/inception.py": {"torch_fidelity", "cleanfid"},
     "evaluation/speed/plot.py": {"matplotlib"},
     "evaluation/accuracy/blocks.py": {"onnx_ir"},
     "evaluation/accuracy/block_outputs.py": {"onnx_ir"},
