@@ -61,6 +61,10 @@ def test_a_pipeline_and_its_vae_become_a_bundle_with_their_commits_and_licences(
     assert json.loads((tmp_path / "bundle.json").read_text())["sources"][1]["role"] == "vae"
     source = json.loads((tmp_path / "checkpoint.json").read_text())["source"]
     assert (source["repository"], source["revision"]) == ("lab/tiny-dit", COMMIT)
+    hub.asked.clear()
+    compared = run("compare", bundle, "--checkpoint", "lab/tiny-dit", "--images", 1, "--steps", 2)
+    assert compared.exit_code == 0, compared.output
+    assert hub.asked[0][1] == f"/api/models/lab/tiny-dit/revision/{COMMIT}"
 
 
 def test_a_path_goes_before_a_name_and_has_no_revision(hub: Hub, tmp_path: Path) -> None:
