@@ -7,12 +7,15 @@ the evaluator pass over.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import itertools
 import json
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -42,10 +45,12 @@ def write_npz(
         ValueError: There are more or fewer pictures, or of several sizes.
     """
     first = _pixels(next(pictures))
+    _remove_abandoned(path)
     member = zipfile.ZipInfo(f"{ARRAY}.npy")  # of 1980: a file must not depend on when it was made
     with (
         written_whole(path, OPTION) as beside,
-        zipfile.ZipFile(beside, "w") as archive,
+        _locked(beside) as raw,
+        zipfile.ZipFile(raw, "w") as archive,
         archive.open(member, "w", force_zip64=True) as file,
     ):
         shape = (count, *first.shape)
@@ -74,6 +79,25 @@ def read_npz_parameters(path: Path) -> dict[str, Any] | None:
     except (zipfile.BadZipFile, ValueError, RecursionError):
         return None
     return told if isinstance(told, dict) else None
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[IO[bytes]]:
+    """A new file, under a lock that ends with this process, however that ends."""
+    with path.open("wb") as file:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield file
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove what killed processes left beside a file: as large as the file itself."""
+    name = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]+\.partial")
+    for partial in path.parent.iterdir():
+        if name.fullmatch(partial.name):
+            with contextlib.suppress(OSError), partial.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails where somebody writes it
+                partial.unlink()
 
 
 def _pixels(picture: Image.Image) -> Pixels:

@@ -1,5 +1,6 @@
 """An .npz of pictures is what NumPy and ADM's evaluator read, and never in memory as a whole."""
 
+import fcntl
 import tracemalloc
 import zipfile
 from collections.abc import Iterator
@@ -64,6 +65,21 @@ def test_another_number_of_pictures_leaves_no_file(tmp_path: Path, found: int) -
         write_npz(tmp_path / "a.npz", iter(pictures(found)), 2, {})
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_removed_and_what_another_one_writes_is_not(
+    tmp_path: Path,
+) -> None:
+    left, written = (tmp_path / f".a.npz.{token}.partial" for token in ("0123abcd", "4567cdef"))
+    for path in (left, written, tmp_path / ".b.npz.0123abcd.partial"):
+        path.write_text("a part")
+
+    with written.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        write_npz(tmp_path / "a.npz", iter(pictures(2)), 2, {})
+
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == [written.name, ".b.npz.0123abcd.partial", "a.npz"]
 
 
 def test_twenty_thousand_pictures_take_no_more_memory_than_a_few(tmp_path: Path) -> None:
