@@ -20,8 +20,8 @@ from .. import PitstopError, __version__
 from .escaped import escaped
 
 COMMANDS = (
-    "demo", "export", "calibrate", "forecast", "build", "generate", "compare", "bench", "inspect",
-    "doctor",
+    "demo", "export", "calibrate", "forecast", "build", "generate", "compare", "evaluate", "bench",
+    "inspect", "doctor",
 )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import click
 
 from .. import CalibrationError, PitstopError
 from .escaped import escaped
-from .options import as_value, hint_options, split_names
+from .options import as_value, hint_options, revision_option, split_names
 from .passes_table import passes_table
 from .printing import console, json_option, megabytes, pairs, write_json
 from .progress import shown_stages
@@ -68,7 +68,7 @@ def by_hand_options(**fields: Any) -> ByHand:
 
 
 @click.command()
-@click.argument("source", metavar="CHECKPOINT|PRESET")
+@click.argument("source", metavar="CHECKPOINT|PRESET|REPOSITORY")
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Folder for the bundle."
 )
@@ -100,12 +100,13 @@ def by_hand_options(**fields: Any) -> ByHand:
     metavar="NAME[,NAME...]",
     help="fp16, bf16 and int8 beside fp32, which is always written.",
 )
+@revision_option
 @hint_options
 @by_hand_options
 @click.option(
     "--vae",
     type=click.Path(path_type=Path),
-    metavar="DIR",
+    metavar="DIR|REPOSITORY",
     help="A diffusers folder with the VAE whose decoder goes into the bundle.",
 )
 @vae_shape_options
@@ -115,7 +116,9 @@ def export(
 ) -> None:
     """Trace a checkpoint into ONNX, check it against PyTorch, and write a bundle.
 
-    int8 is added by `pitstop calibrate` with its own defaults.
+    int8 is added by `pitstop calibrate` with its own defaults. What is neither here nor a preset
+    is a repository's name on the Hugging Face hub, such as facebook/DiT-XL-2-256, or
+    OWNER/NAME:FILE.
 
     Example: pitstop export fashion --out fashion.bundle --batch 8 --precision fp16,int8
     """

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from .options import sampling_options, session_options
-from .printing import console, json_option, messages, pairs, write_json
+from .printing import check_place, console, json_option, messages, pairs, write_json
 from .progress import shown_stages
 
 if TYPE_CHECKING:
@@ -30,8 +32,13 @@ if TYPE_CHECKING:
 @click.option("--precision", help="fp32, fp16, ...; by default the most exact in the bundle.")
 @click.option("--backend", default="auto", show_default=True, help="What runs the denoiser.")
 @session_options
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for the images.")
 @click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="Folder for the images."
+    "--npz",
+    type=click.Path(path_type=Path),
+    callback=check_place,
+    metavar="FILE",
+    help="All images in one .npz, as ADM's evaluator reads it; without --out in that alone.",
 )
 @click.option(
     "--overwrite",
@@ -49,22 +56,31 @@ def generate(
     precision: str | None,
     backend: str,
     options: SessionOptions,
-    out: Path,
+    out: Path | None,
+    npz: Path | None,
     overwrite: bool,
     strict: bool,
     json_path: Path | None,
 ) -> None:
-    """Draw images with BUNDLE: one PNG each, and a grid of all.
+    """Draw images with BUNDLE: one PNG each and a grid of all, or one .npz.
 
     Images that are in the folder already, from the same bundle and options, are kept: a run that
-    was stopped goes on where it was. A folder of other options is refused.
+    was stopped goes on where it was. A folder or file of other options is refused.
 
     Example: pitstop generate fashion.bundle --label sneaker --num 8 --out pictures
     """
     from ..runtime.jobs import draw_images
+    from ..runtime.jobs.draw_npz import draw_npz
     from ..runtime.jobs.plan import plan_images
     from ..runtime.pipeline import Pipeline
 
+    draw: Callable[..., RunReport]
+    if npz is not None:
+        draw = functools.partial(draw_npz, npz=npz, out=out)
+    elif out is not None:
+        draw = functools.partial(draw_images, out=out)
+    else:
+        raise click.UsageError("Say where the images go, with --out FOLDER or --npz FILE.")
     with shown_stages() as on_stage:
         on_stage(f"opening {bundle}")
         opened = Pipeline.from_bundle(bundle, backend=backend, precision=precision, options=options)
@@ -73,11 +89,10 @@ def generate(
             plan = plan_images(pipeline.manifest, labels, num, seed)
             if said is not None and said.note:
                 messages.print(f"note: {said.note}", style="yellow", markup=False)
-            done = draw_images(
+            done = draw(
                 pipeline,
                 plan,
                 settings,
-                out,
                 overwrite=overwrite,
                 strict=strict,
                 on_stage=on_stage,
@@ -86,12 +101,13 @@ def generate(
     _print(done, out, opened)
 
 
-def _print(done: RunReport, out: Path, opened: Pipeline) -> None:
+def _print(done: RunReport, out: Path | None, opened: Pipeline) -> None:
     chosen = opened.chosen
     console.print(
         pairs([
             ("images", f"{done.drawn} drawn, {done.kept} kept from before"),
-            ("folder", str(out)),
+            *([("file", str(done.npz))] if done.npz else []),
+            *([("folder", str(out))] if out else []),
             ("grid", str(done.grid) if done.grid else done.why_no_grid),
             ("backend", f"{done.device}, {done.precision}"),
             *([("auto", f"took {chosen.name}: {chosen.why}")] if chosen and chosen.why else []),

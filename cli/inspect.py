@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,15 +20,17 @@ from .engine_kernels import (
     print_kernels,
 )
 from .forecasts_table import forecasts_in, print_forecasts
-from .options import hint_options
+from .options import hint_options, revision_option
 from .passes_table import moves_lines, passes_table, skipped_lines
 from .printing import console, json_option, megabytes, pairs, table, write_json
+from .progress import shown_stages
 
 if TYPE_CHECKING:
     from ..evaluation.inspection import CheckpointReport
     from ..models.format import Hints
     from ..runtime.bundle.folder import Bundle
     from ..runtime.bundle.manifest import Manifest, ModelSpec
+    from ..runtime.bundle.source import SourceSpec
 
 PREDICTED = {
     "epsilon": "the noise",
@@ -39,11 +41,18 @@ PREDICTED = {
 
 
 @click.command()
-@click.argument("target", metavar="BUNDLE|CHECKPOINT|PRESET")
+@click.argument("target", metavar="BUNDLE|CHECKPOINT|PRESET|REPOSITORY")
 @hint_options
+@revision_option
 @click.option("--engine", metavar="KEY", help="List the kernels of this engine of a bundle.")
 @json_option
-def inspect(target: str, hints: Hints | None, engine: str | None, json_path: Path | None) -> None:
+def inspect(
+    target: str,
+    hints: Hints | None,
+    revision: str | None,
+    engine: str | None,
+    json_path: Path | None,
+) -> None:
     """Say what a bundle holds, or what a checkpoint is; a bundle's hashes are checked.
 
     Example: pitstop inspect fashion.bundle
@@ -63,7 +72,8 @@ def inspect(target: str, hints: Hints | None, engine: str | None, json_path: Pat
     else:
         from ..evaluation.inspection import inspect_checkpoint
 
-        report = inspect_checkpoint(target, hints)
+        with shown_stages() as on_stage:
+            report = inspect_checkpoint(target, hints, revision, on_stage)
         write_json(json_path, checkpoint_figures(report))
         _print_checkpoint(report)
 
@@ -105,6 +115,7 @@ def bundle_figures(bundle: Bundle) -> dict[str, Any]:
         "passes": [dataclasses.asdict(done) for done in manifest.passes],
         "engines": list(engine_figures(bundle)),
         "forecasts": forecasts_in(bundle),
+        "sources": list(map(dataclasses.asdict, manifest.sources)),
     }
 
 
@@ -136,6 +147,7 @@ def checkpoint_figures(report: CheckpointReport) -> dict[str, Any]:
         "flops_per_call": report.model.flops_per_call,
         "format": report.model.format or None,
         "licence": report.model.licence or None,
+        "source": dataclasses.asdict(report.source) if report.source else None,
         "notes": list(report.notes),
         "graphs": [],
         "passes": [],
@@ -149,6 +161,7 @@ def _print_bundle(bundle: Bundle) -> None:
     console.print(
         pairs([
             *_model_rows(manifest.model),
+            *_source_rows(manifest.sources),
             ("FLOPs", f"{manifest.model.flops_per_call / 1e9:,.2f} G a call of {manifest.batch}"),
             ("latent", f"{channel} x {row} x {column}, {manifest.latent_space}"),
             ("labels", _labels(manifest.label.names, manifest.label.classes)),
@@ -227,6 +240,7 @@ def _print_checkpoint(report: CheckpointReport) -> None:
     console.print(
         pairs([
             *_model_rows(report.model),
+            *_source_rows([report.source] if report.source else []),
             ("tensors", f"{report.tensors}, {megabytes(report.weight_bytes)} in fp32"),
             ("FLOPs", f"{report.model.flops_per_call / 1e9:,.2f} G a row"),
             ("latent", f"{channel} x {row} x {column}, {report.latent_space}"),
@@ -270,6 +284,11 @@ def _model_rows(model: ModelSpec) -> list[tuple[str, str]]:
         *([("licence", model.licence)] if model.licence else []),
         ("parameters", f"{model.parameters / 1e6:,.2f} M"),
     ]
+
+
+def _source_rows(sources: Iterable[SourceSpec]) -> list[tuple[str, str]]:
+    """The repositories that the weights came from."""
+    return [("vae from" if one.role == "vae" else "from", one.called) for one in sources]
 
 
 def _labels(labels: tuple[str, ...], classes: int) -> str:

@@ -86,6 +86,13 @@ def session_options(**fields: Any) -> SessionOptions:
     return SessionOptions(**fields)
 
 
+revision_option = click.option(
+    "--revision",
+    metavar="R",
+    help="Branch, tag or commit of a repository on a hub; main by default.",
+)
+
+
 def sampling_options(*names: str, text: str | None = None) -> Decorator:
     """How images are sampled, as ``settings``.
 

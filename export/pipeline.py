@@ -21,6 +21,7 @@ from ..runtime.sampling.samplers import sampler_for
 from ..runtime.sampling.settings import Settings
 from ..runtime.stage import Moved, OnStage, unheard
 from .by_hand import ByHand
+from .found import find_model, find_vae
 from .goldens import draw_goldens, golden_settings
 from .lowering.kept_fp32 import RULES, Rule, rules_for
 from .lowering.lower import LOW, choose_precisions, lower
@@ -83,12 +84,13 @@ def export_bundle(
     by_hand: ByHand = SAID_NOTHING,
     vae: Path | None = None,
     vae_shape: DecoderShape = ONE_TILE,
+    revision: str | None = None,
     on_stage: OnStage = unheard,
 ) -> ExportReport:
     """Trace a checkpoint, hold its graphs against PyTorch, and write a bundle.
 
     Args:
-        source: A checkpoint's path or a preset's name.
+        source: A checkpoint's path, a preset's name, or that of a repository on a hub.
         out: The bundle's folder; a bundle that is there already is replaced.
         batch: Rows of one denoiser call, from 1 to 256; guidance takes two for an image.
         image_size: Side of the image in pixels, where it is not the config's.
@@ -100,8 +102,10 @@ def export_bundle(
             always among them.
         hints: What a checkpoint of other people's cannot tell by itself.
         by_hand: What is said of the model's schedule; a scheduler beside it is then not read.
-        vae: A folder of diffusers with the VAE whose decoder goes into the bundle, or None.
+        vae: A folder of diffusers with the VAE whose decoder goes into the bundle, the name of a
+            repository with one, or None.
         vae_shape: What its decoder is traced for.
+        revision: Of the repository that the checkpoint is in; None for its main branch.
         on_stage: Told what is being done.
 
     Returns:
@@ -118,12 +122,16 @@ def export_bundle(
         raise OptionError(f"The seed is {seed}", f"Choose one from 0 to {MAX_SEED}")
     steps, chosen = choose_steps(target, left_out, put_in), choose_precisions(precisions)
     check_precisions(target, chosen)
+    model = find_model(source, revision, hints, on_stage)
+    autoencoder = None if vae is None else find_vae(vae, on_stage)
+    source = model.path
     on_stage("reading the checkpoint")
-    read = None if vae is None else read_vae(vae)
+    read = None if autoencoder is None else read_vae(Path(autoencoder.path))
     enlarges = None if read is None else (read.latent_channels, read.factor)
     checkpoint = load_source(source, image_size, seed, hints, enlarges)
     with new_bundle(out, on_stage) as folder:
-        alone = manifest_for(checkpoint, Path(source).stem, batch)
+        alone = manifest_for(checkpoint, model.name, batch)
+        sources = tuple(one.source for one in (model, autoencoder) if one and one.source)
         manifest, notes = _in_its_space(
             alone, source, by_hand, read, resized=image_size is not None
         )
@@ -137,6 +145,7 @@ def export_bundle(
             graphs={name: write_graph(g, folder, name) for name, g in folded.graphs.items()},
             passes=folded.reports,
             target=target,
+            sources=sources,
         )
         step = write_graph(step_graph(manifest), folder, STEP)
         manifest = dataclasses.replace(manifest, graphs={**manifest.graphs, STEP: step})

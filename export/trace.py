@@ -35,6 +35,10 @@ from ..models.checkpoint_files import is_stored
 from ..models.config import config_to_dict
 from ..models.denoiser import Denoiser
 from ..models.format import Hints as Hints  # for the rest of the room, which imports no model
+from ..models.hub import Downloaded as Downloaded
+from ..models.hub import fetch_model as fetch_model
+from ..models.hub import fetch_vae as fetch_vae
+from ..models.hub import is_hub_name as is_hub_name
 from ..models.presets import load_preset
 from ..runtime.bundle.goldens import FILE_NAME
 from ..runtime.bundle.label import LabelSpec

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ def read_stored(path: Path, hints: Hints) -> Stored:
     config = path.parent / CONFIG
     if not path.name.startswith(STEM) or not config.is_file():
         return stored
-    return Stored(path, stored.tensors, _read_json(config), stored.skipped)
+    return Stored(path, stored.tensors, read_json(config), stored.skipped)
 
 
 def is_stored(path: Path) -> bool:
@@ -77,7 +77,7 @@ def _read_folder(path: Path, variant: str | None) -> Stored:
             "Name a .safetensors or .pt file, a preset, or a folder of diffusers with a "
             "transformer and its config.json",
         )
-    config = _read_json(folder / CONFIG)
+    config = read_json(folder / CONFIG)
     return Stored(path, read_folder_weights(folder, variant, TAKE_ONE), config)
 
 
@@ -102,16 +102,35 @@ def read_folder_weights(
     return tensors
 
 
-def _weight_files(folder: Path, variant: str | None, remedy: str) -> list[str]:
+def weights_among(names: Container[str], variant: str | None) -> str | None:
+    """The file that is read of a folder with these names: the weights, or their shards' list."""
     for ending in ENDINGS:
         for word in VARIANTS if variant is None else (variant,):
             part = f".{word}" if word else ""
-            index = folder / f"{STEM}.{ending}.index{part}.json"
-            if index.is_file():
-                return _shards(index)
-            if (folder / f"{STEM}{part}.{ending}").is_file():
-                return [f"{STEM}{part}.{ending}"]
-    raise _no_weights(folder, variant, remedy)
+            for name in (f"{STEM}.{ending}.index{part}.json", f"{STEM}{part}.{ending}"):
+                if name in names:
+                    return name
+    return None
+
+
+def shards_of(index: Path) -> list[str]:
+    """The names of the files that a list of shards has.
+
+    Raises:
+        CheckpointError: It has none, or one in another folder.
+    """
+    shards = read_json(index).get("weight_map")
+    files = {str(file) for file in shards.values()} if isinstance(shards, Mapping) else {""}
+    if not all(file and file == Path(file).name for file in files):
+        raise CheckpointError(f"{index} does not say where the weights are", NOT_WHOLE)
+    return sorted(files)
+
+
+def _weight_files(folder: Path, variant: str | None, remedy: str) -> list[str]:
+    found = weights_among({path.name for path in folder.iterdir() if path.is_file()}, variant)
+    if found is None:
+        raise _no_weights(folder, variant, remedy)
+    return shards_of(folder / found) if found.endswith(".json") else [found]
 
 
 def _no_weights(folder: Path, variant: str | None, remedy: str) -> CheckpointError:
@@ -134,15 +153,7 @@ def _no_weights(folder: Path, variant: str | None, remedy: str) -> CheckpointErr
     return CheckpointError(f"{folder} lacks its weights {STEM}.safetensors", NOT_WHOLE)
 
 
-def _shards(index: Path) -> list[str]:
-    shards = _read_json(index).get("weight_map")
-    files = {str(file) for file in shards.values()} if isinstance(shards, Mapping) else {""}
-    if not all(file and file == Path(file).name for file in files):
-        raise CheckpointError(f"{index} does not say where the weights are", NOT_WHOLE)
-    return sorted(files)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     refuse_stand_in(path)
     try:
         content = json.loads(path.read_text())

@@ -16,6 +16,7 @@ from ...models.checkpoint import load_classifier
 from ...models.presets import CLASSIFIER
 from ...runtime.bundle.manifest import Manifest
 from ...runtime.sampling.sampler import Latent
+from ..images import gaussian
 
 Features = npt.NDArray[np.float64]
 IMAGE = (1, 32, 32)  # channel, row, column of what the classifier was trained on
@@ -92,16 +93,10 @@ def open_judge(name: str, manifest: Manifest) -> Judge:
 
 
 def frechet_distance(first: Features, second: Features) -> float:
-    """The squared distance between two Gaussians fitted to features (Heusel et al., 2017, eq. 6).
-
-    ``|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2))``; the trace of the root is the sum of the roots
-    of the eigenvalues, which are real and not negative.
+    """The squared distance between two Gaussians fitted to features; see `images.gaussian`.
 
     Args:
         first: [image, feature], more images than features.
         second: The same features of other images.
     """
-    means = first.mean(axis=0) - second.mean(axis=0)
-    c1, c2 = np.cov(first, rowvar=False), np.cov(second, rowvar=False)
-    roots = np.sqrt(np.clip(np.linalg.eigvals(c1 @ c2).real, 0.0, None))
-    return float(means @ means + np.trace(c1) + np.trace(c2) - 2 * roots.sum())
+    return gaussian.frechet_distance(gaussian.fit(first), gaussian.fit(second))

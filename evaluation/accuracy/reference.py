@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ... import CheckpointError
+from ...export.found import find_model
 from ...export.goldens import draw_goldens
-from ...export.trace import TorchSession, load_source, vae_factor
+from ...export.trace import TorchSession, is_hub_name, load_source, vae_factor
 from ...models.config import config_to_dict
 from ...models.denoiser import Denoiser
 from ...models.format import Hints
@@ -34,7 +35,7 @@ def live_goldens(
     """Sample with the checkpoint that a bundle was exported from.
 
     Args:
-        source: The checkpoint's path or the preset's name.
+        source: The checkpoint's path, the preset's name, or that of a repository on a hub.
         manifest: The bundle's.
         settings: How the images are sampled.
         images: How many.
@@ -89,10 +90,11 @@ def load_model(source: str, manifest: Manifest) -> Denoiser:
         manifest.model.weights or None,
         manifest.model.variant or None,
     )
-    checkpoint = load_source(source, hints=hints)
+    path = _path_of(source, manifest, hints)
+    checkpoint = load_source(path, hints=hints)
     side = manifest.latent_shape[1]
     if checkpoint.config.input_size != manifest.latent_shape[1:]:
-        checkpoint = load_source(source, side * vae_factor(checkpoint), hints=hints)
+        checkpoint = load_source(path, side * vae_factor(checkpoint), hints=hints)
     config = config_to_dict(checkpoint.config)
     name = different_field(config, bundled)
     if name is not None:
@@ -102,6 +104,14 @@ def load_model(source: str, manifest: Manifest) -> Denoiser:
             "Name the checkpoint that the bundle was exported from",
         )
     return checkpoint.model.eval()
+
+
+def _path_of(source: str, manifest: Manifest, hints: Hints) -> str:
+    """Where a checkpoint lies; a bundle's own repository is taken at the bundle's own commit."""
+    if not is_hub_name(source):
+        return source
+    commits = {one.repository: one.revision for one in manifest.sources if one.role == "model"}
+    return find_model(source, commits.get(source.partition(":")[0]), hints).path
 
 
 def _modulated(config: Mapping[str, Any]) -> str | None:

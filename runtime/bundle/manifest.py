@@ -26,6 +26,7 @@ from .fields import a_count, a_number, a_table, a_text, one_of
 from .label import LabelSpec, read_label
 from .precision import PRECISIONS
 from .schedule import read_schedule, read_scheduler
+from .source import SourceSpec, read_source
 
 SCHEMA_VERSION = 4
 # 2 adds flows, the latent's scale and shift, and the weights' licence; 3 names the conditions; 4
@@ -172,6 +173,7 @@ class Manifest:
         latent_shift: See ``latent_scale``.
         scheduler: How the scheduler that came with the model runs.
         noise: The rule by which seeds become noise, one of ``sampling.noise.RULES``.
+        sources: The repositories that the weights came from, where they were named so.
     """
 
     model: ModelSpec
@@ -193,6 +195,7 @@ class Manifest:
     latent_shift: float = 0.0
     scheduler: Scheduler = NONE
     noise: str = PORTABLE
+    sources: tuple[SourceSpec, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -359,6 +362,7 @@ def _manifest(content: dict[str, Any]) -> Manifest:
         "files": digests(content["files"]),
         "versions": a_table(content.get("versions", {}), "versions"),
         "target": a_text(content.get("target", "portable"), "target"),
+        "sources": tuple(map(read_source, content.get("sources", ()))),
     }
     manifest = Manifest(**values)
     if not manifest.precisions:

@@ -44,6 +44,7 @@ class RunReport:
         why_no_grid: The reason, where there is none.
         why_on_host: Why the latents came back to the host at every step, where the denoiser has a
             loop that could have kept them.
+        npz: The file that holds all images, where one was asked for.
     """
 
     drawn: int
@@ -57,6 +58,7 @@ class RunReport:
     grid: Path | None
     why_no_grid: str = ""
     why_on_host: str = ""
+    npz: Path | None = None
 
     @property
     def ms_per_step(self) -> float | None:
@@ -76,6 +78,7 @@ class RunReport:
             "backend": self.device,
             "precision": self.precision,
             "grid": str(self.grid) if self.grid else None,
+            "npz": str(self.npz) if self.npz else None,
         }
 
 
@@ -192,5 +195,15 @@ def _save_grid(plan: Sequence[PlannedImage], out: Path, settings: Mapping[str, A
                 pictures.append(picture.copy())
         columns = math.ceil(math.sqrt(len(plan)))
         zoom = 2 if max(pictures[0].size) < ZOOM_LIMIT else 1
-        save_png(make_grid(pictures, columns, zoom=zoom), out / GRID_FILE)
+        told = {**settings, **_of_each(plan), "columns": columns, "zoom": zoom}
+        save_png(make_grid(pictures, columns, zoom=zoom), out / GRID_FILE, told)
     return out / GRID_FILE
+
+
+def _of_each(plan: Sequence[PlannedImage]) -> dict[str, Any]:
+    """What one image alone has, of all images in the order of the grid."""
+    return {
+        "labels": [image.label for image in plan],
+        "label_names": [image.name for image in plan],
+        "seeds": [image.seed for image in plan],
+    }

@@ -109,7 +109,25 @@ def is_drawn(path: Path, parameters: Parameters, *, strict: bool) -> bool:
     return not strict or found == parameters
 
 
-def check_same(there: Path, found: Parameters, asked: Parameters) -> None:
+def leave_folder(out: Path) -> None:
+    """Remove pitstop's own images and index from a folder, and the folder where nothing is left.
+
+    Raises:
+        OptionError: That could not be done.
+    """
+    with _holding(out):
+        try:
+            for path, _ in _images(out):
+                path.unlink(missing_ok=True)
+            for name in (GRID_FILE, INDEX_FILE):
+                (out / name).unlink(missing_ok=True)
+            if not any(out.iterdir()):
+                out.rmdir()
+        except OSError as error:
+            raise _not_written(out, error) from error
+
+
+def check_same(there: Path, found: Parameters, asked: Parameters, remedy: str = REMEDY) -> None:
     """See that what is there was drawn as a run asks.
 
     Raises:
@@ -118,7 +136,7 @@ def check_same(there: Path, found: Parameters, asked: Parameters) -> None:
     for name in {**asked, **found}:
         if name not in found or name not in asked or found[name] != asked[name]:
             here, wanted = (_said(name, settings) for settings in (found, asked))
-            raise OptionError(f"{there} was drawn with {here}, this run has {wanted}", REMEDY)
+            raise OptionError(f"{there} was drawn with {here}, this run has {wanted}", remedy)
 
 
 def _said(name: str, settings: Parameters) -> str:

@@ -212,7 +212,7 @@ def test_garbage_is_told_in_one_line(text: str) -> None:
 def test_a_missing_field_is_told_by_name(name: str) -> None:
     fields = json.loads(content())
     del fields[name]
-    if name in {"versions", "target", "latent_scale", "latent_shift"}:  # with a default
+    if name in {"versions", "target", "latent_scale", "latent_shift", "sources"}:  # with a default
         assert Manifest.from_json(json.dumps(fields)).graphs == toy_manifest().graphs
         return
     with pytest.raises(BundleError) as told:

@@ -65,6 +65,22 @@ def test_a_run_writes_every_image_with_its_parameters_and_a_grid(
     assert done.grid == tmp_path / "out" / "grid.png"
 
 
+def test_the_grid_says_what_drew_it_and_which_images_it_shows(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    plan = plan_images(pipeline.manifest, [], 3, 5)
+
+    done = draw_images(pipeline, plan, SETTINGS, tmp_path / "out")
+
+    one = read_parameters(tmp_path / "out" / f"{plan[0].stem}.png")
+    told = read_parameters(done.grid)
+    alone = {"label", "label_name", "seed", "backend", "step_sha256"}
+    shared = {name: value for name, value in one.items() if name not in alone}
+    assert shared.items() <= told.items()
+    assert told["label_names"] == ["shirt", "shoe", "bag"]
+    assert (told["labels"], told["seeds"], told["columns"]) == ([0, 1, 2], [5, 6, 7], 2)
+
+
 def test_a_second_run_keeps_what_was_drawn_and_draws_again_what_was_not(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:

@@ -1,0 +1,141 @@
+"""A run whose images end in one ``.npz``: drawn into a folder first, so that it can be stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ... import OptionError
+from ..figures import counted
+from ..pipeline import Pipeline
+from ..sampling.asked import as_seeds
+from ..sampling.settings import Settings
+from ..stage import Moved, OnStage, unheard
+from . import RunReport, draw_images
+from .folder import MARK, PICTURE, adding_to, check_same, leave_folder
+from .npz_file import read_npz_parameters, write_npz
+from .parameters import shared_settings
+from .plan import PlannedImage
+
+REMEDY = "Choose another file with `--npz`, or draw anew with `--overwrite`"
+
+
+def draw_npz(
+    pipeline: Pipeline,
+    plan: Sequence[PlannedImage],
+    settings: Settings,
+    *,
+    npz: Path,
+    out: Path | None = None,
+    overwrite: bool = False,
+    strict: bool = False,
+    on_stage: OnStage = unheard,
+) -> RunReport:
+    """Draw what is planned, and put it into one file in the order of the plan.
+
+    Args:
+        pipeline: What draws.
+        plan: The images.
+        settings: How they are sampled.
+        npz: The file, as `npz_file` describes it. One of the same images is left as it is.
+        out: The folder that keeps the images; by default one beside the file, which is removed
+            when the file is whole.
+        overwrite: Draw anew, and replace a file of other images.
+        strict: Draw again what another backend drew; a file alone does not say which drew it.
+        on_stage: Told of the drawing and of the writing.
+
+    Raises:
+        PitstopError: As `draw_images`, or the bundle draws latents, or the file is of other images.
+    """
+    if not pipeline.gives_pictures:
+        raise OptionError(
+            "This bundle has no decoder, and a .npz holds pictures",
+            "Export it again with `--vae DIR`, or leave `--npz` out to save the latents",
+        )
+    settings = pipeline.settle(settings)
+    as_seeds([image.seed for image in plan], len(plan))
+    told = _told(pipeline, plan, settings)
+    done = npz.exists() and not overwrite and _is_done(npz, told)
+    beside = npz.with_name(f"{npz.name}.images")
+    if done and not strict and out is None:
+        _leave(beside)
+        return _kept(pipeline, plan, settings, npz)
+    report = draw_images(
+        pipeline, plan, settings, out or beside,
+        overwrite=overwrite, strict=strict, on_stage=on_stage,
+    )  # fmt: skip
+    if report.drawn or not done:
+        moved = on_stage(f"writing {npz.name}", len(plan))
+        with adding_to(out or beside, shared_settings(pipeline, settings)):
+            write_npz(npz, _pictures(plan, out or beside, moved), len(plan), told)
+    report = dataclasses.replace(report, npz=npz)
+    if out is not None:
+        return report
+    _leave(beside)
+    return dataclasses.replace(report, grid=None, why_no_grid=_no_grid(plan))
+
+
+def _told(pipeline: Pipeline, plan: Sequence[PlannedImage], settings: Settings) -> dict[str, Any]:
+    """What a file of these images says of them."""
+    each = np.array([(image.label, image.seed) for image in plan], np.uint64)
+    return {
+        **shared_settings(pipeline, settings),
+        "images": len(plan),
+        "seed": plan[0].seed,
+        "labels_and_seeds_sha256": hashlib.sha256(each.astype("<u8").tobytes()).hexdigest(),
+    }
+
+
+def _is_done(npz: Path, told: dict[str, Any]) -> bool:
+    """Whether a file that is there holds these images.
+
+    Raises:
+        OptionError: It holds others.
+    """
+    found = read_npz_parameters(npz)
+    if found is None or MARK not in found:
+        raise OptionError(f"{npz} is there, and does not say what drew it", REMEDY)
+    check_same(npz, found, told, REMEDY)
+    return True
+
+
+def _pictures(plan: Sequence[PlannedImage], folder: Path, moved: Moved) -> Iterator[Image.Image]:
+    for image in plan:
+        with Image.open(folder / f"{image.stem}{PICTURE}") as picture:
+            picture.load()
+        yield picture
+        moved(1)
+
+
+def _leave(beside: Path) -> None:
+    if beside.is_dir():
+        leave_folder(beside)
+
+
+def _no_grid(plan: Sequence[PlannedImage]) -> str:
+    return f"none: {counted(len(plan), 'image')} in one .npz; `--out` keeps them beside it"
+
+
+def _kept(
+    pipeline: Pipeline, plan: Sequence[PlannedImage], settings: Settings, npz: Path
+) -> RunReport:
+    """The report of a run that found its file there."""
+    return RunReport(
+        drawn=0,
+        kept=len(plan),
+        seconds=0.0,
+        seconds_saving=0.0,
+        steps=0,
+        calls=settings.calls or settings.steps,
+        device=pipeline.session.device,
+        precision=pipeline.precision,
+        grid=None,
+        why_no_grid=_no_grid(plan),
+        npz=npz,
+    )
