@@ -23,6 +23,7 @@ from .sampling.condition import Condition, unstack
 from .sampling.conditioner import Conditioner, Plain
 from .sampling.forecast.fitted import Forecast
 from .sampling.forecast.forecasting import Forecasting
+from .sampling.guidance import scales_of
 from .sampling.host_loop import HostLoop, run_rows
 from .sampling.loop import Loop
 from .sampling.request import Request
@@ -188,6 +189,9 @@ class Pipeline(Closing):
         eta: float = Settings.eta,
         spacing: str = Settings.spacing,
         calls: int | None = None,
+        cfg_interval: str | None = None,
+        cfg_schedule: str | None = None,
+        cfg_channels: int | str | None = None,
         on_step: OnStep | None = None,
     ) -> Samples:
         """Draw one image for each label.
@@ -202,13 +206,19 @@ class Pipeline(Closing):
             eta: DDIM's share of fresh noise, in [0, 1].
             spacing: ``leading``, ``linspace``, ``trailing`` or ``official``.
             calls: Steps that call the denoiser; the others are forecast. None for all.
+            cfg_interval: Where the run is guided: ``LOW:HIGH`` in the model's own time, or
+                ``sigma:LOW:HIGH``; None for everywhere.
+            cfg_schedule: How the scale grows: ``linear``, ``power-cosine``, ``power-cosine:POWER``.
+            cfg_channels: How many leading channels are guided, or ``all``.
             on_step: Told of every step.
 
         Raises:
             OptionError: A label, sampler or number that does not exist.
             NonFiniteError: A latent left the finite numbers.
         """
-        settings = Settings(steps, sampler, cfg_scale, eta, spacing, calls)
+        settings = Settings(
+            steps, sampler, cfg_scale, eta, spacing, calls, cfg_interval, cfg_schedule, cfg_channels
+        )
         label = self.manifest.label
         told = [label.told(label.index(one)) for one in as_labels(labels)]
         latents = self.draw(told, range(len(told)) if seeds is None else seeds, settings, on_step)
@@ -262,7 +272,8 @@ class Pipeline(Closing):
         """
         check_conditions(conditions)
         seeds = as_seeds(seeds, len(conditions))
-        sampler = self.sampler(settings)
+        sampler, channels = self.sampler(settings), self._cfg_channels(settings)
+        scales = self._scales(settings)
         return [
             Request(
                 seeds[group],
@@ -270,15 +281,39 @@ class Pipeline(Closing):
                 sampler,
                 settings.cfg_scale,
                 self.manifest.untold if settings.guided else None,
+                scales=scales,
+                cfg_channels=channels,
             )
             for group in self.groups(len(seeds), settings)
         ]
 
     def groups(self, images: int, settings: Settings) -> list[slice]:
-        """How ``images`` are shared out so that each group takes one denoiser call a step."""
-        rows = 2 if settings.guided else 1
+        """How ``images`` are shared out so that each group takes one denoiser call a step.
+
+        Where some steps are not guided, each of those takes one call and each guided one two.
+        """
+        pauses = 1.0 in (self._scales(settings) or ())
+        rows = 2 if settings.guided and not pauses else 1
         size = max(1, self.manifest.batch // rows)
         return [slice(start, min(start + size, images)) for start in range(0, images, size)]
+
+    def _scales(self, settings: Settings) -> tuple[float, ...] | None:
+        """The guidance scale of each step; None where all are alike."""
+        if not settings.guidance_varies:
+            return None
+        return scales_of(settings, self.sampler(settings).schedule, self.manifest.schedule)
+
+    def _cfg_channels(self, settings: Settings) -> int | None:
+        """How many channels are guided, where that is said."""
+        said, there = settings.cfg_channels, self.manifest.latent_shape[0]
+        if said is None or isinstance(said, str):
+            return None if said is None else there
+        if said > there:
+            raise OptionError(
+                f"Guidance of {said} channels was asked for, and a latent has {there}",
+                f"Choose at most {there}, or 'all'",
+            )
+        return said
 
     def sampler(self, settings: Settings) -> Sampler:
         """The rule that ``settings`` names, on this model's schedule; the same each time."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -107,7 +106,8 @@ def draw_images(
             does not fit the bundle.
     """
     settings = pipeline.settle(settings)
-    pipeline.sampler(settings)  # refuses options that do not fit before anything is written
+    # Refuses options that do not fit before anything is written.
+    pipeline.requests(pipeline.manifest.examples(1), [0], settings)
     as_seeds([image.seed for image in plan], len(plan))
     enter_folder(out, shared_settings(pipeline, settings), plan, overwrite=overwrite)
     pending = [
@@ -125,7 +125,7 @@ def draw_images(
         samples = pipeline(
             [image.label for image in images],
             seeds=[image.seed for image in images],
-            **dataclasses.asdict(settings),
+            **settings.as_dict(),
             on_step=moved,
         )
         sampled = time.perf_counter()

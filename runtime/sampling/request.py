@@ -25,6 +25,9 @@ class Request:
         cfg_scale: Guidance scale; 1 is no guidance, and costs half.
         untold: What the unguided branch is told, or None where the model cannot be guided.
         start: The step of the loop that it joins at.
+        scales: The guidance scale of each step, 1 where the unguided branch is not asked; None for
+            ``cfg_scale`` at all of them.
+        cfg_channels: How many leading channels are guided; None for as many as the manifest says.
     """
 
     seeds: Sequence[int]
@@ -33,6 +36,8 @@ class Request:
     cfg_scale: float = 1.0
     untold: Condition | None = None
     start: int = 0
+    scales: tuple[float, ...] | None = None
+    cfg_channels: int | None = None
 
     def __post_init__(self) -> None:
         if self.guided and self.untold is None:
@@ -47,6 +52,15 @@ class Request:
         return self.cfg_scale != 1.0
 
     @property
+    def pauses(self) -> bool:
+        """Whether some of its steps are guided and some are not."""
+        return self.guided and self.scales is not None and 1.0 in self.scales
+
+    def scale(self, step: int) -> float:
+        """The guidance scale of one of its steps."""
+        return self.cfg_scale if self.scales is None else self.scales[step]
+
+    @property
     def images(self) -> int:
         return len(self.seeds)
 
@@ -58,6 +72,10 @@ class Request:
     def end(self) -> int:
         """The step of the loop before which its images are whole."""
         return self.start + self.steps
+
+    def told_at(self, step: int) -> list[Condition]:
+        """What each row is told at one of its steps: the untold half where it is guided alone."""
+        return self.told if self.scale(step) != 1.0 else list(self.conditions)
 
     @property
     def told(self) -> list[Condition]:
