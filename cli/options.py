@@ -50,6 +50,11 @@ SAMPLING: dict[str, tuple[Any, str]] = {  # defaults, and what they are
         None,
         "How many leading channels are guided, or all; by default as the model's own code does.",
     ),
+    "shift": (
+        None,
+        "How much longer a flow's run stays at the noise: a number, as diffusers' shift, or "
+        "dynamic, which goes by the image's size.",
+    ),
 }
 
 

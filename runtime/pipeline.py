@@ -192,6 +192,7 @@ class Pipeline(Closing):
         cfg_interval: str | None = None,
         cfg_schedule: str | None = None,
         cfg_channels: int | str | None = None,
+        shift: float | str | None = None,
         on_step: OnStep | None = None,
     ) -> Samples:
         """Draw one image for each label.
@@ -210,6 +211,7 @@ class Pipeline(Closing):
                 ``sigma:LOW:HIGH``; None for everywhere.
             cfg_schedule: How the scale grows: ``linear``, ``power-cosine``, ``power-cosine:POWER``.
             cfg_channels: How many leading channels are guided, or ``all``.
+            shift: Of a flow's times, above 0, or ``dynamic`` or ``dynamic:BASE:MAX``.
             on_step: Told of every step.
 
         Raises:
@@ -217,7 +219,16 @@ class Pipeline(Closing):
             NonFiniteError: A latent left the finite numbers.
         """
         settings = Settings(
-            steps, sampler, cfg_scale, eta, spacing, calls, cfg_interval, cfg_schedule, cfg_channels
+            steps,
+            sampler,
+            cfg_scale,
+            eta,
+            spacing,
+            calls,
+            cfg_interval,
+            cfg_schedule,
+            cfg_channels,
+            shift,
         )
         label = self.manifest.label
         told = [label.told(label.index(one)) for one in as_labels(labels)]

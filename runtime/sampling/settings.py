@@ -14,6 +14,7 @@ from .cfg_schedule import CONSTANT, CfgSchedule
 from .forecast.plan import LEAST_CALLS
 from .interval import Interval
 from .schedule.scheduler import AUTO
+from .schedule.shift import DynamicShift, read_shift
 
 ALL = "all"  # channels
 MOST_DIGITS = 9
@@ -40,6 +41,8 @@ class Settings:
             with ``:POWER``; None for not at all, which ``constant`` becomes.
         cfg_channels: How many leading channels are guided, or ``all``; None for as many as the
             model's own code guides.
+        shift: How much longer a flow's run stays at the noise, above 0, or ``dynamic`` for as long
+            as the image's size says; None for the model's own.
     """
 
     steps: int = 50
@@ -51,6 +54,7 @@ class Settings:
     cfg_interval: str | None = None
     cfg_schedule: str | None = None
     cfg_channels: int | str | None = None
+    shift: float | str | None = None
 
     def __post_init__(self) -> None:
         set_field = partial(object.__setattr__, self)  # NumPy's numbers become Python's
@@ -72,6 +76,9 @@ class Settings:
             raise OptionError(
                 f"The guidance scale is {self.cfg_scale}", "Choose a number of at least 0"
             )
+        if self.shift is not None:
+            shift = read_shift(self.shift)
+            set_field("shift", self.shift if isinstance(shift, DynamicShift) else shift)
         self._check_guidance()
 
     def _check_guidance(self) -> None:
@@ -122,7 +129,7 @@ class Settings:
     @property
     def beyond_forecasts(self) -> str:
         """What no forecast is fitted for, as an option; empty where there is nothing."""
-        names = ("cfg_interval", "cfg_schedule", "cfg_channels")
+        names = ("cfg_interval", "cfg_schedule", "cfg_channels", "shift")
         said = next((name for name in names if getattr(self, name) is not None), "")
         return f"`--{said.replace('_', '-')}`" if said else ""
 
