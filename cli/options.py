@@ -21,8 +21,8 @@ SAMPLING: dict[str, tuple[Any, str]] = {  # defaults, and what they are
     "steps": (50, "Of a run."),
     "sampler": (
         "auto",
-        "ddim, ddpm, dpmpp_2m, dpmpp_2m_sde, unipc, unipc_3 or euler; for flow models euler or "
-        "heun. auto takes what came with the model, else the first.",
+        "ddim, ddpm, dpmpp_2m, dpmpp_2m_sde, unipc, unipc_3 or euler; for flow models euler, heun "
+        "or euler_maruyama. auto takes what came with the model, else the first.",
     ),
     "cfg_scale": (4.0, "Guidance scale; 1 is none."),
     "eta": (0.0, "DDIM's share of fresh noise, 0 to 1."),

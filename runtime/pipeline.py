@@ -202,7 +202,7 @@ class Pipeline(Closing):
             seeds: One for each image, in [0, 2**64); by default 0, 1, 2, ...
             steps: Of the run.
             sampler: ``ddim``, ``ddpm``, ``dpmpp_2m``, ``dpmpp_2m_sde``, ``unipc``, ``unipc_3`` or
-                ``euler``; ``euler`` or ``heun`` for a flow.
+                ``euler``; ``euler``, ``heun`` or ``euler_maruyama`` for a flow.
             cfg_scale: Guidance scale; 1 is none.
             eta: DDIM's share of fresh noise, in [0, 1].
             spacing: ``leading``, ``linspace``, ``trailing`` or ``official``.

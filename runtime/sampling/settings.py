@@ -27,8 +27,8 @@ class Settings:
     Attributes:
         steps: Of a run, from 1 to the model's training steps.
         sampler: ``ddim``, ``ddpm``, ``dpmpp_2m``, ``dpmpp_2m_sde``, ``unipc``, ``unipc_3`` or
-            ``euler``; ``euler`` or ``heun`` for a flow; ``auto`` is what the model's scheduler
-            says, else ``ddim``, or ``euler`` for a flow.
+            ``euler``; ``euler``, ``heun`` or ``euler_maruyama`` for a flow; ``auto`` is what the
+            model's scheduler says, else ``ddim``, or ``euler`` for a flow.
         cfg_scale: Guidance scale; 1 is none.
         eta: DDIM's share of fresh noise, in [0, 1].
         spacing: Which timesteps are visited: ``leading``, ``linspace``, ``trailing`` or

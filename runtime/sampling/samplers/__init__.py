@@ -22,6 +22,7 @@ from .ddpm import Ddpm
 from .dpmpp_2m import Dpmpp2m
 from .dpmpp_2m_sde import Dpmpp2mSde
 from .euler import Euler
+from .euler_maruyama import LAST, EulerMaruyama
 from .heun import Heun
 from .unipc import UniPc
 
@@ -82,6 +83,10 @@ FLOW_SAMPLERS: dict[
 ] = {
     "euler": (Euler, LinearFlow.visit),
     "heun": (Heun, LinearFlow.visit_twice),
+    "euler_maruyama": (
+        EulerMaruyama,
+        lambda flow, steps: dataclasses.replace(flow, least=LAST).visit(steps),
+    ),
 }
 
 
