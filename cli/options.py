@@ -55,6 +55,11 @@ SAMPLING: dict[str, tuple[Any, str]] = {  # defaults, and what they are
         "How much longer a flow's run stays at the noise: a number, as diffusers' shift, or "
         "dynamic, which goes by the image's size.",
     ),
+    "noise": (
+        None,
+        "torch: what torch.randn draws from a CPU generator of each seed; by default the bundle's "
+        "rule.",
+    ),
 }
 
 

@@ -18,7 +18,7 @@ from .bundle.forecasts import Chosen, choose_plan, read_forecasts
 from .bundle.manifest import LATENT, Manifest
 from .decoder import Decode, TiledDecoder
 from .opened import OpenedBundle, open_denoiser
-from .sampling.asked import as_labels, as_seeds, check_conditions
+from .sampling.asked import as_labels, as_latents, as_seeds, check_conditions
 from .sampling.condition import Condition, unstack
 from .sampling.conditioner import Conditioner, Plain
 from .sampling.forecast.fitted import Forecast
@@ -193,6 +193,8 @@ class Pipeline(Closing):
         cfg_schedule: str | None = None,
         cfg_channels: int | str | None = None,
         shift: float | str | None = None,
+        noise: str | None = None,
+        latents: Array | None = None,
         on_step: OnStep | None = None,
     ) -> Samples:
         """Draw one image for each label.
@@ -212,6 +214,9 @@ class Pipeline(Closing):
             cfg_schedule: How the scale grows: ``linear``, ``power-cosine``, ``power-cosine:POWER``.
             cfg_channels: How many leading channels are guided, or ``all``.
             shift: Of a flow's times, above 0, or ``dynamic`` or ``dynamic:BASE:MAX``.
+            noise: ``torch`` for what a CPU generator of PyTorch of each seed draws.
+            latents: The noise to start from, float32 [image, channel, row, column], of variance
+                1, as diffusers takes it; None for that of the seeds.
             on_step: Told of every step.
 
         Raises:
@@ -229,11 +234,13 @@ class Pipeline(Closing):
             cfg_schedule,
             cfg_channels,
             shift,
+            noise,
         )
         label = self.manifest.label
         told = [label.told(label.index(one)) for one in as_labels(labels)]
-        latents = self.draw(told, range(len(told)) if seeds is None else seeds, settings, on_step)
-        return Samples(latents, self.manifest.latent_space, self.decode)
+        seeds = range(len(told)) if seeds is None else seeds
+        drawn = self.draw(told, seeds, settings, on_step, latents=latents)
+        return Samples(drawn, self.manifest.latent_space, self.decode)
 
     def draw(
         self,
@@ -241,10 +248,12 @@ class Pipeline(Closing):
         seeds: Sequence[int],
         settings: Settings,
         on_step: OnStep | None = None,
+        *,
+        latents: Array | None = None,
     ) -> Latent:
         """Draw one image for each condition: float32 [image, channel, row, column]."""
         parts = []
-        for request in self.requests(conditions, seeds, settings):
+        for request in self.requests(conditions, seeds, settings, latents):
             parts += self.loop.draw([request], _telling(on_step, request.images))
         return np.concatenate(parts)
 
@@ -274,15 +283,21 @@ class Pipeline(Closing):
         return np.stack(walked)
 
     def requests(
-        self, conditions: Sequence[Condition], seeds: Sequence[int], settings: Settings
+        self,
+        conditions: Sequence[Condition],
+        seeds: Sequence[int],
+        settings: Settings,
+        latents: Array | None = None,
     ) -> list[Request]:
         """What is asked of the loop, one after the other.
 
         Raises:
-            OptionError: A seed or a setting that is none.
+            OptionError: A seed, a setting or a latent that is none.
         """
         check_conditions(conditions)
         seeds = as_seeds(seeds, len(conditions))
+        if latents is not None:
+            latents = as_latents(latents, len(seeds), self.manifest.latent_shape)
         sampler, channels = self.sampler(settings), self._cfg_channels(settings)
         scales = self._scales(settings)
         return [
@@ -294,6 +309,8 @@ class Pipeline(Closing):
                 self.manifest.untold if settings.guided else None,
                 scales=scales,
                 cfg_channels=channels,
+                noise=settings.noise,
+                latents=None if latents is None else latents[group],
             )
             for group in self.groups(len(seeds), settings)
         ]

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from ..figures import counted
 from ..image import make_grid, save_png
 from ..pipeline import Pipeline, Samples
 from ..sampling.asked import as_seeds
+from ..sampling.sampler import Latent
 from ..sampling.settings import Settings
 from ..stage import OnStage, unheard
 from .folder import GRID_FILE, LATENT, PICTURE, adding_to, enter_folder, is_drawn
@@ -126,6 +128,7 @@ def draw_images(
             [image.label for image in images],
             seeds=[image.seed for image in images],
             **settings.as_dict(),
+            latents=starts_of(images),
             on_step=moved,
         )
         sampled = time.perf_counter()
@@ -146,6 +149,12 @@ def draw_images(
         why_no_grid=why_no_grid,
         why_on_host=_why_on_host(pipeline, plan, settings),
     )
+
+
+def starts_of(images: Sequence[PlannedImage]) -> Latent | None:
+    """What the images of a plan start from; None where it is the noise of their seeds."""
+    starts = [image.latent for image in images if image.latent is not None]
+    return np.stack(starts) if starts else None
 
 
 def _save(

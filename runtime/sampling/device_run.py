@@ -19,7 +19,6 @@ from ..bundle.manifest import GraphSpec, Manifest
 from ..session import Array, Session
 from .conditioner import Conditioner, Feeder, Plain
 from .loop import Loop
-from .noise import draw_noise, draw_start
 from .request import Request
 from .sampler import Latent
 from .step_table import NotLinear, StepTable, Table, given, step_table, taken
@@ -98,12 +97,11 @@ class _Lane:
 
     def start(self, shape: tuple[int, int, int]) -> Latent:
         """What its images start from, for each of its rows."""
-        request = self.request
-        return self._rows(draw_start(request.seeds, request.sampler.schedule, shape, self.rule))
+        return self._rows(self.request.start_latents(shape, self.rule))
 
-    def noise(self, draw: int, shape: tuple[int, int, int]) -> Latent:
-        """Of its images, for each of its rows."""
-        return self._rows(draw_noise(self.request.seeds, draw, shape, self.rule))
+    def noise(self, step: int, shape: tuple[int, int, int]) -> Latent:
+        """Of its images at one of its own steps, for each of its rows."""
+        return self._rows(self.request.fresh_noise(step, shape, self.rule))
 
     def _rows(self, drawn: Latent) -> Latent:
         return np.resize(drawn, (len(self.request.told), *drawn.shape[1:]))
@@ -185,7 +183,7 @@ class DeviceRun:
     def noise(self, step: int) -> Latent:
         """The fresh noise of a step, as ``latent``; nought in rows that take none."""
         noise: Latent = self._fill([
-            lane.noise(lane.index(step) + 1, self._shape)
+            lane.noise(lane.index(step), self._shape)
             if lane.table.stochastic and lane.moves_at(step)
             else lane.each_row(np.zeros(self._shape, dtype=np.float32))
             for lane in self._lanes

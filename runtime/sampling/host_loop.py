@@ -15,7 +15,6 @@ from ..session import Array, Session
 from .conditioner import Conditioner, Feeder, Plain
 from .guidance import guide
 from .loop import OnStep
-from .noise import draw_noise, draw_start
 from .request import Request
 from .sampler import ChoosesCalls, Latent, Memory, Prediction
 from .step_table import NotLinear, step_table
@@ -89,9 +88,7 @@ class Way:
         self.request, self._manifest, self._feeder, self._asks = request, manifest, feeder, asks
         self._memory: Memory = ()
         self._index = 0
-        self.latent = draw_start(
-            request.seeds, request.sampler.schedule, manifest.latent_shape, manifest.noise
-        )
+        self.latent = request.start_latents(manifest.latent_shape, manifest.noise)
 
     @property
     def asks(self) -> bool:
@@ -135,8 +132,8 @@ class Way:
         request = self.request
         if not request.sampler.stochastic:
             return None
-        shape, rule = self._manifest.latent_shape, self._manifest.noise
-        return draw_noise(request.seeds, self._index + 1, shape, rule)
+        manifest = self._manifest
+        return request.fresh_noise(self._index, manifest.latent_shape, manifest.noise)
 
     def _nothing_said(self) -> Prediction:
         nothing = np.zeros_like(self.latent)

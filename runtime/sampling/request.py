@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from ... import OptionError
 from .condition import Condition
-from .sampler import Sampler
+from .noise import START, TORCH, draw_noise
+from .sampler import Latent, Sampler
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,9 @@ class Request:
         scales: The guidance scale of each step, 1 where the unguided branch is not asked; None for
             ``cfg_scale`` at all of them.
         cfg_channels: How many leading channels are guided; None for as many as the manifest says.
+        noise: The rule that its noise is drawn by; None for the bundle's.
+        latents: The noise that its images start from, float32 [image, channel, row, column]; None
+            for that of their seeds.
     """
 
     seeds: Sequence[int]
@@ -38,6 +44,8 @@ class Request:
     start: int = 0
     scales: tuple[float, ...] | None = None
     cfg_channels: int | None = None
+    noise: str | None = None
+    latents: Latent | None = None
 
     def __post_init__(self) -> None:
         if self.guided and self.untold is None:
@@ -59,6 +67,18 @@ class Request:
     def scale(self, step: int) -> float:
         """The guidance scale of one of its steps."""
         return self.cfg_scale if self.scales is None else self.scales[step]
+
+    def start_latents(self, shape: tuple[int, int, int], rule: str) -> Latent:
+        """What its images start from, by the bundle's rule where it has none of its own."""
+        drawn = self.latents
+        if drawn is None:
+            drawn = draw_noise(self.seeds, START, shape, self.noise or rule)
+        return drawn * np.float32(self.sampler.schedule.start)
+
+    def fresh_noise(self, step: int, shape: tuple[int, int, int], rule: str) -> Latent:
+        """What one of its steps adds, which PyTorch's generator draws after all before."""
+        draws_before = 0 if self.noise == TORCH and self.latents is not None else 1
+        return draw_noise(self.seeds, step + draws_before, shape, self.noise or rule)
 
     @property
     def images(self) -> int:

@@ -13,6 +13,7 @@ from .asked import a_number, a_whole_number
 from .cfg_schedule import CONSTANT, CfgSchedule
 from .forecast.plan import LEAST_CALLS
 from .interval import Interval
+from .noise import TORCH
 from .schedule.scheduler import AUTO
 from .schedule.shift import DynamicShift, read_shift
 
@@ -43,6 +44,7 @@ class Settings:
             model's own code guides.
         shift: How much longer a flow's run stays at the noise, above 0, or ``dynamic`` for as long
             as the image's size says; None for the model's own.
+        noise: ``torch`` for what a CPU generator of PyTorch draws; None for the bundle's rule.
     """
 
     steps: int = 50
@@ -55,6 +57,7 @@ class Settings:
     cfg_schedule: str | None = None
     cfg_channels: int | str | None = None
     shift: float | str | None = None
+    noise: str | None = None
 
     def __post_init__(self) -> None:
         set_field = partial(object.__setattr__, self)  # NumPy's numbers become Python's
@@ -75,6 +78,10 @@ class Settings:
         if self.cfg_scale < 0:
             raise OptionError(
                 f"The guidance scale is {self.cfg_scale}", "Choose a number of at least 0"
+            )
+        if self.noise not in (None, TORCH):
+            raise OptionError(
+                f"The noise is {shortly(self.noise)}", f"Choose {TORCH}, or leave it out"
             )
         if self.shift is not None:
             shift = read_shift(self.shift)
