@@ -318,10 +318,11 @@ class Pipeline(Closing):
     def groups(self, images: int, settings: Settings) -> list[slice]:
         """How ``images`` are shared out so that each group takes one denoiser call a step.
 
-        Where some steps are not guided, each of those takes one call and each guided one two.
+        Where an interval leaves steps unguided, each of those takes one call, each guided one two.
         """
-        pauses = 1.0 in (self._scales(settings) or ())
-        rows = 2 if settings.guided and not pauses else 1
+        scales = self._scales(settings) or ()
+        packed = settings.cfg_interval is not None and 1.0 in scales
+        rows = 2 if settings.guided and not packed else 1
         size = max(1, self.manifest.batch // rows)
         return [slice(start, min(start + size, images)) for start in range(0, images, size)]
 

@@ -42,10 +42,9 @@ def test_linear_grows_from_one_at_the_noise_to_the_scale_at_the_data() -> None:
 def test_where_the_scale_is_one_the_unguided_half_is_not_computed() -> None:
     session = FakeSession()
     manifest = dataclasses.replace(
-        toy_manifest(), schedule=LinearFlow(), prediction_type="velocity"
+        toy_manifest(batch=1), schedule=LinearFlow(), prediction_type="velocity"
     )
-    Pipeline(manifest, session, "fp32")([0, 1], steps=4, cfg_schedule="linear")
-    assert [len(set(call["label"].tolist())) for call in session.calls[:2]] == [2, 2]
+    Pipeline(manifest, session, "fp32")([0], steps=4, cfg_schedule="linear")
     assert NULL_CLASS not in session.calls[0]["label"]
     assert len(session.calls) == 1 + 3 * 2
 
@@ -105,3 +104,11 @@ def test_more_channels_than_a_latent_has_are_refused(channels: int | str, said: 
 def test_what_is_no_number_of_channels_is_refused(channels: object) -> None:
     with pytest.raises(OptionError):
         Settings(cfg_channels=channels)  # type: ignore[arg-type]
+
+
+def test_a_schedule_that_begins_unguided_packs_no_rows_for_its_first_step_alone() -> None:
+    manifest = dataclasses.replace(
+        toy_manifest(batch=4), schedule=LinearFlow(), prediction_type="velocity"
+    )
+    pipeline = Pipeline(manifest, FakeSession(), "fp32")
+    assert pipeline.groups(4, Settings(4, cfg_schedule="linear")) == [slice(0, 2), slice(2, 4)]
