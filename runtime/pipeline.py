@@ -209,12 +209,12 @@ class Pipeline(Closing):
             eta: DDIM's share of fresh noise, in [0, 1].
             spacing: ``leading``, ``linspace``, ``trailing`` or ``official``.
             calls: Steps that call the denoiser; the others are forecast. None for all.
-            cfg_interval: Where the run is guided: ``LOW:HIGH`` in the model's own time, or
-                ``sigma:LOW:HIGH``; None for everywhere.
-            cfg_schedule: How the scale grows: ``linear``, ``power-cosine``, ``power-cosine:POWER``.
-            cfg_channels: How many leading channels are guided, or ``all``.
-            shift: Of a flow's times, above 0, or ``dynamic`` or ``dynamic:BASE:MAX``.
-            noise: ``torch`` for what a CPU generator of PyTorch of each seed draws.
+            cfg_interval: Where the run is guided, ``LOW:HIGH`` or ``sigma:LOW:HIGH``; it and the
+                next four are those of `Settings`.
+            cfg_schedule: ``linear``, ``power-cosine`` or ``power-cosine:POWER``.
+            cfg_channels: A number, or ``all``.
+            shift: A number, ``dynamic`` or ``dynamic:BASE:MAX``.
+            noise: ``torch``.
             latents: The noise to start from, float32 [image, channel, row, column], of variance
                 1, as diffusers takes it; None for that of the seeds.
             on_step: Told of every step.
@@ -223,18 +223,9 @@ class Pipeline(Closing):
             OptionError: A label, sampler or number that does not exist.
             NonFiniteError: A latent left the finite numbers.
         """
+        guidance = (cfg_interval, cfg_schedule, cfg_channels)
         settings = Settings(
-            steps,
-            sampler,
-            cfg_scale,
-            eta,
-            spacing,
-            calls,
-            cfg_interval,
-            cfg_schedule,
-            cfg_channels,
-            shift,
-            noise,
+            steps, sampler, cfg_scale, eta, spacing, calls, *guidance, shift=shift, noise=noise
         )
         label = self.manifest.label
         told = [label.told(label.index(one)) for one in as_labels(labels)]
