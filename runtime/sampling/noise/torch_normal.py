@@ -6,13 +6,14 @@ are the angles of eight pairs (Box and Muller, 1958); where 16 does not divide t
 numbers are drawn anew. Below 16, it draws pairs in float64, one after the other, and keeps the
 second of a pair for the next number, over the end of a tensor too.
 
-The pictures are equal to PyTorch's to some 1e-6: its logarithm and cosine differ in their last bits
-from CPU to CPU, and so do C libraries'.
+The numbers are PyTorch's to float32's last bits: its logarithm and cosine differ from CPU to CPU.
+In float16 and bfloat16, where 16 divides the size, it draws the same numbers and rounds them.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -67,12 +68,19 @@ def _uniform(words: np.random.MT19937, size: int) -> Draw:
 
 
 def _blocks(uniform: Draw) -> Draw:
-    """Normal numbers of whole blocks of uniform ones, in float32 as PyTorch's kernel has them."""
+    """Normal numbers of whole blocks of uniform ones, rounded to float32 where PyTorch rounds."""
     blocks = uniform.reshape(-1, 2, BLOCK // 2)
-    radius = np.sqrt(np.float32(-2) * np.log(np.float32(1) - blocks[:, 0]))
+    radius = np.sqrt(np.float32(-2) * _rounded(np.log, np.float32(1) - blocks[:, 0]))
     angle = np.float32(TWO_PI) * blocks[:, 1]
-    normal: Draw = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).reshape(-1)
-    return normal
+    sides = [radius * _rounded(side, angle) for side in (np.cos, np.sin)]
+    return np.stack(sides, axis=1).reshape(-1)
+
+
+def _rounded(
+    function: Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]], of: Draw
+) -> Draw:
+    """A function's value to the nearest float32, whatever library it is from."""
+    return function(of.astype(np.float64)).astype(np.float32)
 
 
 def _pairs(words: np.random.MT19937, first: int, size: int) -> Draw:

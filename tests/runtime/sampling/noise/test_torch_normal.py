@@ -36,6 +36,14 @@ def test_the_draws_of_a_seed_are_those_of_torch_randn(seed: int, size: int) -> N
         np.testing.assert_allclose(torch_normal(seed, draw, size), wanted, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize(("dtype", "bits"), [(torch.float16, 10), (torch.bfloat16, 7)])
+def test_smaller_types_have_the_same_numbers_rounded(dtype: torch.dtype, bits: int) -> None:
+    """So a picture of a pipeline in half precision starts from the same noise, but for rounding."""
+    for size in (9, 16, 48, 784, 4096):
+        wanted = torch.randn(size, generator=torch.Generator().manual_seed(5), dtype=dtype).float()
+        np.testing.assert_allclose(torch_normal(5, 0, size), wanted, rtol=2.0**-bits, atol=1e-6)
+
+
 def test_a_latent_is_drawn_in_the_order_of_its_axes() -> None:
     generators = [torch.Generator().manual_seed(seed) for seed in (3, 4)]
     wanted = randn_tensor((2, 4, 6, 5), generator=generators)
