@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 @click.option("--calls", type=int,
               help="Steps of BUNDLE's that call the denoiser, the others are forecast; all by "
               "default.")  # fmt: skip
+@click.option("--cfg-interval", metavar="LOW:HIGH",
+              help="Time each graph once more, guided from LOW to HIGH alone.")  # fmt: skip
 @click.option("--rounds", type=click.IntRange(1, 10_000), default=5, show_default=True,
               help="Trajectories of each row, in turns.")  # fmt: skip
 @click.option("--torch/--no-torch", default=None, help="PyTorch's rows; by default where they can.")
@@ -115,6 +117,7 @@ def _row_figures(timed: Bench, row: Row) -> dict[str, Any]:
         "threads": row.contender.options.threads,
         "batch": row.batch,
         "calls": row.contender.calls or timed.steps,
+        "cfg_interval": row.contender.cfg_interval,
         "images_together": row.images,
         **_spread_figures("ms_per_call", row.call),
         **_spread_figures("ms_per_step", row.step),

@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 @click.option(
     "--seed", default=0, show_default=True, help="Of the first image; then one more each."
 )
+@click.option(
+    "--latents",
+    type=click.Path(path_type=Path),
+    metavar="FILE.npy",
+    help="Noise to start from, float32 [image, channel, row, column]; by default the seeds'.",
+)
 @click.option("--precision", help="fp32, fp16, ...; by default the most exact in the bundle.")
 @click.option("--backend", default="auto", show_default=True, help="What runs the denoiser.")
 @session_options
@@ -53,6 +59,7 @@ def generate(
     num: int | None,
     settings: Settings,
     seed: int,
+    latents: Path | None,
     precision: str | None,
     backend: str,
     options: SessionOptions,
@@ -72,6 +79,7 @@ def generate(
     from ..runtime.jobs import draw_images
     from ..runtime.jobs.draw_npz import draw_npz
     from ..runtime.jobs.plan import plan_images
+    from ..runtime.jobs.start_latents import read_latents
     from ..runtime.pipeline import Pipeline
 
     draw: Callable[..., RunReport]
@@ -86,7 +94,9 @@ def generate(
         opened = Pipeline.from_bundle(bundle, backend=backend, precision=precision, options=options)
         with opened as pipeline:
             said = pipeline.forecast(settings)
-            plan = plan_images(pipeline.manifest, labels, num, seed)
+            shape = pipeline.manifest.latent_shape
+            starts = None if latents is None else read_latents(latents, shape)
+            plan = plan_images(pipeline.manifest, labels, num, seed, starts)
             if said is not None and said.note:
                 messages.print(f"note: {said.note}", style="yellow", markup=False)
             done = draw(

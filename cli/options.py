@@ -15,12 +15,14 @@ if TYPE_CHECKING:
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
+TYPES = {"calls": int}  # of options of `SAMPLING` whose default has none
+
 SAMPLING: dict[str, tuple[Any, str]] = {  # defaults, and what they are
     "steps": (50, "Of a run."),
     "sampler": (
         "auto",
-        "ddim, ddpm, dpmpp_2m, dpmpp_2m_sde, unipc, unipc_3 or euler; for flow models euler or "
-        "heun. auto takes what came with the model, else the first.",
+        "ddim, ddpm, dpmpp_2m, dpmpp_2m_sde, unipc, unipc_3 or euler; for flow models euler, heun "
+        "or euler_maruyama. auto takes what came with the model, else the first.",
     ),
     "cfg_scale": (4.0, "Guidance scale; 1 is none."),
     "eta": (0.0, "DDIM's share of fresh noise, 0 to 1."),
@@ -33,6 +35,30 @@ SAMPLING: dict[str, tuple[Any, str]] = {  # defaults, and what they are
         None,
         "Steps that call the denoiser, the others are forecast: by what `pitstop forecast` "
         "fitted, else by a Taylor series. All by default.",
+    ),
+    "cfg_interval": (
+        None,
+        "Guide from LOW to HIGH alone, in the model's own time (0:0.7) or in sigma "
+        "(sigma:0.28:5.42): elsewhere the unguided half is not computed.",
+    ),
+    "cfg_schedule": (
+        None,
+        "Let the guidance scale grow from 1 at the noise: linear, power-cosine or "
+        "power-cosine:POWER. constant by default.",
+    ),
+    "cfg_channels": (
+        None,
+        "How many leading channels are guided, or all; by default as the model's own code does.",
+    ),
+    "shift": (
+        None,
+        "How much longer a flow's run stays at the noise: a number, as diffusers' shift, or "
+        "dynamic, which goes by the image's size.",
+    ),
+    "noise": (
+        None,
+        "torch: what torch.randn draws from a CPU generator of each seed; by default the bundle's "
+        "rule.",
     ),
 }
 
@@ -104,7 +130,7 @@ def sampling_options(*names: str, text: str | None = None) -> Decorator:
         click.option(
             f"--{name.replace('_', '-')}",
             default=SAMPLING[name][0],
-            type=int if SAMPLING[name][0] is None else None,
+            type=TYPES.get(name),
             show_default=True,
             help=text or SAMPLING[name][1],
         )

@@ -11,7 +11,8 @@ from ..runtime.bundle.manifest import Manifest
 from ..runtime.sampling.sampler import NOISE_PREDICTIONS
 from ..runtime.sampling.schedule.betas import BETA_RULES, SQUARED_COSINE, Betas
 from ..runtime.sampling.schedule.flow import LinearFlow
-from .scheduler_config import MOST_SHIFT, MOST_STEPS
+from ..runtime.sampling.schedule.shift import MOST_SHIFT
+from .scheduler_config import MOST_STEPS
 
 FORM = "NAME:start:end:steps, such as scaled_linear:0.00085:0.012:1000"
 

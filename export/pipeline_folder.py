@@ -87,7 +87,7 @@ def _with_scheduler(manifest: Manifest, path: Path) -> Manifest:
             "its times run",
             f"Copy {path.parent.parent / TRANSFORMER} elsewhere and name that; `--shift` is for it",
         )
-    honoured = read_config(path, _read(path))
+    honoured = read_config(path, _read(path), manifest)
     _check_variance(path, honoured.variance_type, manifest)
     return dataclasses.replace(
         manifest,

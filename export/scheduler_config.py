@@ -13,10 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from .. import CheckpointError
+from ..runtime.bundle.manifest import Manifest
 from ..runtime.sampling.sampler import EPSILON, NOISE_PREDICTIONS, V_PREDICTION
+from ..runtime.sampling.samplers import tokens_of
 from ..runtime.sampling.schedule.betas import BETA_RULES, LINEAR, Betas
 from ..runtime.sampling.schedule.flow import LinearFlow
 from ..runtime.sampling.schedule.scheduler import Scheduler
+from ..runtime.sampling.schedule.shift import EXPONENTIAL, MOST_SHIFT, DynamicShift
+from ..runtime.sampling.schedule.shift import LINEAR as LINEAR_MU
 from ..runtime.sampling.schedule.spacing import LEADING, LINSPACE, TRAILING
 
 VELOCITY = "velocity"
@@ -24,7 +28,6 @@ FIXED, LEARNED = "fixed_small", "learned_range"  # the variance of DDPM
 SDE = "sde-dpmsolver++"
 NO_BETAS = "has betas that are no numbers in (0, 1)"
 MOST_STEPS = 1_000_000
-MOST_SHIFT = 1000.0
 
 OF_NOISE = (
     "Where other samplers will do, put a DDIMScheduler's config of the same betas and prediction "
@@ -94,6 +97,13 @@ MULTISTEP: Expected = {
     "use_dynamic_shifting": (False,),
     "final_sigmas_type": ("zero",),
 }
+DYNAMIC: Defaults = {
+    "base_shift": 0.5,
+    "max_shift": 1.15,
+    "base_image_seq_len": 256,
+    "max_image_seq_len": 4096,
+    "time_shift_type": EXPONENTIAL,
+}
 OF_MULTISTEP = OF_THRESHOLDING | {"flow_shift", "time_shift_type"}
 
 DDIM = Known("ddim", {**CLIPPED, "set_alpha_to_one": True}, NOT_THRESHOLDED, OF_THRESHOLDING)
@@ -150,21 +160,13 @@ KNOWN: Mapping[str, Known] = {
     ),
     "FlowMatchEulerDiscreteScheduler": Known(
         "euler",
-        {"num_train_timesteps": 1000, "shift": 1.0},
+        {"num_train_timesteps": 1000, "shift": 1.0, "use_dynamic_shifting": False, **DYNAMIC},
         {
             **OTHER_SIGMAS,
-            "use_dynamic_shifting": (False,),
             "invert_sigmas": (False,),
             "shift_terminal": (None,),
             "stochastic_sampling": (False,),
         },
-        frozenset({
-            "base_shift",
-            "max_shift",
-            "base_image_seq_len",
-            "max_image_seq_len",
-            "time_shift_type",
-        }),
     ),
 }
 
@@ -186,12 +188,13 @@ class Honoured:
     variance_type: str | None = None
 
 
-def read_config(path: Path, content: Mapping[str, Any]) -> Honoured:
+def read_config(path: Path, content: Mapping[str, Any], manifest: Manifest) -> Honoured:
     """What the config of a scheduler says.
 
     Args:
         path: Of the file, for messages.
         content: Of the file.
+        manifest: Of the model, whose tokens a dynamic shift goes by.
 
     Raises:
         CheckpointError: A field has a value that no sampler of ours goes by, or is not known.
@@ -204,7 +207,7 @@ def read_config(path: Path, content: Mapping[str, Any]) -> Honoured:
     _check_fields(path, content, known)
     said = {field: content.get(field, default) for field, default in known.honoured.items()}
     if "shift" in said:
-        return Honoured(_flow(path, said), Scheduler(known.sampler), VELOCITY)
+        return Honoured(_flow(path, said, manifest), Scheduler(known.sampler), VELOCITY)
     predicts = said["prediction_type"]
     honoured = (EPSILON, V_PREDICTION) if known.sampler == "euler" else NOISE_PREDICTIONS
     if predicts not in honoured:
@@ -284,18 +287,38 @@ def _trained(path: Path, betas: object, steps: int) -> tuple[float, ...]:
     return tuple(map(float, betas))
 
 
-def _flow(path: Path, said: Mapping[str, Any]) -> LinearFlow:
-    """Its steps begin at shares of noise from 1 to that of the first timestep, shifted twice."""
+def _flow(path: Path, said: Mapping[str, Any], manifest: Manifest) -> LinearFlow:
+    """Its steps begin at shares of noise from 1 to that of the first timestep, shifted twice.
+
+    A dynamic shift, which goes by the image's size, shifts that of the first timestep once.
+    """
     steps = said["num_train_timesteps"]
     if type(steps) is not int or not 1 <= steps <= MOST_STEPS:
         raise refused(path, f"has {steps} timesteps", OF_FLOW)
+    if _truth(path, said, "use_dynamic_shifting"):
+        return LinearFlow(0, float(steps), _dynamic(path, said).of(tokens_of(manifest)), 1 / steps)
     shift = _positive(path, said, "shift", MOST_SHIFT)
     return LinearFlow(0, float(steps), shift, shift / steps / (1 + (shift - 1) / steps))
 
 
+def _dynamic(path: Path, said: Mapping[str, Any]) -> DynamicShift:
+    """How the shift goes by the image's size."""
+    sizes = [said[field] for field in ("base_image_seq_len", "max_image_seq_len")]
+    if not all(type(size) is int and 1 <= size <= MOST_STEPS for size in sizes) or (
+        sizes[0] == sizes[1]
+    ):
+        raise refused(path, f"has image_seq_len from {sizes[0]!r} to {sizes[1]!r}", OF_FLOW)
+    kind = said["time_shift_type"]
+    if kind not in (EXPONENTIAL, LINEAR_MU):
+        raise refused(path, f"has time_shift_type {kind!r}, not exponential or linear", OF_FLOW)
+    base, most = (_positive(path, said, f"{end}_shift", MOST_SHIFT) for end in ("base", "max"))
+    return DynamicShift(base, most, sizes[0], sizes[1], kind)
+
+
 def _truth(path: Path, said: Mapping[str, Any], field: str) -> bool:
     if not isinstance(said[field], bool):
-        raise refused(path, f"has {field} {said[field]!r}, not true or false")
+        why = f"has {field} {said[field]!r}, not true or false"
+        raise refused(path, why, OF_FLOW if "shift" in field else OF_NOISE)
     return bool(said[field])
 
 
@@ -303,7 +326,7 @@ def _positive(path: Path, said: Mapping[str, Any], field: str, most: float) -> f
     found = said[field]
     if not isinstance(found, int | float) or isinstance(found, bool) or not 0 < found <= most:
         why = f"has {field} {found!r}, not a number above 0 and up to {most:g}"
-        raise refused(path, why, OF_FLOW if field == "shift" else OF_NOISE)
+        raise refused(path, why, OF_FLOW if "shift" in field else OF_NOISE)
     return float(found)
 
 

@@ -18,11 +18,12 @@ from .bundle.forecasts import Chosen, choose_plan, read_forecasts
 from .bundle.manifest import LATENT, Manifest
 from .decoder import Decode, TiledDecoder
 from .opened import OpenedBundle, open_denoiser
-from .sampling.asked import as_labels, as_seeds, check_conditions
+from .sampling.asked import as_labels, as_latents, as_seeds, check_conditions
 from .sampling.condition import Condition, unstack
 from .sampling.conditioner import Conditioner, Plain
 from .sampling.forecast.fitted import Forecast
 from .sampling.forecast.forecasting import Forecasting
+from .sampling.guidance import scales_of
 from .sampling.host_loop import HostLoop, run_rows
 from .sampling.loop import Loop
 from .sampling.request import Request
@@ -188,6 +189,12 @@ class Pipeline(Closing):
         eta: float = Settings.eta,
         spacing: str = Settings.spacing,
         calls: int | None = None,
+        cfg_interval: str | None = None,
+        cfg_schedule: str | None = None,
+        cfg_channels: int | str | None = None,
+        shift: float | str | None = None,
+        noise: str | None = None,
+        latents: Array | None = None,
         on_step: OnStep | None = None,
     ) -> Samples:
         """Draw one image for each label.
@@ -197,22 +204,34 @@ class Pipeline(Closing):
             seeds: One for each image, in [0, 2**64); by default 0, 1, 2, ...
             steps: Of the run.
             sampler: ``ddim``, ``ddpm``, ``dpmpp_2m``, ``dpmpp_2m_sde``, ``unipc``, ``unipc_3`` or
-                ``euler``; ``euler`` or ``heun`` for a flow.
+                ``euler``; ``euler``, ``heun`` or ``euler_maruyama`` for a flow.
             cfg_scale: Guidance scale; 1 is none.
             eta: DDIM's share of fresh noise, in [0, 1].
             spacing: ``leading``, ``linspace``, ``trailing`` or ``official``.
             calls: Steps that call the denoiser; the others are forecast. None for all.
+            cfg_interval: Where the run is guided, ``LOW:HIGH`` or ``sigma:LOW:HIGH``; it and the
+                next four are those of `Settings`.
+            cfg_schedule: ``linear``, ``power-cosine`` or ``power-cosine:POWER``.
+            cfg_channels: A number, or ``all``.
+            shift: A number, ``dynamic`` or ``dynamic:BASE:MAX``.
+            noise: ``torch``.
+            latents: The noise to start from, float32 [image, channel, row, column], of variance
+                1, as diffusers takes it; None for that of the seeds.
             on_step: Told of every step.
 
         Raises:
             OptionError: A label, sampler or number that does not exist.
             NonFiniteError: A latent left the finite numbers.
         """
-        settings = Settings(steps, sampler, cfg_scale, eta, spacing, calls)
+        guidance = (cfg_interval, cfg_schedule, cfg_channels)
+        settings = Settings(
+            steps, sampler, cfg_scale, eta, spacing, calls, *guidance, shift=shift, noise=noise
+        )
         label = self.manifest.label
         told = [label.told(label.index(one)) for one in as_labels(labels)]
-        latents = self.draw(told, range(len(told)) if seeds is None else seeds, settings, on_step)
-        return Samples(latents, self.manifest.latent_space, self.decode)
+        seeds = range(len(told)) if seeds is None else seeds
+        drawn = self.draw(told, seeds, settings, on_step, latents=latents)
+        return Samples(drawn, self.manifest.latent_space, self.decode)
 
     def draw(
         self,
@@ -220,10 +239,12 @@ class Pipeline(Closing):
         seeds: Sequence[int],
         settings: Settings,
         on_step: OnStep | None = None,
+        *,
+        latents: Array | None = None,
     ) -> Latent:
         """Draw one image for each condition: float32 [image, channel, row, column]."""
         parts = []
-        for request in self.requests(conditions, seeds, settings):
+        for request in self.requests(conditions, seeds, settings, latents):
             parts += self.loop.draw([request], _telling(on_step, request.images))
         return np.concatenate(parts)
 
@@ -253,16 +274,23 @@ class Pipeline(Closing):
         return np.stack(walked)
 
     def requests(
-        self, conditions: Sequence[Condition], seeds: Sequence[int], settings: Settings
+        self,
+        conditions: Sequence[Condition],
+        seeds: Sequence[int],
+        settings: Settings,
+        latents: Array | None = None,
     ) -> list[Request]:
         """What is asked of the loop, one after the other.
 
         Raises:
-            OptionError: A seed or a setting that is none.
+            OptionError: A seed, a setting or a latent that is none.
         """
         check_conditions(conditions)
         seeds = as_seeds(seeds, len(conditions))
-        sampler = self.sampler(settings)
+        if latents is not None:
+            latents = as_latents(latents, len(seeds), self.manifest.latent_shape)
+        sampler, channels = self.sampler(settings), self._cfg_channels(settings)
+        scales = self._scales(settings)
         return [
             Request(
                 seeds[group],
@@ -270,15 +298,42 @@ class Pipeline(Closing):
                 sampler,
                 settings.cfg_scale,
                 self.manifest.untold if settings.guided else None,
+                scales=scales,
+                cfg_channels=channels,
+                noise=settings.noise,
+                latents=None if latents is None else latents[group],
             )
             for group in self.groups(len(seeds), settings)
         ]
 
     def groups(self, images: int, settings: Settings) -> list[slice]:
-        """How ``images`` are shared out so that each group takes one denoiser call a step."""
-        rows = 2 if settings.guided else 1
+        """How ``images`` are shared out so that each group takes one denoiser call a step.
+
+        Where an interval leaves steps unguided, each of those takes one call, each guided one two.
+        """
+        scales = self._scales(settings) or ()
+        packed = settings.cfg_interval is not None and 1.0 in scales
+        rows = 2 if settings.guided and not packed else 1
         size = max(1, self.manifest.batch // rows)
         return [slice(start, min(start + size, images)) for start in range(0, images, size)]
+
+    def _scales(self, settings: Settings) -> tuple[float, ...] | None:
+        """The guidance scale of each step; None where all are alike."""
+        if not settings.guidance_varies:
+            return None
+        return scales_of(settings, self.sampler(settings).schedule, self.manifest.schedule)
+
+    def _cfg_channels(self, settings: Settings) -> int | None:
+        """How many channels are guided, where that is said."""
+        said, there = settings.cfg_channels, self.manifest.latent_shape[0]
+        if said is None or isinstance(said, str):
+            return None if said is None else there
+        if said > there:
+            raise OptionError(
+                f"Guidance of {said} channels was asked for, and a latent has {there}",
+                f"Choose at most {there}, or 'all'",
+            )
+        return said
 
     def sampler(self, settings: Settings) -> Sampler:
         """The rule that ``settings`` names, on this model's schedule; the same each time."""

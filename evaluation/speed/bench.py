@@ -18,7 +18,10 @@ import numpy as np
 from ... import CheckpointError, OptionError, PitstopError
 from ...runtime.backend import SessionOptions
 from ...runtime.bundle.folder import Bundle, open_bundle
+from ...runtime.bundle.manifest import Manifest
 from ...runtime.figures import counted
+from ...runtime.sampling.guidance import scales_of
+from ...runtime.sampling.samplers import sampler_for
 from ...runtime.sampling.settings import Settings
 from ...runtime.stage import OnStage, unheard
 from ...runtime.temporary import temporary_folder
@@ -112,7 +115,7 @@ class Bench:
     def speedup(self, row: Row) -> float | None:
         """How many of its steps fit into one of the same bundle's fastest PyTorch.
 
-        Where some are forecast, and no step is like the other: of its images.
+        Where no step is like the other, as some are forecast or not guided: of its images.
         """
         others = [
             other
@@ -121,7 +124,7 @@ class Bench:
         ]
         if not others:
             return None
-        if row.contender.calls is not None:
+        if row.contender.calls is not None or row.contender.cfg_interval is not None:
             return min(other.image.median for other in others) / row.image.median
         return min(other.step.median for other in others) / row.step.median
 
@@ -153,6 +156,8 @@ def run_bench(
         )
     Settings(steps, calls=wanted.calls)  # refuses calls that the steps do not have
     bundles = {folder: open_bundle(folder) for folder in folders}
+    for bundle in bundles.values():
+        _check_interval(bundle.manifest, wanted.cfg_interval, steps)
     contenders, left_out = find_contenders(wanted, bundles)
     named = name_contenders(contenders)
     opened, refused = _open_all(named, wanted, bundles, steps, on_stage)
@@ -175,8 +180,17 @@ def run_bench(
     )
 
 
+def _check_interval(manifest: Manifest, cfg_interval: str | None, steps: int) -> None:
+    """Refuse a guidance interval that no step of a bundle's run is in."""
+    if cfg_interval is not None:
+        scale = Settings.cfg_scale if manifest.guidable else 1.0
+        settings = Settings(steps, cfg_scale=scale, cfg_interval=cfg_interval)
+        scales_of(settings, sampler_for(manifest, settings).schedule, manifest.schedule)
+
+
 def make_row(name: str, contender: Contender, opened: Ready, turns: Sequence[TimedRun]) -> Row:
     """A row from the turns of its contender; its memory is not measured yet."""
+    images = opened.images_of(len(turns[0].steps))
     settled = [step for turn in turns for step in turn.settled]
     calls = [seconds for step in settled for seconds in step.calls]
     calls = calls or [step.seconds for step in settled]
@@ -186,11 +200,11 @@ def make_row(name: str, contender: Contender, opened: Ready, turns: Sequence[Tim
         contender=contender,
         device=opened.denoiser.device,
         batch=opened.manifest.batch,
-        images=opened.images,
+        images=images,
         flops_per_call=opened.manifest.model.flops_per_call,
         call=spread(1000 * seconds for seconds in calls),
         step=spread(1000 * step.seconds for step in settled),
-        image=spread(1000 * seconds / opened.images for seconds in groups),
+        image=spread(1000 * seconds / images for seconds in groups),
         conditioner_ms=_median_ms([turn.conditioner for turn in turns]),
         loop_ms=spread(1000 * turn.loop for turn in turns).median,
         decoder_ms=_median_ms([turn.decoder for turn in turns]),

@@ -24,6 +24,7 @@ class Contender:
         options: Of the sessions.
         checkpoint: A path or a preset's name, where PyTorch runs it.
         calls: Steps that call the denoiser, the others forecast; None for all.
+        cfg_interval: Where the run is guided; None for everywhere.
     """
 
     folder: Path
@@ -32,6 +33,7 @@ class Contender:
     options: SessionOptions = field(default_factory=SessionOptions)
     checkpoint: str = ""
     calls: int | None = None
+    cfg_interval: str | None = None
 
     @property
     def is_torch(self) -> bool:

@@ -28,6 +28,7 @@ class Wanted:
         torch: Whether PyTorch's rows are wanted; None for where they can be had.
         checkpoint: What PyTorch runs; empty for the preset that a bundle is named after.
         calls: Steps of the graphs' rows that call the denoiser; None for all, as PyTorch's.
+        cfg_interval: Where a second row of each graph is guided; None for no such rows.
     """
 
     backends: Sequence[str] = ()
@@ -36,6 +37,7 @@ class Wanted:
     torch: bool | None = None
     checkpoint: str = ""
     calls: int | None = None
+    cfg_interval: str | None = None
 
     @property
     def names_graphs(self) -> bool:
@@ -65,10 +67,11 @@ def find_contenders(
             "Leave out `--checkpoint` or `--no-torch`",
         )
     graphs = [
-        Contender(folder, backend, precision, wanted.options, calls=wanted.calls)
+        Contender(folder, backend, precision, wanted.options, "", wanted.calls, interval)
         for folder, bundle in bundles.items()
         for backend in _backends(wanted)
         for precision in _precisions(wanted, bundle)
+        for interval in dict.fromkeys((None, wanted.cfg_interval))
     ]
     if wanted.torch is False:
         return graphs, []
@@ -96,6 +99,8 @@ def name_contenders(contenders: Iterable[Contender]) -> dict[str, Contender]:
         name, folder = f"{contender.precision}, {contender.backend}", contender.folder
         if contender.calls is not None:
             name = f"{name}, {contender.calls} calls"
+        if contender.cfg_interval is not None:
+            name = f"{name}, guided {contender.cfg_interval}"
         if len(folders) > 1:
             name = f"{folder if clashes[folder.name] > 1 else folder.name}, {name}"
         named[name] = contender

@@ -42,4 +42,5 @@ def open_contender(contender: Contender, bundle: Bundle | None = None) -> Ready:
         graphs.decode,
         bundle,
         contender.calls,
+        contender.cfg_interval,
     )

@@ -43,6 +43,7 @@ class Ready:
         decode: From latents to pixels, where there is a decoder.
         bundle: Whose forecasts are drawn by.
         calls: Steps that call the denoiser; None for all.
+        cfg_interval: Where the run is guided; None for everywhere.
     """
 
     manifest: Manifest
@@ -53,6 +54,7 @@ class Ready:
     decode: Decode | None = None
     bundle: Bundle | None = None
     calls: int | None = None
+    cfg_interval: str | None = None
 
     def close(self) -> None:
         """Give its memory back."""
@@ -68,7 +70,9 @@ class Ready:
 
     def settings_of(self, steps: int) -> Settings:
         """Of a run."""
-        return dataclasses.replace(self.settings, steps=steps, calls=self.calls)
+        return dataclasses.replace(
+            self.settings, steps=steps, calls=self.calls, cfg_interval=self.cfg_interval
+        )
 
     @functools.cached_property
     def pipeline(self) -> Pipeline:
@@ -82,11 +86,10 @@ class Ready:
             bundle=self.bundle,
         )
 
-    @property
-    def images(self) -> int:
-        """How many are drawn together."""
-        rows = 1 if self.settings.cfg_scale == 1.0 else 2
-        return max(1, self.manifest.batch // rows)
+    def images_of(self, steps: int) -> int:
+        """How many are drawn together in a run."""
+        first, *_ = self.pipeline.groups(self.manifest.batch, self.settings_of(steps))
+        return len(range(self.manifest.batch)[first])
 
 
 @dataclass(frozen=True)
@@ -176,8 +179,9 @@ def time_run(opened: Ready, steps: int, clock: Clock = time.perf_counter) -> Tim
         NonFiniteError: A latent left the finite numbers.
     """
     timed = TimedSession(opened.denoiser, clock)
-    told = opened.manifest.examples(opened.images)
-    [request] = opened.pipeline.requests(told, range(opened.images), opened.settings_of(steps))
+    images = opened.images_of(steps)
+    told = opened.manifest.examples(images)
+    [request] = opened.pipeline.requests(told, range(images), opened.settings_of(steps))
     loop = opened.device_loop or HostLoop(opened.manifest, timed, opened.conditioner)
     start = clock()
     if opened.conditioner is not None:

@@ -142,7 +142,9 @@ def choose_plan(forecasts: Sequence[Forecast], settings: Settings) -> Chosen | N
     fitting = [
         forecast
         for forecast in forecasts
-        if forecast.way == way_of(settings) and forecast.plan(settings.calls)
+        if not settings.beyond_forecasts
+        and forecast.way == way_of(settings)
+        and forecast.plan(settings.calls)
     ]
     if not fitting:
         return Chosen(taylor_plan(settings.steps, settings.calls), _why_taylor(forecasts, settings))
@@ -166,6 +168,11 @@ def _far(forecast: Forecast, cfg_scale: float) -> tuple[float, float]:
 
 
 def _why_taylor(forecasts: Sequence[Forecast], settings: Settings) -> str:
+    if settings.beyond_forecasts:
+        return (
+            f"forecasts are fitted without {settings.beyond_forecasts}, so Taylor's series of "
+            "order 2 stands in"
+        )
     asked = _said(settings.sampler, settings.steps, settings.spacing, settings.eta)
     there = [
         f"{_said(*forecast.way)} with {', '.join(str(one.plan.calls) for one in forecast.plans)}"

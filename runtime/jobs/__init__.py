@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -10,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from ..figures import counted
 from ..image import make_grid, save_png
 from ..pipeline import Pipeline, Samples
 from ..sampling.asked import as_seeds
+from ..sampling.sampler import Latent
 from ..sampling.settings import Settings
 from ..stage import OnStage, unheard
 from .folder import GRID_FILE, LATENT, PICTURE, adding_to, enter_folder, is_drawn
@@ -110,7 +111,8 @@ def draw_images(
             does not fit the bundle.
     """
     settings = pipeline.settle(settings)
-    pipeline.sampler(settings)  # refuses options that do not fit before anything is written
+    # Refuses options that do not fit before anything is written.
+    pipeline.requests(pipeline.manifest.examples(1), [0], settings)
     as_seeds([image.seed for image in plan], len(plan))
     enter_folder(out, shared_settings(pipeline, settings), plan, overwrite=overwrite)
     pending = [
@@ -128,7 +130,8 @@ def draw_images(
         samples = pipeline(
             [image.label for image in images],
             seeds=[image.seed for image in images],
-            **dataclasses.asdict(settings),
+            **settings.as_dict(),
+            latents=starts_of(images),
             on_step=moved,
         )
         sampled = time.perf_counter()
@@ -149,6 +152,12 @@ def draw_images(
         why_no_grid=why_no_grid,
         why_on_host=_why_on_host(pipeline, plan, settings),
     )
+
+
+def starts_of(images: Sequence[PlannedImage]) -> Latent | None:
+    """What the images of a plan start from; None where it is the noise of their seeds."""
+    starts = [image.latent for image in images if image.latent is not None]
+    return np.stack(starts) if starts else None
 
 
 def _save(

@@ -25,6 +25,8 @@ def parameters(pipeline: Pipeline, image: PlannedImage, settings: Settings) -> d
         "label_name": image.name,
         "seed": image.seed,
     }
+    if image.latent is not None:
+        told["latent_sha256"] = hashlib.sha256(image.latent.tobytes()).hexdigest()
     if pipeline.loop.keeps_latents:
         told["step_sha256"] = manifest.graph_sha256(STEP)
     return told

@@ -7,6 +7,9 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from ... import OptionError
 from ..said import is_finite, shortly
 from .condition import Condition
@@ -89,6 +92,27 @@ def check_conditions(conditions: Any) -> None:
                 f"A condition is {shortly(one)}",
                 "Give what `manifest.label.told(3)` says for class 3, one for each image",
             )
+
+
+def as_latents(latents: Any, images: int, shape: tuple[int, int, int]) -> npt.NDArray[np.float32]:
+    """The noise that images start from, float32 [image, channel, row, column].
+
+    Raises:
+        OptionError: It is of another shape or type, or holds numbers that are not finite.
+    """
+    wanted = f"{images} x {' x '.join(map(str, shape))} in float32, unscaled, one for each image"
+    try:
+        array = np.asarray(latents)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise OptionError(
+            f"The latents are no array ({shortly(error)})", f"Give {wanted}"
+        ) from None
+    if array.dtype != np.float32 or array.shape != (images, *shape):
+        found = " x ".join(map(str, array.shape)) or "one number"
+        raise OptionError(f"The latents are {found} in {array.dtype}", f"Give {wanted}")
+    if not np.isfinite(array).all():
+        raise OptionError("The latents hold numbers that are not finite", f"Give {wanted}")
+    return np.ascontiguousarray(array)
 
 
 def as_seeds(seeds: Any, images: int) -> Sequence[int]:

@@ -19,7 +19,6 @@ from ..bundle.manifest import GraphSpec, Manifest
 from ..session import Array, Session
 from .conditioner import Conditioner, Feeder, Plain
 from .loop import Loop
-from .noise import draw_noise, draw_start
 from .request import Request
 from .sampler import Latent
 from .step_table import NotLinear, StepTable, Table, given, step_table, taken
@@ -53,6 +52,8 @@ def why_not_on_device(
 ) -> str | None:
     """Say why a device's loop cannot draw these, or None where it can."""
     rows = sum(len(request.told) for request in requests)
+    if rows > manifest.batch and any(request.pauses for request in requests):
+        return "where it is not guided its rows go into fewer calls, as the host's loop packs them"
     if rows > manifest.batch:
         return f"its {rows} rows do not fit into one call of {manifest.batch}"
     if len(requests) > 1 and _is_shared(step):
@@ -96,12 +97,11 @@ class _Lane:
 
     def start(self, shape: tuple[int, int, int]) -> Latent:
         """What its images start from, for each of its rows."""
-        request = self.request
-        return self._rows(draw_start(request.seeds, request.sampler.schedule, shape, self.rule))
+        return self._rows(self.request.start_latents(shape, self.rule))
 
-    def noise(self, draw: int, shape: tuple[int, int, int]) -> Latent:
-        """Of its images, for each of its rows."""
-        return self._rows(draw_noise(self.request.seeds, draw, shape, self.rule))
+    def noise(self, step: int, shape: tuple[int, int, int]) -> Latent:
+        """Of its images at one of its own steps, for each of its rows."""
+        return self._rows(self.request.fresh_noise(step, shape, self.rule))
 
     def _rows(self, drawn: Latent) -> Latent:
         return np.resize(drawn, (len(self.request.told), *drawn.shape[1:]))
@@ -134,7 +134,10 @@ class DeviceRun:
         self._rows = np.arange(manifest.batch) % used  # what lies in each row of a call
         self.steps = max(request.end for request in requests)
         self.latent = self._fill([lane.start(self._shape) for lane in self._lanes])
-        self.constants = self._guidance(manifest)
+        self._cfg_channels = manifest.cfg_channels
+        [prediction] = manifest.denoiser(manifest.precisions[0]).outputs
+        self._outputs = prediction.shape[1]
+        self.constants = self._guiding_rows()
 
     def feeds(self, step: int) -> dict[str, Array]:
         """The denoiser's inputs at a step, without the latent."""
@@ -152,10 +155,13 @@ class DeviceRun:
                 else _stay(self._memories)
             )
             deviations.append(lane.table.deviations[index] if moving else NO_DEVIATION)
+        scales = [
+            lane.each_row(self._scale(lane.request, lane.index(step))) for lane in self._lanes
+        ]
         if self._shared:
-            return {"move": moves[0], "deviation": deviations[0]}
+            return {"move": moves[0], "deviation": deviations[0], "scale": scales[0][:1]}
         rows = {"move": moves, "deviation": deviations}
-        return {
+        return {"scale": self._fill(scales)} | {
             name: self._fill([
                 lane.each_row(array.reshape(-1, 1, 1))
                 for lane, array in zip(self._lanes, arrays, strict=True)
@@ -177,7 +183,7 @@ class DeviceRun:
     def noise(self, step: int) -> Latent:
         """The fresh noise of a step, as ``latent``; nought in rows that take none."""
         noise: Latent = self._fill([
-            lane.noise(lane.index(step) + 1, self._shape)
+            lane.noise(lane.index(step), self._shape)
             if lane.table.stochastic and lane.moves_at(step)
             else lane.each_row(np.zeros(self._shape, dtype=np.float32))
             for lane in self._lanes
@@ -197,23 +203,22 @@ class DeviceRun:
         rows = [len(lane.request.told) for lane in self._lanes]
         return [sum(rows[:place]) for place in range(len(rows))]
 
-    def _guidance(self, manifest: Manifest) -> dict[str, Array]:
-        """Which rows guide which, and how far, on which channels."""
-        [prediction] = manifest.denoiser(manifest.precisions[0]).outputs
-        told, untold, scales = [], [], []
+    def _scale(self, request: Request, step: int) -> Array:
+        """How far guidance goes at one of a request's steps, float32 [output channel, 1, 1]."""
+        channels = request.cfg_channels or self._cfg_channels
+        scale = np.ones((self._outputs, 1, 1), dtype=np.float32)
+        scale[:channels] = request.scale(step)
+        return scale
+
+    def _guiding_rows(self) -> dict[str, Array]:
+        """Which rows guide which."""
+        told, untold = [], []
         for start, lane in zip(self._starts, self._lanes, strict=True):
             request = lane.request
             images = start + np.arange(len(request.told), dtype=np.int32) % request.images
             told.append(images)
             untold.append(images + np.int32(request.images) if request.guided else images)
-            scale = np.ones((prediction.shape[1], 1, 1), dtype=np.float32)
-            scale[: manifest.cfg_channels] = request.cfg_scale
-            scales.append(lane.each_row(scale))
-        return {
-            "rows_with": self._fill(told),
-            "rows_against": self._fill(untold),
-            "scale": scales[0][:1] if self._shared else self._fill(scales),
-        }
+        return {"rows_with": self._fill(told), "rows_against": self._fill(untold)}
 
     def _fill(self, parts: Sequence[Array]) -> Any:
         """Rows of a whole call, those that nobody looks at too."""

@@ -2,13 +2,39 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from ..bundle.manifest import Manifest
+from .cfg_schedule import CONSTANT, CfgSchedule
+from .interval import Interval
 from .sampler import Latent, Prediction
+from .schedule import Training, Visits
+
+if TYPE_CHECKING:
+    from .settings import Settings
 
 
-def guide(output: Latent, manifest: Manifest, cfg_scale: float) -> Prediction:
+def scales_of(settings: Settings, visits: Visits, training: Training) -> tuple[float, ...] | None:
+    """The guidance scale of each step, 1 where it is not guided; None where all are alike.
+
+    Raises:
+        OptionError: No step of the run lies in the guidance interval.
+    """
+    if not settings.guided or not settings.guidance_varies:
+        return None
+    schedule = CfgSchedule.parse(settings.cfg_schedule or CONSTANT)
+    scales = schedule.scales(settings.cfg_scale, visits, training)
+    if settings.cfg_interval is not None:
+        inside = Interval.parse(settings.cfg_interval).holds(visits, training)
+        scales = np.where(inside, scales, 1.0)
+    return tuple(map(float, scales))
+
+
+def guide(
+    output: Latent, manifest: Manifest, cfg_scale: float, channels: int | None = None
+) -> Prediction:
     """What a denoiser says of images, of its rows.
 
     Args:
@@ -16,10 +42,11 @@ def guide(output: Latent, manifest: Manifest, cfg_scale: float) -> Prediction:
             the same images once more, untold.
         manifest: Says which channels are guided, and whether half of them are a variance.
         cfg_scale: 1 is no guidance.
+        channels: How many leading channels are guided, where not as the manifest says.
     """
     if cfg_scale != 1.0:
         told, untold = np.split(output, 2)
-        channels = manifest.cfg_channels
+        channels = manifest.cfg_channels if channels is None else channels
         output = told.copy()
         output[:, :channels] = untold[:, :channels] + cfg_scale * (
             told[:, :channels] - untold[:, :channels]

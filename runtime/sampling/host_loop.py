@@ -15,7 +15,6 @@ from ..session import Array, Session
 from .conditioner import Conditioner, Feeder, Plain
 from .guidance import guide
 from .loop import OnStep
-from .noise import draw_noise, draw_start
 from .request import Request
 from .sampler import ChoosesCalls, Latent, Memory, Prediction
 from .step_table import NotLinear, step_table
@@ -87,12 +86,9 @@ class Way:
         self, request: Request, manifest: Manifest, feeder: Feeder, asks: Sequence[bool]
     ) -> None:
         self.request, self._manifest, self._feeder, self._asks = request, manifest, feeder, asks
-        self._told = request.told
         self._memory: Memory = ()
         self._index = 0
-        self.latent = draw_start(
-            request.seeds, request.sampler.schedule, manifest.latent_shape, manifest.noise
-        )
+        self.latent = request.start_latents(manifest.latent_shape, manifest.noise)
 
     @property
     def asks(self) -> bool:
@@ -101,14 +97,16 @@ class Way:
 
     @property
     def rows(self) -> int:
-        """Of a call."""
-        return len(self._told)
+        """Of its next step's call."""
+        return len(self.request.told_at(self._index))
 
     def feeds(self) -> dict[str, Array]:
         """What the next step feeds the denoiser, by name, [row, ...]."""
         timestep = float(self.request.sampler.schedule.timesteps[self._index])
-        latent = np.concatenate([self.latent, self.latent]) if self.request.guided else self.latent
-        return {LATENT: latent, **self._feeder.rows([timestep] * self.rows, self._told)}
+        told = self.request.told_at(self._index)
+        guided = len(told) > len(self.latent)
+        latent = np.concatenate([self.latent, self.latent]) if guided else self.latent
+        return {LATENT: latent, **self._feeder.rows([timestep] * len(told), told)}
 
     def take(self, output: Latent | None) -> None:
         """Take the next step with what the denoiser said of the rows, where it was asked.
@@ -121,7 +119,7 @@ class Way:
             prediction = (
                 self._nothing_said()
                 if output is None
-                else guide(output, self._manifest, request.cfg_scale)
+                else guide(output, self._manifest, request.scale(self._index), request.cfg_channels)
             )
             self.latent, self._memory = request.sampler.step(
                 self._index, self.latent, prediction, self._noise(), self._memory
@@ -134,8 +132,8 @@ class Way:
         request = self.request
         if not request.sampler.stochastic:
             return None
-        shape, rule = self._manifest.latent_shape, self._manifest.noise
-        return draw_noise(request.seeds, self._index + 1, shape, rule)
+        manifest = self._manifest
+        return request.fresh_noise(self._index, manifest.latent_shape, manifest.noise)
 
     def _nothing_said(self) -> Prediction:
         nothing = np.zeros_like(self.latent)

@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from ... import OptionError
 from .condition import Condition
-from .sampler import Sampler
+from .noise import START, TORCH, draw_noise
+from .sampler import Latent, Sampler
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,12 @@ class Request:
         cfg_scale: Guidance scale; 1 is no guidance, and costs half.
         untold: What the unguided branch is told, or None where the model cannot be guided.
         start: The step of the loop that it joins at.
+        scales: The guidance scale of each step, 1 where the unguided branch is not asked; None for
+            ``cfg_scale`` at all of them.
+        cfg_channels: How many leading channels are guided; None for as many as the manifest says.
+        noise: The rule that its noise is drawn by; None for the bundle's.
+        latents: The noise that its images start from, float32 [image, channel, row, column]; None
+            for that of their seeds.
     """
 
     seeds: Sequence[int]
@@ -33,6 +42,10 @@ class Request:
     cfg_scale: float = 1.0
     untold: Condition | None = None
     start: int = 0
+    scales: tuple[float, ...] | None = None
+    cfg_channels: int | None = None
+    noise: str | None = None
+    latents: Latent | None = None
 
     def __post_init__(self) -> None:
         if self.guided and self.untold is None:
@@ -47,6 +60,27 @@ class Request:
         return self.cfg_scale != 1.0
 
     @property
+    def pauses(self) -> bool:
+        """Whether some of its steps are guided and some are not."""
+        return self.guided and self.scales is not None and 1.0 in self.scales
+
+    def scale(self, step: int) -> float:
+        """The guidance scale of one of its steps."""
+        return self.cfg_scale if self.scales is None else self.scales[step]
+
+    def start_latents(self, shape: tuple[int, int, int], rule: str) -> Latent:
+        """What its images start from, by the bundle's rule where it has none of its own."""
+        drawn = self.latents
+        if drawn is None:
+            drawn = draw_noise(self.seeds, START, shape, self.noise or rule)
+        return drawn * np.float32(self.sampler.schedule.start)
+
+    def fresh_noise(self, step: int, shape: tuple[int, int, int], rule: str) -> Latent:
+        """What one of its steps adds, which PyTorch's generator draws after all before."""
+        draws_before = 0 if self.noise == TORCH and self.latents is not None else 1
+        return draw_noise(self.seeds, step + draws_before, shape, self.noise or rule)
+
+    @property
     def images(self) -> int:
         return len(self.seeds)
 
@@ -58,6 +92,10 @@ class Request:
     def end(self) -> int:
         """The step of the loop before which its images are whole."""
         return self.start + self.steps
+
+    def told_at(self, step: int) -> list[Condition]:
+        """What each row is told at one of its steps: the untold half where it is guided alone."""
+        return self.told if self.scale(step) != 1.0 else list(self.conditions)
 
     @property
     def told(self) -> list[Condition]:

@@ -19,7 +19,7 @@ FEW = ("--steps", 2, "--rounds", 1, "--threads", 1)
 ALONE = (*FEW, "--backend", "onnxruntime")
 ROW = {
     "name", "bundle", "checkpoint", "backend", "device", "precision", "threads", "batch", "calls",
-    "images_together", "ms_per_call_median", "ms_per_call_p10", "ms_per_call_p90",
+    "cfg_interval", "images_together", "ms_per_call_median", "ms_per_call_p10", "ms_per_call_p90",
     "ms_per_step_median", "ms_per_step_p10", "ms_per_step_p90", "ms_per_image_median",
     "ms_per_image_p10", "ms_per_image_p90", "images_per_second", "conditioner_ms_median",
     "loop_ms_median", "decoder_ms_median", "loop_overhead_share", "load_seconds",
@@ -49,7 +49,8 @@ def test_a_table_figures_and_a_plot_come_of_it(tiny_bundle: Path, tmp_path: Path
         assert row["name"] in done.output
         absent = {name for name, value in row.items() if value is None}
         assert absent == {
-            "checkpoint", "decoder_ms_median", "device_memory_bytes", "speedup_over_torch",
+            "cfg_interval", "checkpoint", "decoder_ms_median", "device_memory_bytes",
+            "speedup_over_torch",
         }  # fmt: skip
         assert all(row[name] > 0 for name in ROW - TEXTS - absent)
     assert figures["matmul_flops_per_second"]
@@ -110,6 +111,7 @@ def test_options_repeat_and_take_lists(tiny_bundle: Path, tmp_path: Path) -> Non
         (["--plot", "plot.bmp"], "End the name with one of: .png, .svg, .pdf"),
         (["--steps", "1001"], "1 to 1000"),
         (["--calls", "11"], "11 calls were asked for in 10 steps"),
+        (["--cfg-interval", "0.2:0.7"], "holds no step of the run, which visits 0 to 900"),
     ],
 )
 def test_what_is_not_to_be_had_is_refused_in_one_line(
@@ -186,3 +188,15 @@ def test_without_a_compiler_pytorch_runs_eagerly(tiny_bundle: Path, tmp_path: Pa
         "fp32, torch compile", "bf16, torch compile",
     ]  # fmt: skip
     assert "No working C++ compiler" in figures["not_measured"][0]
+
+
+def test_a_guidance_interval_has_a_row_beside_that_of_all_steps(toy: Path, tmp_path: Path) -> None:
+    done = run("bench", toy, *ALONE, "--cfg-interval", "0:0", "--json", tmp_path / "figures.json")
+
+    assert done.exit_code == 0, done.output
+    rows = json.loads((tmp_path / "figures.json").read_text())["rows"]
+    assert [(row["cfg_interval"], row["images_together"]) for row in rows] == [
+        (None, 1),
+        ("0:0", 2),
+    ]
+    assert rows[1]["name"] == "fp32, onnxruntime, guided 0:0"

@@ -121,3 +121,44 @@ def test_that_no_forecast_was_fitted_is_said_before_anything_is_drawn(
 
     assert done.exit_code != 0
     assert "note: no forecast was fitted for ddim, 5 steps" in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--cfg-interval", "0:600", "cfg_interval 0.0:600.0"),
+        ("--cfg-interval", "sigma:0:5", "cfg_interval sigma:0.0:5.0"),
+        ("--cfg-schedule", "power-cosine", "cfg_schedule power-cosine:4.0"),
+        ("--cfg-channels", "all", "cfg_channels all"),
+    ],
+)
+def test_a_folder_of_other_guidance_is_refused_by_its_name(
+    toy: Path, option: str, value: str, said: str
+) -> None:
+    out = toy.parent / "out"
+    assert run("generate", toy, "--out", out, *FEW, option, value).exit_code == 0
+    [picture] = out.glob("0*.png")
+    name = option[2:].replace("-", "_")
+    assert f"{name} {read_parameters(picture)[name]}" == said
+
+    assert name in refused("generate", toy, "--out", out, *FEW)
+    again = run("generate", toy, "--out", out, *FEW, option, value)
+    assert "0 drawn, 1 kept" in again.output
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--cfg-interval", "0.2:0.7"), "holds no step of the run"),
+        (("--cfg-channels", "5"), "a latent has 1"),
+        (("--shift", "3"), "is for a flow"),
+        (("--cfg-scale", "1", "--cfg-schedule", "linear"), "is no guidance"),
+        (("--noise", "numpy"), "The noise is"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_a_folder_is_made(
+    toy: Path, options: tuple[str, ...], said: str
+) -> None:
+    out = toy.parent / "out"
+    assert said in refused("generate", toy, "--out", out, *FEW, *options)
+    assert not out.exists()

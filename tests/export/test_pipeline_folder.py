@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,7 @@ LEAST_SIGNAL = 2.0**-24  # of DPM-Solver and Euler, where none is left
 STEPS = 19  # no divisor of the timesteps in training
 MANY = ("euler", "no signal at the last", "linspace")  # visits less signal than at the last
 FEW = Settings(8, cfg_scale=1.0)
+FLOW_OF_SIZE = partial(FlowMatchEulerDiscreteScheduler, use_dynamic_shifting=True)
 
 
 def pipeline(folder: Path, scheduler: Any, **changes: Any) -> Path:
@@ -214,6 +216,26 @@ def test_every_latent_on_the_way_is_that_of_a_flows_own_scheduler(
         assert relative_l2(one, other) <= 1e-5
 
 
+@pytest.mark.parametrize("kind", ["exponential", "linear"])
+@pytest.mark.parametrize("patch", [1, 2])
+def test_a_dynamic_shift_goes_by_the_images_tokens(tmp_path: Path, kind: str, patch: int) -> None:
+    sizes = {"base_image_seq_len": 9, "max_image_seq_len": 100, "max_shift": 2.0}
+    scheduler = FLOW_OF_SIZE(time_shift_type=kind, **sizes)
+    toy = toy_manifest()
+    toy = dataclasses.replace(
+        toy, model=dataclasses.replace(toy.model, config={"patch_size": patch})
+    )
+
+    manifest, notes = with_pipeline(str(pipeline(tmp_path, scheduler)), toy)
+    ours = sampler_for(manifest, Settings(STEPS)).schedule
+
+    slope = (2.0 - 0.5) / (100 - 9)  # Flux's calculate_shift
+    scheduler.set_timesteps(STEPS, mu=(8 // patch) ** 2 * slope + 0.5 - slope * 9)
+    assert notes == ()
+    np.testing.assert_allclose(scheduler.timesteps, ours.timesteps, rtol=1e-6)
+    np.testing.assert_allclose(scheduler.sigmas, ours.grid, rtol=1e-6)
+
+
 @pytest.mark.parametrize(("clip", "linear"), [(False, True), (True, False)])
 def test_a_clipped_run_is_the_hosts(tmp_path: Path, clip: bool, linear: bool) -> None:
     folder = pipeline(tmp_path, DDIMScheduler(clip_sample=clip))
@@ -291,7 +313,10 @@ def test_the_manifest_keeps_what_a_flows_scheduler_says(tmp_path: Path) -> None:
         (EulerDiscreteScheduler, {"sigma_max": 10.0}, "has sigma_max 10.0, and only None"),
         (FlowMatchEulerDiscreteScheduler, {"shift": 0}, "has shift 0, not a number above 0"),
         (FlowMatchEulerDiscreteScheduler, {"shift_terminal": 0.1}, "has shift_terminal 0.1"),
-        (FlowMatchEulerDiscreteScheduler, {"use_dynamic_shifting": True}, "has use_dynamic_shift"),
+        (FlowMatchEulerDiscreteScheduler, {"use_dynamic_shifting": "yes"}, "has use_dynamic_shift"),
+        (FLOW_OF_SIZE, {"time_shift_type": "cosine"}, "has time_shift_type 'cosine', not exp"),
+        (FLOW_OF_SIZE, {"max_image_seq_len": 256}, "has image_seq_len from 256 to 256"),
+        (FLOW_OF_SIZE, {"max_shift": None}, "has max_shift None, not a number above 0"),
         (FlowMatchEulerDiscreteScheduler, {"num_train_timesteps": 1.5}, "has 1.5 timesteps"),
         (DPMSolverMultistepScheduler, {"solver_order": 3}, "has solver_order 3, and only 2"),
         (DPMSolverMultistepScheduler, {"use_karras_sigmas": True}, "has use_karras_sigmas True"),
@@ -317,7 +342,8 @@ def test_what_is_not_honoured_is_refused_by_name_and_value(
         with_pipeline(str(folder), toy_manifest())
 
     assert found in one_line(told.value)
-    other = "FlowMatchEuler" if make is FlowMatchEulerDiscreteScheduler else "DDIM"
+    flows = (FlowMatchEulerDiscreteScheduler, FLOW_OF_SIZE)
+    other = "FlowMatchEuler" if make in flows else "DDIM"
     assert f"put a {other}" in told.value.remedy
 
 

@@ -22,7 +22,7 @@ from pitstop.runtime.sampling.guidance import guide
 from pitstop.runtime.sampling.noise import draw_noise
 from pitstop.runtime.sampling.request import Request
 from pitstop.runtime.sampling.sampler import Latent, Sampler
-from pitstop.runtime.sampling.samplers import make_sampler
+from pitstop.runtime.sampling.samplers import FLOW_SAMPLERS, make_sampler
 from pitstop.runtime.sampling.samplers.ddpm import Ddpm
 from pitstop.runtime.sampling.schedule.betas import Betas
 from pitstop.runtime.sampling.schedule.flow import LinearFlow
@@ -43,6 +43,7 @@ RULES: dict[str, tuple[str, float]] = {
     "unipc_3": ("unipc_3", 0.0),
     "euler": ("euler", 0.0),
     "heun": ("heun", 0.0),
+    "euler_maruyama": ("euler_maruyama", 0.0),
 }
 
 
@@ -137,7 +138,7 @@ def both_ways(
 @pytest.mark.parametrize("rule", RULES)
 def test_a_step_is_the_samplers(rule: str, cfg_scale: float) -> None:
     name, eta = RULES[rule]
-    manifest = manifest_for(flow=name in {"euler", "heun"})
+    manifest = manifest_for(flow=name in FLOW_SAMPLERS)
     sampler = make_sampler(name, manifest.schedule, 7, eta=eta)
 
     for found, wanted in both_ways(sampler, manifest, cfg_scale, SEEDS):
@@ -157,7 +158,7 @@ def test_a_learned_variance_sizes_the_noise(rule: str) -> None:
 @pytest.mark.parametrize("rule", RULES)
 def test_a_step_that_is_forecast_is_the_samplers(rule: str, learn_sigma: bool) -> None:
     name, eta = RULES[rule]
-    manifest = manifest_for(flow=name in {"euler", "heun"}, learn_sigma=learn_sigma)
+    manifest = manifest_for(flow=name in FLOW_SAMPLERS, learn_sigma=learn_sigma)
     sampler = make_sampler(name, manifest.schedule, 9, eta=eta)
 
     pairs = both_ways(Forecasting(sampler, taylor_plan(9, 4)), manifest, 4.0, SEEDS)

@@ -21,11 +21,13 @@ from ..sampler import Latent
 from ..schedule import Visits
 from .inverse_normal import inverse_normal
 from .philox import halves, philox
+from .torch_normal import torch_normal
 
 START = 0  # the draw that a run starts from; step k takes draw k + 1
 PORTABLE = "philox4x32-as241"
 NUMPY = "numpy-philox-ziggurat"  # of bundles before schema version 4
-RULES = (PORTABLE, NUMPY)
+RULES = (PORTABLE, NUMPY)  # of bundles
+TORCH = "torch"  # of a run that asks for it
 
 
 def draw_noise(
@@ -38,12 +40,13 @@ def draw_noise(
         draw: `START` for the noise that a run starts from, ``index + 1`` for that of a step.
         shape: Channel, row and column of a latent.
         rule: One of `RULES`: `PORTABLE` gives the same bits everywhere; `NUMPY` is its
-            ``Generator``'s, whose tails are as its C library rounds them.
+            ``Generator``'s, whose tails are as its C library rounds them. Or `TORCH`: the draws
+            of a CPU generator of the seed, one after the other.
 
     Returns:
         float32 [len(seeds), channel, row, column].
     """
-    draw_one = _by_numpy if rule == NUMPY else _portable
+    draw_one = {NUMPY: _by_numpy, TORCH: _by_torch}.get(rule, _portable)
     return np.stack([draw_one(seed, draw, shape) for seed in seeds])
 
 
@@ -62,6 +65,10 @@ def _portable(seed: int, draw: int, shape: tuple[int, int, int]) -> Latent:
     words = philox(counter, (key_low, key_high)).ravel()[:size]
     normal = inverse_normal((words.astype(np.float64) + 0.5) / 2.0**32)
     return normal.astype(np.float32).reshape(shape)
+
+
+def _by_torch(seed: int, draw: int, shape: tuple[int, int, int]) -> Latent:
+    return torch_normal(seed, draw, math.prod(shape)).reshape(shape)
 
 
 def _by_numpy(seed: int, draw: int, shape: tuple[int, int, int]) -> Latent:

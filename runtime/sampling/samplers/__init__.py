@@ -15,12 +15,14 @@ from ..schedule import FlowSchedule, Schedule
 from ..schedule.betas import Betas
 from ..schedule.flow import LinearFlow
 from ..schedule.scheduler import AUTO, NONE, Scheduler
+from ..schedule.shift import DynamicShift, read_shift
 from ..schedule.spacing import LEADING, LINSPACE, OFFICIAL, Spacing
 from .ddim import Ddim
 from .ddpm import Ddpm
 from .dpmpp_2m import Dpmpp2m
 from .dpmpp_2m_sde import Dpmpp2mSde
 from .euler import Euler
+from .euler_maruyama import LAST, EulerMaruyama
 from .heun import Heun
 from .unipc import UniPc
 
@@ -81,6 +83,10 @@ FLOW_SAMPLERS: dict[
 ] = {
     "euler": (Euler, LinearFlow.visit),
     "heun": (Heun, LinearFlow.visit_twice),
+    "euler_maruyama": (
+        EulerMaruyama,
+        lambda flow, steps: dataclasses.replace(flow, least=LAST).visit(steps),
+    ),
 }
 
 
@@ -105,6 +111,36 @@ def _spacing(asked: str, scheduler: Scheduler, named: Named) -> str:
     return next(one for one in (asked, scheduler.spacing, named.spacing) if one != AUTO)
 
 
+def training_for(manifest: Manifest, settings: Settings) -> Betas | LinearFlow:
+    """What the model was trained on, a flow's times shifted as ``settings`` says.
+
+    Raises:
+        OptionError: A shift is asked for where there are no times, or none is known for the size.
+    """
+    if settings.shift is None:
+        return manifest.schedule
+    if not isinstance(manifest.schedule, LinearFlow):
+        raise OptionError(
+            f"The shift {settings.shift} is for a flow, and this model has timesteps",
+            "Leave it out",
+        )
+    shift = read_shift(settings.shift)
+    if isinstance(shift, DynamicShift):
+        shift = shift.of(tokens_of(manifest))
+    return dataclasses.replace(manifest.schedule, shift=shift)
+
+
+def tokens_of(manifest: Manifest) -> int:
+    """Of an image, as diffusers counts its sequence."""
+    patch, (_, rows, columns) = manifest.model.config.get("patch_size"), manifest.latent_shape
+    if type(patch) is not int or patch < 1:
+        raise OptionError(
+            "The bundle's model does not say how many tokens an image has",
+            "Give the shift as a number",
+        )
+    return (rows // patch) * (columns // patch)
+
+
 def sampler_for(manifest: Manifest, settings: Settings) -> Sampler:
     """The rule that ``settings`` names, on the timesteps of a bundle's model.
 
@@ -114,7 +150,7 @@ def sampler_for(manifest: Manifest, settings: Settings) -> Sampler:
     settings = settled(manifest, settings)
     return make_sampler(
         settings.sampler,
-        manifest.schedule,
+        training_for(manifest, settings),
         settings.steps,
         eta=settings.eta,
         predicts=manifest.prediction_type,

@@ -131,7 +131,7 @@ def test_a_group_is_what_fits_into_a_guided_call(batch: int, null_class: bool, i
 
     time_run(opened, 2, clock)
 
-    assert opened.images == images
+    assert opened.images_of(5) == images
     assert (opened.settings.cfg_scale == 1.0) is not null_class
 
 
@@ -183,3 +183,17 @@ def test_where_the_latents_stay_on_the_device_a_call_is_a_step(tmp_path: Path) -
     row = make_row("toy", contender, opened, [turn])
     assert row.call == row.step
     assert row.loop_overhead is None
+
+
+def test_the_saving_of_a_guidance_interval_is_in_the_loops_calls() -> None:
+    clock = Clock()
+    everywhere, inside = (
+        Ready(toy_manifest(batch=4), "fp32", SlowSession(clock, [10.0] * 100), cfg_interval=one)
+        for one in (None, "0:400")
+    )
+
+    whole, saved = (time_run(one, 10, clock) for one in (everywhere, inside))
+
+    assert (everywhere.images_of(10), inside.images_of(10)) == (2, 4)
+    assert sum(len(step.calls) for step in whole.steps) == 10  # of two images
+    assert sum(len(step.calls) for step in saved.steps) == 15  # of four

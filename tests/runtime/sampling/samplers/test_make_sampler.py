@@ -209,7 +209,7 @@ def test_epsilon_of_noise_alone_is_told(name: str) -> None:
 @pytest.mark.parametrize(
     ("training", "name", "predicts", "fitting"),
     [
-        (LinearFlow(1), "ddim", "a velocity", "euler, heun"),
+        (LinearFlow(1), "ddim", "a velocity", "euler, heun, euler_maruyama"),
         (BETAS, "heun", "the noise", "ddpm, ddim, dpmpp_2m, dpmpp_2m_sde, unipc, unipc_3, euler"),
     ],
 )

@@ -1,0 +1,104 @@
+"""A guidance interval: the part of a run in which it is guided, in the model's time or in sigma."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from ... import OptionError
+from ..said import shortly
+from .schedule import FlowSchedule, Schedule, Table, Training, Visits
+
+SIGMA = "sigma"
+EXAMPLES = f"Give LOW:HIGH in the model's own time, such as 0:0.7, or {SIGMA}:0.28:5.42"
+ROUNDING = 1e-9  # of the model's whole time: an end that a time meets but for rounding
+
+
+@dataclass(frozen=True)
+class Interval:
+    """From where to where a run is guided.
+
+    In the model's own time, as the denoiser is fed it, both ends are inside, as REPA has them;
+    LightningDiT's ``cfg_interval_start`` is the low end. In sigma, the noise over the signal, the
+    low end is outside and the high end inside (Kynkäänniemi et al., 2024, section 3).
+
+    Attributes:
+        low: Where it begins.
+        high: Where it ends, at least ``low``.
+        in_sigma: Whether both are sigmas.
+    """
+
+    low: float
+    high: float
+    in_sigma: bool = False
+
+    @classmethod
+    def parse(cls, text: object) -> Interval:
+        """Read ``LOW:HIGH`` or ``sigma:LOW:HIGH``.
+
+        Raises:
+            OptionError: It is something else.
+        """
+        parts = text.split(":") if isinstance(text, str) else []
+        in_sigma = len(parts) == 3 and parts[0] == SIGMA
+        ends = parts[1:] if in_sigma else parts
+        if len(ends) != 2 or not all(map(_is_number, ends)):
+            raise OptionError(f"The guidance interval is {shortly(text)}", EXAMPLES)
+        interval = cls(float(ends[0]), float(ends[1]), in_sigma)
+        if not 0 <= interval.low <= interval.high:
+            raise OptionError(f"The guidance interval {text} is not from low to high", EXAMPLES)
+        return interval
+
+    def __str__(self) -> str:
+        return f"{SIGMA}:" * self.in_sigma + f"{self.low!r}:{self.high!r}"
+
+    def holds(self, visits: Visits, training: Training) -> list[bool]:
+        """Of each step of a run, whether it is guided.
+
+        Raises:
+            OptionError: None is.
+        """
+        times = beginnings(visits)
+        if self.in_sigma:
+            sigmas = _sigmas(visits, training)
+            inside = (sigmas > self.low * (1 + ROUNDING)) & (sigmas <= self.high * (1 + ROUNDING))
+        else:
+            slack = ROUNDING * training.last_timestep
+            inside = (times >= self.low - slack) & (times <= self.high + slack)
+        if not inside.any():
+            where = _sigmas(visits, training) if self.in_sigma else times
+            raise OptionError(
+                f"The guidance interval {self} holds no step of the run, which visits "
+                f"{where.min():g} to {where.max():g}",
+                EXAMPLES,
+            )
+        return [bool(step) for step in inside]
+
+
+def beginnings(visits: Visits) -> Table:
+    """The time that decides for each step: a rule that calls twice in an interval decides once."""
+    times = np.asarray(visits.timesteps, dtype=np.float64)
+    if isinstance(visits, FlowSchedule) and len(visits.grid) - 1 < visits.steps:
+        return times[np.arange(visits.steps) // 2 * 2]
+    return times
+
+
+def _sigmas(visits: Visits, training: Training) -> Table:
+    """The noise over the signal where each step begins."""
+    if isinstance(visits, Schedule):
+        signal, noise = np.sqrt(visits.alpha_bar), np.sqrt(1 - visits.alpha_bar)
+    else:
+        noise = training.noise_level(beginnings(visits))
+        signal = 1 - noise
+    with np.errstate(divide="ignore"):  # where no signal is left it is infinite
+        sigmas: Table = noise / signal
+    return sigmas
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
