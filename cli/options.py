@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from .. import OptionError
 
 if TYPE_CHECKING:
     from ..models.format import Hints
@@ -72,6 +75,23 @@ def split_names(
     lists = [given] if isinstance(given, str) else given or ()
     names = (name.strip() for one in lists for name in one.split(","))
     return tuple(dict.fromkeys(names))
+
+
+def parse_image_size(
+    ctx: click.Context, option: click.Parameter, given: str | None
+) -> tuple[int, int] | None:
+    """``256`` and ``256x512`` as rows and columns of pixels."""
+    from ..runtime.said import shortly
+
+    if given is None:
+        return None
+    sides = given.lower().split("x")
+    if len(sides) > 2 or not all(re.fullmatch(r"-?[0-9]{1,20}", side) for side in sides):
+        raise OptionError(
+            f"The image size is {shortly(given)}",
+            "Say HEIGHTxWIDTH in pixels, such as 256x512, or one number for a square",
+        )
+    return int(sides[0]), int(sides[-1])
 
 
 @as_value(

@@ -29,7 +29,7 @@ from .parity import FP32_TOLERANCE, Parity, check_parity
 from .pipeline_folder import SAID_NOTHING, with_pipeline
 from .step_graph import step_graph
 from .target import check_precisions, find_target
-from .trace import Hints, TorchSession, load_source, manifest_for, trace
+from .trace import Hints, ImageSize, TorchSession, load_source, manifest_for, trace
 from .vae.add import ONE_TILE, DecoderParity, DecoderShape, add_decoders, manifest_with
 from .vae.trace import Vae, read_vae
 
@@ -73,7 +73,7 @@ def export_bundle(
     out: Path,
     *,
     batch: int = 2,
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     seed: int = 0,
     target: str = "portable",
     left_out: Sequence[str] = (),
@@ -91,7 +91,8 @@ def export_bundle(
         source: A checkpoint's path or a preset's name.
         out: The bundle's folder; a bundle that is there already is replaced.
         batch: Rows of one denoiser call, from 1 to 256; guidance takes two for an image.
-        image_size: Side of the image in pixels, where it is not the config's.
+        image_size: Of the image in pixels, where it is not the config's: rows and columns, or the
+            side of a square.
         seed: For the weights of a preset that was never trained.
         target: What the graphs are made for, a name in `export.target.TARGETS`.
         left_out: Names of passes, or ``split``, that are not to run.
