@@ -14,9 +14,11 @@ from .backend import SessionOptions
 from .backends import AUTO as AUTO_BACKEND
 from .backends import Choice
 from .bundle.folder import Bundle, open_bundle
-from .bundle.forecasts import Chosen, choose_plan, read_forecasts
+from .bundle.forecasts import Chosen, choose_plan, read_forecasts, taylor_for_a_part
 from .bundle.manifest import LATENT, Manifest
 from .decoder import Decode, TiledDecoder
+from .encoder import Encode
+from .init_picture import init_of, refuse_alone
 from .opened import OpenedBundle, open_denoiser
 from .sampling.asked import as_labels, as_seeds, check_conditions
 from .sampling.condition import Condition, unstack
@@ -24,6 +26,7 @@ from .sampling.conditioner import Conditioner, Plain
 from .sampling.forecast.fitted import Forecast
 from .sampling.forecast.forecasting import Forecasting
 from .sampling.host_loop import HostLoop, run_rows
+from .sampling.init import Init
 from .sampling.loop import Loop
 from .sampling.request import Request
 from .sampling.sampler import Latent, Sampler
@@ -33,6 +36,8 @@ from .session import Array, Closing, Session
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from .init_picture import Picture
 
 OnStep = Callable[[int], None]
 """Called after each step with the number of images that it moved."""
@@ -96,6 +101,7 @@ class Pipeline(Closing):
         conditioner: Conditioner | None = None,
         loop: Loop | None = None,
         decode: Decode | None = None,
+        encode: Encode | None = None,
         chosen: Choice | None = None,
         bundle: Bundle | None = None,
     ) -> None:
@@ -108,6 +114,7 @@ class Pipeline(Closing):
             conditioner: Makes what it is fed beside the latent, where the graph was split.
             loop: From noise to latents; by default the host's.
             decode: From latents to pixels, where there is a decoder.
+            encode: From pixels to latents, where there is an encoder.
             chosen: The backend, and why it was taken.
             bundle: Whose forecasts are drawn by, where fewer calls than steps are asked for.
         """
@@ -116,11 +123,11 @@ class Pipeline(Closing):
         self.precision = precision
         self.conditioner = conditioner
         self.loop: Loop = loop or HostLoop(manifest, session, conditioner)
-        self.decode = decode
+        self.decode, self.encode = decode, encode
         self.chosen = chosen
         self._bundle = bundle
         self._forecasts: list[Forecast] | None = None  # read when they are asked for
-        self._samplers: dict[Settings, Sampler] = {}
+        self._samplers: dict[tuple[Settings, float], Sampler] = {}
 
     def __repr__(self) -> str:
         on = f"{self.manifest.model.name}, {self.precision}, {self.session.device}"
@@ -173,6 +180,7 @@ class Pipeline(Closing):
             conditioner=opened.conditioner,
             loop=opened.loop,
             decode=opened.decode,
+            encode=opened.encode,
             chosen=opened.chosen,
             bundle=opened.bundle,
         )
@@ -188,6 +196,9 @@ class Pipeline(Closing):
         eta: float = Settings.eta,
         spacing: str = Settings.spacing,
         calls: int | None = None,
+        init: Init | Picture | None = None,
+        strength: float | None = None,
+        mask: Picture | None = None,
         on_step: OnStep | None = None,
     ) -> Samples:
         """Draw one image for each label.
@@ -202,6 +213,11 @@ class Pipeline(Closing):
             eta: DDIM's share of fresh noise, in [0, 1].
             spacing: ``leading``, ``linspace``, ``trailing`` or ``official``.
             calls: Steps that call the denoiser; the others are forecast. None for all.
+            init: A picture that all images begin with: its file, or Pillow's. What `begin_with`
+                made of one serves too.
+            strength: The share of the steps that it is drawn through, in (0, 1]; by default 0.8,
+                and 1 with a mask.
+            mask: White where the picture is drawn anew, black where it is kept.
             on_step: Told of every step.
 
         Raises:
@@ -211,8 +227,25 @@ class Pipeline(Closing):
         settings = Settings(steps, sampler, cfg_scale, eta, spacing, calls)
         label = self.manifest.label
         told = [label.told(label.index(one)) for one in as_labels(labels)]
-        latents = self.draw(told, range(len(told)) if seeds is None else seeds, settings, on_step)
+        if not isinstance(init, Init):
+            init = self.begin_with(init, strength, mask)
+        seeds = range(len(told)) if seeds is None else seeds
+        latents = self.draw(told, seeds, settings, on_step, init=init)
         return Samples(latents, self.manifest.latent_space, self.decode)
+
+    def begin_with(
+        self, picture: Picture | None, strength: float | None = None, mask: Picture | None = None
+    ) -> Init | None:
+        """What runs begin with, of a picture; None where there is none.
+
+        Raises:
+            OptionError: Picture, mask or strength is none that a run can begin with.
+            BundleError: The bundle has no encoder for it.
+        """
+        if picture is None:
+            refuse_alone(strength, mask)
+            return None
+        return init_of(self.manifest, self.encode, picture, strength, mask)
 
     def draw(
         self,
@@ -220,10 +253,12 @@ class Pipeline(Closing):
         seeds: Sequence[int],
         settings: Settings,
         on_step: OnStep | None = None,
+        *,
+        init: Init | None = None,
     ) -> Latent:
         """Draw one image for each condition: float32 [image, channel, row, column]."""
         parts = []
-        for request in self.requests(conditions, seeds, settings):
+        for request in self.requests(conditions, seeds, settings, init):
             parts += self.loop.draw([request], _telling(on_step, request.images))
         return np.concatenate(parts)
 
@@ -253,7 +288,11 @@ class Pipeline(Closing):
         return np.stack(walked)
 
     def requests(
-        self, conditions: Sequence[Condition], seeds: Sequence[int], settings: Settings
+        self,
+        conditions: Sequence[Condition],
+        seeds: Sequence[int],
+        settings: Settings,
+        init: Init | None = None,
     ) -> list[Request]:
         """What is asked of the loop, one after the other.
 
@@ -262,7 +301,7 @@ class Pipeline(Closing):
         """
         check_conditions(conditions)
         seeds = as_seeds(seeds, len(conditions))
-        sampler = self.sampler(settings)
+        sampler = self.sampler(settings, init)
         return [
             Request(
                 seeds[group],
@@ -270,6 +309,7 @@ class Pipeline(Closing):
                 sampler,
                 settings.cfg_scale,
                 self.manifest.untold if settings.guided else None,
+                init=init,
             )
             for group in self.groups(len(seeds), settings)
         ]
@@ -280,15 +320,17 @@ class Pipeline(Closing):
         size = max(1, self.manifest.batch // rows)
         return [slice(start, min(start + size, images)) for start in range(0, images, size)]
 
-    def sampler(self, settings: Settings) -> Sampler:
+    def sampler(self, settings: Settings, init: Init | None = None) -> Sampler:
         """The rule that ``settings`` names, on this model's schedule; the same each time."""
-        chosen = self.forecast(settings)
-        rule = sampler_for(self.manifest, settings)
+        chosen = self.forecast(settings, init)
+        strength = 1.0 if init is None else init.strength
+        rule = sampler_for(self.manifest, settings, strength)
         if chosen is None:
             return rule
-        return self._samplers.setdefault(self.settle(settings), Forecasting(rule, chosen.plan))
+        key = self.settle(settings), strength
+        return self._samplers.setdefault(key, Forecasting(rule, chosen.plan))
 
-    def forecast(self, settings: Settings) -> Chosen | None:
+    def forecast(self, settings: Settings, init: Init | None = None) -> Chosen | None:
         """What stands in where the denoiser is not called, and what to say of it; or None.
 
         Raises:
@@ -296,9 +338,17 @@ class Pipeline(Closing):
         """
         if settings.calls is None:
             return None
+        left = self.steps(settings, init)
+        if left < settings.steps:
+            return taylor_for_a_part(settings, left)
         if self._forecasts is None:
             self._forecasts = [] if self._bundle is None else read_forecasts(self._bundle)
         return choose_plan(self._forecasts, self.settle(settings))
+
+    def steps(self, settings: Settings, init: Init | None = None) -> int:
+        """Of a run: all of them, or the last ones where it begins with an image."""
+        strength = 1.0 if init is None else init.strength
+        return sampler_for(self.manifest, settings, strength).schedule.steps
 
     def settle(self, settings: Settings) -> Settings:
         """``settings`` with the names of sampler and spacing in the place of ``auto``."""

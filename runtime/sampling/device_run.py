@@ -19,7 +19,7 @@ from ..bundle.manifest import GraphSpec, Manifest
 from ..session import Array, Session
 from .conditioner import Conditioner, Feeder, Plain
 from .loop import Loop
-from .noise import draw_noise, draw_start
+from .noise import draw_noise
 from .request import Request
 from .sampler import Latent
 from .step_table import NotLinear, StepTable, Table, given, step_table, taken
@@ -57,6 +57,8 @@ def why_not_on_device(
         return f"its {rows} rows do not fit into one call of {manifest.batch}"
     if len(requests) > 1 and _is_shared(step):
         return "the bundle's step was made for rows that are all alike; export it again"
+    if any(request.init is not None and request.init.mask is not None for request in requests):
+        return "a mask keeps a part of the image at every step"
     try:
         tables = [
             step_table(request.sampler, learned_variance=manifest.learn_sigma)
@@ -96,8 +98,7 @@ class _Lane:
 
     def start(self, shape: tuple[int, int, int]) -> Latent:
         """What its images start from, for each of its rows."""
-        request = self.request
-        return self._rows(draw_start(request.seeds, request.sampler.schedule, shape, self.rule))
+        return self._rows(self.request.begin(shape, self.rule))
 
     def noise(self, draw: int, shape: tuple[int, int, int]) -> Latent:
         """Of its images, for each of its rows."""

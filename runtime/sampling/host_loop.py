@@ -15,7 +15,7 @@ from ..session import Array, Session
 from .conditioner import Conditioner, Feeder, Plain
 from .guidance import guide
 from .loop import OnStep
-from .noise import draw_noise, draw_start
+from .noise import START, draw_noise
 from .request import Request
 from .sampler import ChoosesCalls, Latent, Memory, Prediction
 from .step_table import NotLinear, step_table
@@ -90,9 +90,7 @@ class Way:
         self._told = request.told
         self._memory: Memory = ()
         self._index = 0
-        self.latent = draw_start(
-            request.seeds, request.sampler.schedule, manifest.latent_shape, manifest.noise
-        )
+        self.latent = request.begin(manifest.latent_shape, manifest.noise)
 
     @property
     def asks(self) -> bool:
@@ -129,6 +127,15 @@ class Way:
         if not np.isfinite(self.latent).all():
             raise self._not_finite()
         self._index += 1
+        self._keep()
+
+    def _keep(self) -> None:
+        """Put back what a mask keeps of an image."""
+        request, manifest = self.request, self._manifest
+        if request.init is None or request.init.mask is None:
+            return
+        noise = draw_noise(request.seeds, START, manifest.latent_shape, manifest.noise)
+        self.latent = request.init.keep(self.latent, request.sampler.schedule, self._index, noise)
 
     def _noise(self) -> Latent | None:
         request = self.request

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 from ... import OptionError
 from .condition import Condition
-from .sampler import Sampler
+from .init import Init
+from .noise import START, draw_noise, draw_start
+from .sampler import Latent, Sampler
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Request:
         cfg_scale: Guidance scale; 1 is no guidance, and costs half.
         untold: What the unguided branch is told, or None where the model cannot be guided.
         start: The step of the loop that it joins at.
+        init: What its images begin with in the place of noise alone.
     """
 
     seeds: Sequence[int]
@@ -33,6 +36,7 @@ class Request:
     cfg_scale: float = 1.0
     untold: Condition | None = None
     start: int = 0
+    init: Init | None = None
 
     def __post_init__(self) -> None:
         if self.guided and self.untold is None:
@@ -58,6 +62,13 @@ class Request:
     def end(self) -> int:
         """The step of the loop before which its images are whole."""
         return self.start + self.steps
+
+    def begin(self, shape: tuple[int, int, int], rule: str) -> Latent:
+        """What its images start from, by a rule of noise: float32 [image, channel, row, column]."""
+        schedule = self.sampler.schedule
+        if self.init is None:
+            return draw_start(self.seeds, schedule, shape, rule)
+        return self.init.begin(schedule, draw_noise(self.seeds, START, shape, rule))
 
     @property
     def told(self) -> list[Condition]:
