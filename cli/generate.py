@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import sampling_options, session_options
+from .options import init_options, sampling_options, session_options
 from .printing import console, json_option, messages, pairs, write_json
 from .progress import shown_stages
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 @click.option(
     "--seed", default=0, show_default=True, help="Of the first image; then one more each."
 )
+@init_options
 @click.option("--precision", help="fp32, fp16, ...; by default the most exact in the bundle.")
 @click.option("--backend", default="auto", show_default=True, help="What runs the denoiser.")
 @session_options
@@ -46,6 +48,7 @@ def generate(
     num: int | None,
     settings: Settings,
     seed: int,
+    begins: Mapping[str, Any],
     precision: str | None,
     backend: str,
     options: SessionOptions,
@@ -69,7 +72,8 @@ def generate(
         on_stage(f"opening {bundle}")
         opened = Pipeline.from_bundle(bundle, backend=backend, precision=precision, options=options)
         with opened as pipeline:
-            said = pipeline.forecast(settings)
+            init = pipeline.begin_with(**begins)
+            said = pipeline.forecast(settings, init)
             plan = plan_images(pipeline.manifest, labels, num, seed)
             if said is not None and said.note:
                 messages.print(f"note: {said.note}", style="yellow", markup=False)
@@ -80,6 +84,7 @@ def generate(
                 out,
                 overwrite=overwrite,
                 strict=strict,
+                init=init,
                 on_stage=on_stage,
             )
     write_json(json_path, done.figures())

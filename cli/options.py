@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -130,6 +131,33 @@ def _settings(**fields: Any) -> Settings:
     from ..runtime.sampling.settings import Settings
 
     return Settings(**fields)
+
+
+@as_value(
+    "begins",
+    click.option(
+        "--init",
+        "picture",
+        type=click.Path(path_type=Path),
+        metavar="IMAGE",
+        help="A picture to begin with, in the place of noise alone.",
+    ),
+    click.option(
+        "--strength",
+        type=float,
+        help="The share of the steps that it is drawn through, above 0, up to 1; 0.8 by default, "
+        "1 with a mask.",
+    ),
+    click.option(
+        "--mask",
+        type=click.Path(path_type=Path),
+        metavar="IMAGE",
+        help="White where the picture is drawn anew, black where it is kept.",
+    ),
+)
+def init_options(**fields: Any) -> Mapping[str, Any]:
+    """What images begin with, as `Pipeline.begin_with` takes it."""
+    return fields
 
 
 @as_value(

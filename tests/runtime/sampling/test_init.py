@@ -40,8 +40,11 @@ pytestmark = pytest.mark.filterwarnings(
 SEEDS = (3, 4)
 IMAGE = draw_noise([9], START, SHAPE)[0]
 MASK = (np.add.outer(np.arange(8), np.arange(8)) % 3 == 0).astype(np.float32)
-EPSILON, FLOW = toy_manifest(), dataclasses.replace(
-    toy_manifest(), prediction_type="velocity", schedule=LinearFlow(0, unit=1000.0, least=0.001)
+EPSILON, FLOW = (
+    toy_manifest(),
+    dataclasses.replace(
+        toy_manifest(), prediction_type="velocity", schedule=LinearFlow(0, unit=1000.0, least=0.001)
+    ),
 )
 DPM = DPMSolverMultistepScheduler
 RULES: dict[str, tuple[str, Any]] = {
