@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         default=64,
         show_default=True,
         metavar="LATENT_PIXELS",
-        help="Larger latents are decoded in tiles of this side.",
+        help="Larger latents are decoded, and images encoded, in tiles of this side.",
     ),
     click.option("--vae-batch", default=1, show_default=True, help="Images of one decoder call."),
 )
@@ -111,7 +111,7 @@ def by_hand_options(**fields: Any) -> ByHand:
     "--vae",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="A diffusers folder with the VAE whose decoder goes into the bundle.",
+    help="A diffusers folder with the VAE whose decoder and encoder go into the bundle.",
 )
 @vae_shape_options
 @json_option

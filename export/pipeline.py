@@ -31,6 +31,7 @@ from .step_graph import step_graph
 from .target import check_precisions, find_target
 from .trace import Hints, ImageSize, TorchSession, load_source, manifest_for, trace
 from .vae.add import ONE_TILE, DecoderParity, DecoderShape, add_decoders, manifest_with
+from .vae.add_encoder import add_encoder
 from .vae.trace import Vae, read_vae
 
 MAX_BATCH = 256
@@ -47,7 +48,7 @@ class ExportReport:
         bundle: Where the bundle is, if the gates were met.
         parities: Each precision's graphs against PyTorch; no other where fp32's gate is not met.
         passes: What each pass did, and what was left in fp32 in the other precisions.
-        decoders: The VAE decoder's graphs against PyTorch, where there is one.
+        decoders: The VAE's graphs against PyTorch, where there is one; its encoder's too.
         notes: What a user should know of how the checkpoint was read.
     """
 
@@ -101,8 +102,8 @@ def export_bundle(
             always among them.
         hints: What a checkpoint of other people's cannot tell by itself.
         by_hand: What is said of the model's schedule; a scheduler beside it is then not read.
-        vae: A folder of diffusers with the VAE whose decoder goes into the bundle, or None.
-        vae_shape: What its decoder is traced for.
+        vae: A folder of diffusers with the VAE whose two halves go into the bundle, or None.
+        vae_shape: What they are traced for.
         on_stage: Told what is being done.
 
     Returns:
@@ -158,7 +159,13 @@ def export_bundle(
             manifest, decoders = add_decoders(
                 manifest, folder, read, vae_shape, goldens, opset, on_stage
             )
-            report = dataclasses.replace(report, decoders=decoders, passes=manifest.passes)
+            manifest, encoder, said = add_encoder(
+                manifest, folder, read, vae_shape, goldens, opset, on_stage
+            )
+            notes += said
+            report = dataclasses.replace(
+                report, decoders={**decoders, **encoder}, passes=manifest.passes
+            )
         if report.passed:
             write_manifest(folder, manifest)
     return dataclasses.replace(report, notes=(*checkpoint.notes, *notes))
