@@ -88,6 +88,28 @@ def refuse_alone(strength: float | None, mask: Picture | None) -> None:
         )
 
 
+def taken_as_it_is(
+    init: Init, manifest: Manifest, strength: float | None, mask: Picture | None
+) -> Init:
+    """What was made of a picture before.
+
+    Raises:
+        OptionError: It is of another size than the bundle's, or more is said of it.
+    """
+    if strength is not None or mask is not None:
+        raise OptionError(
+            "Strength and mask are a part of what a picture was made into",
+            "Say them to `begin_with`, or give the picture itself",
+        )
+    if init.latent.shape != manifest.latent_shape:
+        raise OptionError(
+            f"What to begin with is {list(init.latent.shape)} large, and this bundle's latents are "
+            f"{list(manifest.latent_shape)}",
+            "Make it with this pipeline's `begin_with`",
+        )
+    return init
+
+
 def read_levels(picture: Picture, mode: str, size: tuple[int, int], what: str) -> Levels:
     """A picture's pixels in 8 bits.
 

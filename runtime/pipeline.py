@@ -18,7 +18,7 @@ from .bundle.forecasts import Chosen, choose_plan, read_forecasts, taylor_for_a_
 from .bundle.manifest import LATENT, Manifest
 from .decoder import Decode, TiledDecoder
 from .encoder import Encode
-from .init_picture import init_of, refuse_alone
+from .init_picture import init_of, refuse_alone, taken_as_it_is
 from .opened import OpenedBundle, open_denoiser
 from .sampling.asked import as_labels, as_seeds, check_conditions
 from .sampling.condition import Condition, unstack
@@ -227,16 +227,18 @@ class Pipeline(Closing):
         settings = Settings(steps, sampler, cfg_scale, eta, spacing, calls)
         label = self.manifest.label
         told = [label.told(label.index(one)) for one in as_labels(labels)]
-        if not isinstance(init, Init):
-            init = self.begin_with(init, strength, mask)
         seeds = range(len(told)) if seeds is None else seeds
-        latents = self.draw(told, seeds, settings, on_step, init=init)
+        begun = self.begin_with(init, strength, mask)
+        latents = self.draw(told, seeds, settings, on_step, init=begun)
         return Samples(latents, self.manifest.latent_space, self.decode)
 
     def begin_with(
-        self, picture: Picture | None, strength: float | None = None, mask: Picture | None = None
+        self,
+        picture: Init | Picture | None,
+        strength: float | None = None,
+        mask: Picture | None = None,
     ) -> Init | None:
-        """What runs begin with, of a picture; None where there is none.
+        """What runs begin with, of a picture or of what this made of one; None where there is none.
 
         Raises:
             OptionError: Picture, mask or strength is none that a run can begin with.
@@ -245,6 +247,8 @@ class Pipeline(Closing):
         if picture is None:
             refuse_alone(strength, mask)
             return None
+        if isinstance(picture, Init):
+            return taken_as_it_is(picture, self.manifest, strength, mask)
         return init_of(self.manifest, self.encode, picture, strength, mask)
 
     def draw(

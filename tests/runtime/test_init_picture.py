@@ -189,5 +189,12 @@ def test_python_takes_a_file_an_image_and_what_was_made_of_one(tmp_path: Path) -
     assert made.facts.keys() == {"init_sha256"}
     np.testing.assert_array_equal(drawn[0], drawn[1])
     np.testing.assert_array_equal(drawn[0], drawn[2])
+    for other in (
+        Pipeline(RGB, FakeSession(), "fp32").begin_with,
+        lambda init: pipeline.begin_with(init, 0.3),
+        lambda init: pipeline.begin_with(init, mask=image),
+    ):
+        with pytest.raises(OptionError, match=r"What to begin with is \[1, 8, 8\]|are a part of"):
+            other(made)
     with pytest.raises(OptionError, match="The image is 5"):
         pipeline([1], init=5)  # type: ignore[arg-type]
