@@ -13,7 +13,7 @@ import click
 
 from .. import CalibrationError, PitstopError
 from .escaped import escaped
-from .options import as_value, hint_options, revision_option, split_names
+from .options import as_value, hint_options, parse_image_size, revision_option, split_names
 from .passes_table import passes_table
 from .printing import console, json_option, megabytes, pairs, write_json
 from .progress import shown_stages
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         default=64,
         show_default=True,
         metavar="LATENT_PIXELS",
-        help="Larger latents are decoded in tiles of this side.",
+        help="Larger latents are decoded, and images encoded, in tiles of this side.",
     ),
     click.option("--vae-batch", default=1, show_default=True, help="Images of one decoder call."),
 )
@@ -78,7 +78,12 @@ def by_hand_options(**fields: Any) -> ByHand:
     show_default=True,
     help="Rows of one denoiser call; guidance takes two for an image.",
 )
-@click.option("--image-size", type=int, metavar="PIXELS", help="Side of the image.")
+@click.option(
+    "--image-size",
+    callback=parse_image_size,
+    metavar="HEIGHTxWIDTH",
+    help="Of the image in pixels; one number for a square.",
+)
 @click.option("--seed", default=0, show_default=True, help="For a preset's random weights.")
 @click.option("--target", default="portable", show_default=True, help="What the graphs are for.")
 @click.option(
@@ -107,7 +112,7 @@ def by_hand_options(**fields: Any) -> ByHand:
     "--vae",
     type=click.Path(path_type=Path),
     metavar="DIR|REPOSITORY",
-    help="A diffusers folder with the VAE whose decoder goes into the bundle.",
+    help="A diffusers folder with the VAE whose decoder and encoder go into the bundle.",
 )
 @vae_shape_options
 @json_option

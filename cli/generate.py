@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import sampling_options, session_options
+from .options import init_options, sampling_options, session_options
 from .printing import check_place, console, json_option, messages, pairs, write_json
 from .progress import shown_stages
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     metavar="FILE.npy",
     help="Noise to start from, float32 [image, channel, row, column]; by default the seeds'.",
 )
+@init_options
 @click.option("--precision", help="fp32, fp16, ...; by default the most exact in the bundle.")
 @click.option("--backend", default="auto", show_default=True, help="What runs the denoiser.")
 @session_options
@@ -60,6 +61,7 @@ def generate(
     settings: Settings,
     seed: int,
     latents: Path | None,
+    begins: Mapping[str, Any],
     precision: str | None,
     backend: str,
     options: SessionOptions,
@@ -93,7 +95,8 @@ def generate(
         on_stage(f"opening {bundle}")
         opened = Pipeline.from_bundle(bundle, backend=backend, precision=precision, options=options)
         with opened as pipeline:
-            said = pipeline.forecast(settings)
+            init = pipeline.begin_with(**begins)
+            said = pipeline.forecast(settings, init)
             shape = pipeline.manifest.latent_shape
             starts = None if latents is None else read_latents(latents, shape)
             plan = plan_images(pipeline.manifest, labels, num, seed, starts)
@@ -105,6 +108,7 @@ def generate(
                 settings,
                 overwrite=overwrite,
                 strict=strict,
+                init=init,
                 on_stage=on_stage,
             )
     write_json(json_path, done.figures())

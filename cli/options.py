@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from .. import OptionError
 
 if TYPE_CHECKING:
     from ..models.format import Hints
@@ -100,6 +104,23 @@ def split_names(
     return tuple(dict.fromkeys(names))
 
 
+def parse_image_size(
+    ctx: click.Context, option: click.Parameter, given: str | None
+) -> tuple[int, int] | None:
+    """``256`` and ``256x512`` as rows and columns of pixels."""
+    from ..runtime.said import shortly
+
+    if given is None:
+        return None
+    sides = given.lower().split("x")
+    if len(sides) > 2 or not all(re.fullmatch(r"-?[0-9]{1,20}", side) for side in sides):
+        raise OptionError(
+            f"The image size is {shortly(given)}",
+            "Say HEIGHTxWIDTH in pixels, such as 256x512, or one number for a square",
+        )
+    return int(sides[0]), int(sides[-1])
+
+
 @as_value(
     "options",
     click.option("--provider", metavar="NAME", help="ONNX Runtime's execution provider."),
@@ -143,6 +164,33 @@ def _settings(**fields: Any) -> Settings:
     from ..runtime.sampling.settings import Settings
 
     return Settings(**fields)
+
+
+@as_value(
+    "begins",
+    click.option(
+        "--init",
+        "picture",
+        type=click.Path(path_type=Path),
+        metavar="IMAGE",
+        help="A picture to begin with, in the place of noise alone.",
+    ),
+    click.option(
+        "--strength",
+        type=float,
+        help="The share of the steps that it is drawn through, above 0, up to 1; 0.8 by default, "
+        "1 with a mask.",
+    ),
+    click.option(
+        "--mask",
+        type=click.Path(path_type=Path),
+        metavar="IMAGE",
+        help="White where the picture is drawn anew, black where it is kept.",
+    ),
+)
+def init_options(**fields: Any) -> Mapping[str, Any]:
+    """What images begin with, as `Pipeline.begin_with` takes it."""
+    return fields
 
 
 @as_value(

@@ -30,8 +30,9 @@ from .parity import FP32_TOLERANCE, Parity, check_parity
 from .pipeline_folder import SAID_NOTHING, with_pipeline
 from .step_graph import step_graph
 from .target import check_precisions, find_target
-from .trace import Hints, TorchSession, load_source, manifest_for, trace
+from .trace import Hints, ImageSize, TorchSession, load_source, manifest_for, trace
 from .vae.add import ONE_TILE, DecoderParity, DecoderShape, add_decoders, manifest_with
+from .vae.add_encoder import add_encoder
 from .vae.trace import Vae, read_vae
 
 MAX_BATCH = 256
@@ -48,7 +49,7 @@ class ExportReport:
         bundle: Where the bundle is, if the gates were met.
         parities: Each precision's graphs against PyTorch; no other where fp32's gate is not met.
         passes: What each pass did, and what was left in fp32 in the other precisions.
-        decoders: The VAE decoder's graphs against PyTorch, where there is one.
+        decoders: The VAE's graphs against PyTorch, where there is one; its encoder's too.
         notes: What a user should know of how the checkpoint was read.
     """
 
@@ -74,7 +75,7 @@ def export_bundle(
     out: Path,
     *,
     batch: int = 2,
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     seed: int = 0,
     target: str = "portable",
     left_out: Sequence[str] = (),
@@ -93,7 +94,8 @@ def export_bundle(
         source: A checkpoint's path, a preset's name, or that of a repository on a hub.
         out: The bundle's folder; a bundle that is there already is replaced.
         batch: Rows of one denoiser call, from 1 to 256; guidance takes two for an image.
-        image_size: Side of the image in pixels, where it is not the config's.
+        image_size: Of the image in pixels, where it is not the config's: rows and columns, or the
+            side of a square.
         seed: For the weights of a preset that was never trained.
         target: What the graphs are made for, a name in `export.target.TARGETS`.
         left_out: Names of passes, or ``split``, that are not to run.
@@ -102,9 +104,9 @@ def export_bundle(
             always among them.
         hints: What a checkpoint of other people's cannot tell by itself.
         by_hand: What is said of the model's schedule; a scheduler beside it is then not read.
-        vae: A folder of diffusers with the VAE whose decoder goes into the bundle, the name of a
+        vae: A folder of diffusers with the VAE whose two halves go into the bundle, the name of a
             repository with one, or None.
-        vae_shape: What its decoder is traced for.
+        vae_shape: What they are traced for.
         revision: Of the repository that the checkpoint is in; None for its main branch.
         on_stage: Told what is being done.
 
@@ -166,7 +168,13 @@ def export_bundle(
             manifest, decoders = add_decoders(
                 manifest, folder, read, vae_shape, goldens, opset, on_stage
             )
-            report = dataclasses.replace(report, decoders=decoders, passes=manifest.passes)
+            manifest, encoder, said = add_encoder(
+                manifest, folder, read, vae_shape, goldens, opset, on_stage
+            )
+            notes += said
+            report = dataclasses.replace(
+                report, decoders={**decoders, **encoder}, passes=manifest.passes
+            )
         if report.passed:
             write_manifest(folder, manifest)
     return dataclasses.replace(report, notes=(*checkpoint.notes, *notes))

@@ -55,10 +55,13 @@ PACKAGES = ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "onnxruntim
 VAE_FACTOR = 8  # image pixels along one side of a latent pixel
 PIXEL_CHANNELS = (1, 3)  # a denoiser of grey or RGB works on the image itself
 
+ImageSize = int | tuple[int, int]
+"""Rows and columns of an image in pixels, or the side of a square one."""
+
 
 def load_source(
     source: str,
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     seed: int = 0,
     hints: Hints | None = None,
     vae: tuple[int, int] | None = None,
@@ -67,7 +70,7 @@ def load_source(
 
     Args:
         source: A path, or a preset's name.
-        image_size: Side of the image in pixels, where it is not the one in the config.
+        image_size: Of the image in pixels, where it is not the one in the config.
         seed: For the weights of a preset that was never trained.
         hints: What a file of other people's cannot tell by itself.
         vae: The channels of a VAE's latents, and image pixels along one side of a latent pixel.
@@ -94,15 +97,39 @@ def load_source(
     return with_amm(checkpoint, said.amm) if said.amm is not None else checkpoint
 
 
-def _resized(checkpoint: Checkpoint, image_size: int, vae: tuple[int, int] | None) -> Checkpoint:
+def _resized(
+    checkpoint: Checkpoint, image_size: ImageSize, vae: tuple[int, int] | None
+) -> Checkpoint:
     goes = vae is not None and vae[0] == checkpoint.config.in_channels
     factor = vae[1] if vae is not None and goes else vae_factor(checkpoint)
-    if image_size < factor or image_size % factor:
+    asked = (image_size, image_size) if isinstance(image_size, int) else image_size
+    said = " x ".join(map(str, asked)) if asked[0] != asked[1] else str(asked[0])
+    if any(side < factor or side % factor for side in asked):
         raise CheckpointError(
-            f"The image size is {image_size}, but a latent pixel is {factor} image pixels wide",
+            f"The image size is {said}, but a latent pixel is {factor} image pixels wide",
             f"Choose a multiple of {factor}",
         )
-    return with_input_size(checkpoint, (image_size // factor, image_size // factor))
+    _check_sides(checkpoint, (asked[0] // factor, asked[1] // factor), factor)
+    return with_input_size(checkpoint, (asked[0] // factor, asked[1] // factor))
+
+
+def _check_sides(checkpoint: Checkpoint, latent: tuple[int, int], factor: int) -> None:
+    """Refuse sides that patches, windows or stages do not divide, in pixels of the image.
+
+    Raises:
+        CheckpointError: They do not; the message says the nearest size that they do.
+    """
+    config = checkpoint.config
+    if not any(side % config.divisor for side in latent):
+        return
+    unit = config.divisor * factor
+    near = "x".join(str(max(1, round(side / config.divisor)) * unit) for side in latent)
+    rows, columns = (side / config.patch_size for side in latent)
+    raise CheckpointError(
+        f"An image of {latent[0] * factor} x {latent[1] * factor} pixels has {rows:g} x "
+        f"{columns:g} tokens, which {config.tiles}, {unit} pixels wide, do not tile",
+        f"Choose a multiple of {unit} on both sides, such as {near}",
+    )
 
 
 def latent_space(checkpoint: Checkpoint) -> str:

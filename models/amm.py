@@ -81,6 +81,8 @@ def published_blocks(stages: Sequence[int], grid: tuple[int, int]) -> Published:
 
     Theirs at 512 px is for the S size; B has its depth and so its rule.
     """
+    if grid[0] != grid[1]:
+        return NONE_PUBLISHED
     return PUBLISHED.get((tuple(stages), grid[0]), NONE_PUBLISHED)
 
 

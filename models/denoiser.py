@@ -56,6 +56,7 @@ class DenoiserConfig:
     """
 
     arch: ClassVar[str]
+    tiles: ClassVar[str] = "the patches"  # what must fill both sides of the latent
 
     input_size: tuple[int, int] = (32, 32)
     patch_size: int = 2
@@ -121,6 +122,11 @@ class DenoiserConfig:
     def grid(self) -> tuple[int, int]:
         """Rows and columns of tokens."""
         return self.input_size[0] // self.patch_size, self.input_size[1] // self.patch_size
+
+    @property
+    def divisor(self) -> int:
+        """The side in latent pixels of what must tile the latent, which `tiles` names."""
+        return self.patch_size
 
     @property
     def tokens(self) -> int:

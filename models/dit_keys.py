@@ -12,8 +12,10 @@ from typing import Any
 import torch
 
 from .. import CheckpointError
+from .denoiser import MAX_TOKENS
 from .dit import Dit, DitConfig
 from .format import ANOTHER, Hints, Stored
+from .positions import Grid, are_sincos
 
 HEAD_SIZE = 64
 PUBLISHED_HEAD_SIZES = {1152: 72}  # by width
@@ -57,10 +59,10 @@ def infer_config(stored: Stored, hints: Hints, title: str, **fields: Any) -> Dit
     depth = stored.count(BLOCKS)
     stored.require(title, _needed_keys(depth))
     width, channels, patch, _ = stored.shape("x_embedder.proj.weight", 4)
-    _, tokens, _ = stored.shape("pos_embed", 3)
+    rows, columns = _find_grid(stored)
     hidden, _ = stored.shape(f"{BLOCKS}0.mlp.fc1.weight", 2)
     return DitConfig(
-        input_size=(_side(stored, tokens) * patch,) * 2,
+        input_size=(rows * patch, columns * patch),
         patch_size=patch,
         in_channels=channels,
         hidden_size=width,
@@ -146,14 +148,25 @@ def infer_classes(stored: Stored, hints: Hints, key: str) -> dict[str, Any]:
     return {"num_classes": classes, "class_dropout_prob": 0.1 if rows > classes else 0.0}
 
 
-def _side(stored: Stored, tokens: int) -> int:
+def _find_grid(stored: Stored) -> Grid:
+    """Rows and columns of tokens: those that the positions are DiT's of, else the square's."""
+    _, tokens, width = stored.shape("pos_embed", 3)
     side = math.isqrt(tokens)
-    if side * side != tokens:
+    square = [(side, side)] if side * side == tokens else []
+    pairs = [(one, tokens // one) for one in range(1, side + 1) if tokens % one == 0]
+    both_ways = [*square, *pairs, *(pair[::-1] for pair in pairs)]
+    if width % 4 == 0 and tokens <= MAX_TOKENS:
+        positions = stored.tensors["pos_embed"][:1].float()
+        for grid in both_ways:
+            if are_sincos(positions, grid):
+                return grid
+    if not square:
         raise CheckpointError(
-            f"pos_embed in {stored.path} has {tokens} tokens, which fill no square",
+            f"pos_embed in {stored.path} has {tokens} tokens, which fill no square, and its "
+            "positions are not DiT's of another grid",
             "Export the model for a square image",
         )
-    return side
+    return square[0]
 
 
 def _learns_sigma(stored: Stored, channels: int, patch: int) -> bool:

@@ -56,6 +56,7 @@ class EdtConfig(DenoiserConfig):
     """
 
     arch: ClassVar[str] = "edt"
+    tiles: ClassVar[str] = "the tokens of EDT's lowest stage"
 
     hidden_size: int = 312
     stage_heads: tuple[int, ...] = (6, 8, 10)
@@ -89,6 +90,10 @@ class EdtConfig(DenoiserConfig):
                 f"one that can be halved {levels - 1} times",
             )
         check_amm(self.amm, self, self.block_grids)
+
+    @property
+    def divisor(self) -> int:
+        return self.patch_size * 2 ** (len(self.stage_heads) - 1)
 
     @property
     def stages(self) -> tuple[Stage, ...]:

@@ -133,6 +133,7 @@ class PitConfig(DenoiserConfig):
     """
 
     arch: ClassVar[str] = "pit"
+    tiles: ClassVar[str] = "PiT's windows"
 
     pswa: PswaConfig = field(default_factory=PswaConfig)
     pcca: PccaConfig = field(default_factory=PccaConfig)
@@ -160,6 +161,10 @@ class PitConfig(DenoiserConfig):
             f"global_layers is {self.global_layers}",
             f"block indices from 0 to {self.depth - 1}",
         )
+
+    @property
+    def divisor(self) -> int:
+        return self.patch_size * self.pswa.window_size
 
     def attention_heads(self, block: int) -> int:
         """Heads that attend in ``block``: whole heads, at least one, all only where ratio is 1."""

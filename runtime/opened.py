@@ -9,9 +9,10 @@ from .. import PitstopError
 from .backend import Backend, SessionOptions
 from .backends import AUTO, Choice, candidates, choose_backend, load_backend
 from .bundle.folder import Bundle
-from .bundle.manifest import CONDITIONER, STEP
+from .bundle.manifest import CONDITIONER, ENCODER, STEP
 from .decoder import TiledDecoder
 from .devices.engine_check import engines_here
+from .encoder import TiledEncoder
 from .sampling.conditioner import Conditioner
 from .sampling.device_first import DeviceFirst
 from .sampling.device_run import KeepsLatents
@@ -32,6 +33,7 @@ class OpenedBundle(Closing):
         conditioner: Makes what the denoiser is fed beside the latent, where the graph was split.
         loop: The fastest way from noise to latents that the denoiser has.
         decode: From latents to pixels, where there is a decoder.
+        encode: From pixels to latents, where there is an encoder.
         chosen: The backend, and why it was taken.
     """
 
@@ -61,6 +63,7 @@ class OpenedBundle(Closing):
         device = self._device_loop(denoiser)
         self.loop: Loop = host if device is None else DeviceFirst(device, host, self.denoiser)
         self.decode = self._decoder()
+        self.encode = self._encoder()
 
     def close(self) -> None:
         """Give all memory back; a second time does nothing."""
@@ -82,6 +85,16 @@ class OpenedBundle(Closing):
             return None
         graph = self.bundle.graph(name)
         return TiledDecoder(
+            lambda: beside(self.chosen.backend).open_graph(graph, self._options),
+            graph.spec,
+            self.bundle.manifest,
+        )
+
+    def _encoder(self) -> TiledEncoder | None:
+        if ENCODER not in self.bundle.manifest.graphs:
+            return None
+        graph = self.bundle.graph(ENCODER)
+        return TiledEncoder(
             lambda: beside(self.chosen.backend).open_graph(graph, self._options),
             graph.spec,
             self.bundle.manifest,

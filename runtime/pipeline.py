@@ -14,9 +14,11 @@ from .backend import SessionOptions
 from .backends import AUTO as AUTO_BACKEND
 from .backends import Choice
 from .bundle.folder import Bundle, open_bundle
-from .bundle.forecasts import Chosen, choose_plan, read_forecasts
+from .bundle.forecasts import Chosen, choose_plan, read_forecasts, taylor_for_a_part
 from .bundle.manifest import LATENT, Manifest
 from .decoder import Decode, TiledDecoder
+from .encoder import Encode
+from .init_picture import init_of, refuse_alone, taken_as_it_is
 from .opened import OpenedBundle, open_denoiser
 from .sampling.asked import as_labels, as_latents, as_seeds, check_conditions
 from .sampling.condition import Condition, unstack
@@ -25,6 +27,7 @@ from .sampling.forecast.fitted import Forecast
 from .sampling.forecast.forecasting import Forecasting
 from .sampling.guidance import scales_of
 from .sampling.host_loop import HostLoop, run_rows
+from .sampling.init import Init
 from .sampling.loop import Loop
 from .sampling.request import Request
 from .sampling.sampler import Latent, Sampler
@@ -34,6 +37,8 @@ from .session import Array, Closing, Session
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from .init_picture import Picture
 
 OnStep = Callable[[int], None]
 """Called after each step with the number of images that it moved."""
@@ -97,6 +102,7 @@ class Pipeline(Closing):
         conditioner: Conditioner | None = None,
         loop: Loop | None = None,
         decode: Decode | None = None,
+        encode: Encode | None = None,
         chosen: Choice | None = None,
         bundle: Bundle | None = None,
     ) -> None:
@@ -109,6 +115,7 @@ class Pipeline(Closing):
             conditioner: Makes what it is fed beside the latent, where the graph was split.
             loop: From noise to latents; by default the host's.
             decode: From latents to pixels, where there is a decoder.
+            encode: From pixels to latents, where there is an encoder.
             chosen: The backend, and why it was taken.
             bundle: Whose forecasts are drawn by, where fewer calls than steps are asked for.
         """
@@ -117,11 +124,11 @@ class Pipeline(Closing):
         self.precision = precision
         self.conditioner = conditioner
         self.loop: Loop = loop or HostLoop(manifest, session, conditioner)
-        self.decode = decode
+        self.decode, self.encode = decode, encode
         self.chosen = chosen
         self._bundle = bundle
         self._forecasts: list[Forecast] | None = None  # read when they are asked for
-        self._samplers: dict[Settings, Sampler] = {}
+        self._samplers: dict[tuple[Settings, float], Sampler] = {}
 
     def __repr__(self) -> str:
         on = f"{self.manifest.model.name}, {self.precision}, {self.session.device}"
@@ -174,6 +181,7 @@ class Pipeline(Closing):
             conditioner=opened.conditioner,
             loop=opened.loop,
             decode=opened.decode,
+            encode=opened.encode,
             chosen=opened.chosen,
             bundle=opened.bundle,
         )
@@ -195,6 +203,9 @@ class Pipeline(Closing):
         shift: float | str | None = None,
         noise: str | None = None,
         latents: Array | None = None,
+        init: Init | Picture | None = None,
+        strength: float | None = None,
+        mask: Picture | None = None,
         on_step: OnStep | None = None,
     ) -> Samples:
         """Draw one image for each label.
@@ -217,6 +228,11 @@ class Pipeline(Closing):
             noise: ``torch``.
             latents: The noise to start from, float32 [image, channel, row, column], of variance
                 1, as diffusers takes it; None for that of the seeds.
+            init: A picture that all images begin with: its file, or Pillow's. What `begin_with`
+                made of one serves too.
+            strength: The share of the steps that it is drawn through, in (0, 1]; by default 0.8,
+                and 1 with a mask.
+            mask: White where the picture is drawn anew, black where it is kept.
             on_step: Told of every step.
 
         Raises:
@@ -230,8 +246,28 @@ class Pipeline(Closing):
         label = self.manifest.label
         told = [label.told(label.index(one)) for one in as_labels(labels)]
         seeds = range(len(told)) if seeds is None else seeds
-        drawn = self.draw(told, seeds, settings, on_step, latents=latents)
+        begun = self.begin_with(init, strength, mask)
+        drawn = self.draw(told, seeds, settings, on_step, latents=latents, init=begun)
         return Samples(drawn, self.manifest.latent_space, self.decode)
+
+    def begin_with(
+        self,
+        picture: Init | Picture | None,
+        strength: float | None = None,
+        mask: Picture | None = None,
+    ) -> Init | None:
+        """What runs begin with, of a picture or of what this made of one; None where there is none.
+
+        Raises:
+            OptionError: Picture, mask or strength is none that a run can begin with.
+            BundleError: The bundle has no encoder for it.
+        """
+        if picture is None:
+            refuse_alone(strength, mask)
+            return None
+        if isinstance(picture, Init):
+            return taken_as_it_is(picture, self.manifest, strength, mask)
+        return init_of(self.manifest, self.encode, picture, strength, mask)
 
     def draw(
         self,
@@ -241,10 +277,11 @@ class Pipeline(Closing):
         on_step: OnStep | None = None,
         *,
         latents: Array | None = None,
+        init: Init | None = None,
     ) -> Latent:
         """Draw one image for each condition: float32 [image, channel, row, column]."""
         parts = []
-        for request in self.requests(conditions, seeds, settings, latents):
+        for request in self.requests(conditions, seeds, settings, latents, init):
             parts += self.loop.draw([request], _telling(on_step, request.images))
         return np.concatenate(parts)
 
@@ -279,6 +316,7 @@ class Pipeline(Closing):
         seeds: Sequence[int],
         settings: Settings,
         latents: Array | None = None,
+        init: Init | None = None,
     ) -> list[Request]:
         """What is asked of the loop, one after the other.
 
@@ -289,8 +327,8 @@ class Pipeline(Closing):
         seeds = as_seeds(seeds, len(conditions))
         if latents is not None:
             latents = as_latents(latents, len(seeds), self.manifest.latent_shape)
-        sampler, channels = self.sampler(settings), self._cfg_channels(settings)
-        scales = self._scales(settings)
+        sampler, channels = self.sampler(settings, init), self._cfg_channels(settings)
+        scales = self._scales(settings, init)
         return [
             Request(
                 seeds[group],
@@ -302,26 +340,27 @@ class Pipeline(Closing):
                 cfg_channels=channels,
                 noise=settings.noise,
                 latents=None if latents is None else latents[group],
+                init=init,
             )
-            for group in self.groups(len(seeds), settings)
+            for group in self.groups(len(seeds), settings, init)
         ]
 
-    def groups(self, images: int, settings: Settings) -> list[slice]:
+    def groups(self, images: int, settings: Settings, init: Init | None = None) -> list[slice]:
         """How ``images`` are shared out so that each group takes one denoiser call a step.
 
         Where an interval leaves steps unguided, each of those takes one call, each guided one two.
         """
-        scales = self._scales(settings) or ()
+        scales = self._scales(settings, init) or ()
         packed = settings.cfg_interval is not None and 1.0 in scales
         rows = 2 if settings.guided and not packed else 1
         size = max(1, self.manifest.batch // rows)
         return [slice(start, min(start + size, images)) for start in range(0, images, size)]
 
-    def _scales(self, settings: Settings) -> tuple[float, ...] | None:
+    def _scales(self, settings: Settings, init: Init | None) -> tuple[float, ...] | None:
         """The guidance scale of each step; None where all are alike."""
         if not settings.guidance_varies:
             return None
-        return scales_of(settings, self.sampler(settings).schedule, self.manifest.schedule)
+        return scales_of(settings, self.sampler(settings, init).schedule, self.manifest.schedule)
 
     def _cfg_channels(self, settings: Settings) -> int | None:
         """How many channels are guided, where that is said."""
@@ -335,15 +374,17 @@ class Pipeline(Closing):
             )
         return said
 
-    def sampler(self, settings: Settings) -> Sampler:
+    def sampler(self, settings: Settings, init: Init | None = None) -> Sampler:
         """The rule that ``settings`` names, on this model's schedule; the same each time."""
-        chosen = self.forecast(settings)
-        rule = sampler_for(self.manifest, settings)
+        chosen = self.forecast(settings, init)
+        strength = 1.0 if init is None else init.strength
+        rule = sampler_for(self.manifest, settings, strength)
         if chosen is None:
             return rule
-        return self._samplers.setdefault(self.settle(settings), Forecasting(rule, chosen.plan))
+        key = self.settle(settings), strength
+        return self._samplers.setdefault(key, Forecasting(rule, chosen.plan))
 
-    def forecast(self, settings: Settings) -> Chosen | None:
+    def forecast(self, settings: Settings, init: Init | None = None) -> Chosen | None:
         """What stands in where the denoiser is not called, and what to say of it; or None.
 
         Raises:
@@ -351,9 +392,17 @@ class Pipeline(Closing):
         """
         if settings.calls is None:
             return None
+        left = self.steps(settings, init)
+        if left < settings.steps:
+            return taylor_for_a_part(settings, left)
         if self._forecasts is None:
             self._forecasts = [] if self._bundle is None else read_forecasts(self._bundle)
         return choose_plan(self._forecasts, self.settle(settings))
+
+    def steps(self, settings: Settings, init: Init | None = None) -> int:
+        """Of a run: all of them, or the last ones where it begins with an image."""
+        strength = 1.0 if init is None else init.strength
+        return sampler_for(self.manifest, settings, strength).schedule.steps
 
     def settle(self, settings: Settings) -> Settings:
         """``settings`` with the names of sampler and spacing in the place of ``auto``."""

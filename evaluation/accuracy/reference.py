@@ -92,9 +92,10 @@ def load_model(source: str, manifest: Manifest) -> Denoiser:
     )
     path = _path_of(source, manifest, hints)
     checkpoint = load_source(path, hints=hints)
-    side = manifest.latent_shape[1]
-    if checkpoint.config.input_size != manifest.latent_shape[1:]:
-        checkpoint = load_source(path, side * vae_factor(checkpoint), hints=hints)
+    _, *sides = manifest.latent_shape
+    if checkpoint.config.input_size != tuple(sides):
+        rows, columns = (side * vae_factor(checkpoint) for side in sides)
+        checkpoint = load_source(path, (rows, columns), hints=hints)
     config = config_to_dict(checkpoint.config)
     name = different_field(config, bundled)
     if name is not None:

@@ -1,7 +1,6 @@
-"""The decoder of a diffusers VAE: its folder read and checked, and its network traced.
+"""A diffusers VAE: its folder read and checked, and both halves of its network traced.
 
-Only the decoder's half is read. diffusers is imported where a folder is opened, so an export
-without a VAE does not need it.
+diffusers is imported where a folder is opened, so an export without a VAE does not need it.
 """
 
 from __future__ import annotations
@@ -22,13 +21,15 @@ from ...models.format import name_some
 from ...models.weight_checks import check_dtypes, check_values
 from ...runtime.bundle.manifest import IMAGE_CHANNELS
 from ...runtime.decoder import INPUT, OUTPUT
+from ...runtime.encoder import INPUT as IMAGE
+from ...runtime.encoder import OUTPUT as LATENT
 from ...runtime.sampling.sampler import Latent
 from ..trace import quiet, trace_module
 
 CONFIG = "config.json"
 PIPELINE = "model_index.json"
 CLASSES = ("AutoencoderKL", "AutoencoderTiny")
-NEEDED = ("decoder.", "post_quant_conv.")  # in front of the keys
+DECODERS, ENCODERS = ("decoder.", "post_quant_conv."), ("encoder.", "quant_conv.")  # before keys
 # The attention's keys in VAEs that were saved before diffusers 0.15, such as SD's own.
 RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 SMALLEST, LARGEST = 1e-6, 1e6  # of a scale: wider than any VAE needs
@@ -53,10 +54,7 @@ class Decoder(nn.Module):
         self.decoder = vae.decoder
         self.post_quant_conv = getattr(vae, "post_quant_conv", None) or nn.Identity()
         self.normalised = statistics is not None
-        if statistics is not None:
-            for name, values in zip(("mean", "std"), statistics, strict=True):
-                column = torch.tensor(values).reshape(1, -1, 1, 1)
-                self.register_buffer(name, column, persistent=False)
+        _register(self, statistics)
 
     def forward(self, latent: Tensor) -> Tensor:
         if self.normalised:
@@ -65,14 +63,45 @@ class Decoder(nn.Module):
         return image
 
 
+class Encoder(nn.Module):
+    """What a VAE does with an image: the mean of the latents that it may be.
+
+    Attributes:
+        mean, std: As `Decoder`'s.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, vae: Any, statistics: tuple[list[float], list[float]] | None) -> None:
+        super().__init__()
+        self.encoder = vae.encoder
+        self.quant_conv = getattr(vae, "quant_conv", None) or nn.Identity()
+        self.channels = vae.config.latent_channels
+        self.normalised = statistics is not None
+        _register(self, statistics)
+
+    def forward(self, image: Tensor) -> Tensor:
+        latent: Tensor = self.quant_conv(self.encoder(image))[:, : self.channels]
+        return (latent - self.mean) / self.std if self.normalised else latent
+
+
+def _register(module: nn.Module, statistics: tuple[list[float], list[float]] | None) -> None:
+    for name, values in zip(("mean", "std"), statistics or (), strict=False):
+        column = torch.tensor(values).reshape(1, -1, 1, 1)
+        module.register_buffer(name, column, persistent=False)
+
+
 @dataclass(frozen=True)
 class Vae:
-    """A VAE that can decode.
+    """A VAE that can decode, and encode where its folder has that half too.
 
     Attributes:
         kind: Its class in diffusers.
         module: From a latent to an image in about [-1, 1]; float32, in eval mode.
+        encoder: From an image in [-1, 1] to a latent of its own, or None.
         latent_channels: Of its latents.
+        image_channels: Of its images.
         factor: Image pixels along one side of a latent pixel.
         scale: What it takes is ``latent / scale + shift`` of a denoiser's latent.
         shift: See ``scale``.
@@ -80,7 +109,9 @@ class Vae:
 
     kind: str
     module: nn.Module
+    encoder: nn.Module | None
     latent_channels: int
+    image_channels: int
     factor: int
     scale: float
     shift: float
@@ -91,9 +122,16 @@ class Vae:
             image: Latent = self.module(torch.from_numpy(latent)).numpy()
         return image
 
+    def encode(self, image: Latent) -> Latent:
+        """As `decode`, the other way round; for a VAE with an encoder."""
+        assert self.encoder is not None
+        with torch.inference_mode():
+            latent: Latent = self.encoder(torch.from_numpy(image)).numpy()
+        return latent
+
 
 def read_vae(folder: Path) -> Vae:
-    """Read the decoder in a folder of diffusers.
+    """Read the VAE in a folder of diffusers.
 
     Raises:
         CheckpointError: The folder is no `AutoencoderKL` or `AutoencoderTiny`, or its config or
@@ -111,14 +149,28 @@ def read_vae(folder: Path) -> Vae:
     facts = vae.config
     scale = _number(folder, facts, "scaling_factor", SMALLEST)
     shift = _number(folder, facts, "shift_factor")
-    module = Decoder(vae, _statistics(folder, facts))
-    _load_weights(folder, module)
-    return Vae(kind, module.eval(), facts["latent_channels"], factor, scale, shift)
+    statistics = _statistics(folder, facts)
+    module = Decoder(vae, statistics)
+    stored = read_folder_weights(folder)
+    _load_weights(folder, module, stored, DECODERS)
+    encoder = None
+    if any(key.startswith(ENCODERS) for key in stored) and facts["in_channels"] == channels:
+        encoder = Encoder(vae, statistics)
+        _load_weights(folder, encoder, stored, ENCODERS)
+        encoder.eval()
+    latent_channels = facts["latent_channels"]
+    return Vae(kind, module.eval(), encoder, latent_channels, channels, factor, scale, shift)
 
 
 def trace_decoder(vae: Vae, shape: tuple[int, ...], opset: int) -> ir.Model:
     """Trace a decoder for latents of one shape: float32 [image, channel, row, column]."""
     return trace_module(vae.module, (torch.zeros(shape),), (INPUT,), OUTPUT, opset)
+
+
+def trace_encoder(vae: Vae, shape: tuple[int, ...], opset: int) -> ir.Model:
+    """Trace an encoder for images of one shape: float32 [image, channel, row, column]."""
+    assert vae.encoder is not None
+    return trace_module(vae.encoder, (torch.zeros(shape),), (IMAGE,), LATENT, opset)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -197,13 +249,14 @@ def _statistics(folder: Path, config: Mapping[str, Any]) -> tuple[list[float], l
     return means, stds
 
 
-def _load_weights(folder: Path, module: Decoder) -> None:
-    stored = read_folder_weights(folder)
-    tensors = {_renamed(key): stored[key] for key in stored if key.startswith(NEEDED)}
+def _load_weights(
+    folder: Path, module: nn.Module, stored: Mapping[str, Tensor], needed: tuple[str, ...]
+) -> None:
+    tensors = {_renamed(key): stored[key] for key in stored if key.startswith(needed)}
     expected = module.state_dict()
     missing = expected.keys() - tensors.keys()
     if missing:
-        raise CheckpointError(f"{folder} lacks {name_some(missing)} of the decoder", WHOLE)
+        raise CheckpointError(f"{folder} lacks {name_some(missing)} of the {needed[0][:-1]}", WHOLE)
     left_over = tensors.keys() - expected.keys()
     if left_over:
         raise CheckpointError(f"{folder} has {name_some(left_over)}, against its config", WHOLE)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ... import BundleError
+from ... import BundleError, OptionError
 from ..said import shortly
 from ..sampling.forecast.fitted import Forecast, way_of
 from ..sampling.forecast.plan import Plan
@@ -158,6 +158,28 @@ def choose_plan(forecasts: Sequence[Forecast], settings: Settings) -> Chosen | N
         plan,
         f"the forecast was fitted at guidance {_range(low, high)}, and this run has "
         f"{settings.cfg_scale:g}: its images may be farther from those of all calls",
+    )
+
+
+def taylor_for_a_part(settings: Settings, left: int) -> Chosen | None:
+    """The plan of a run's last ``left`` steps: Taylor's, since fits are of whole runs.
+
+    Raises:
+        OptionError: There are fewer steps than calls.
+    """
+    assert settings.calls is not None
+    if settings.calls > left:
+        raise OptionError(
+            f"{settings.calls} calls were asked for, and this strength leaves {left} of "
+            f"{settings.steps} steps",
+            f"Choose at most {left} calls, a greater strength or more steps",
+        )
+    if settings.calls == left:
+        return None
+    return Chosen(
+        taylor_plan(left, settings.calls),
+        f"forecasts are fitted for whole runs, and of this one the last {left} of "
+        f"{settings.steps} steps are taken, so Taylor's series of order 2 stands in",
     )
 
 

@@ -38,6 +38,7 @@ CONDITIONERS = (CONDITIONER,)  # asked before the loop, for what the denoiser is
 LATENT, TIMESTEP, PREDICTION = "latent", "timestep", "prediction"  # of a denoiser's graph
 STEP = "step"
 DECODERS = ("decoder.fp32", "decoder.fp16")
+ENCODER = "encoder.fp32"
 LATENT_SPACES = ("pixel", "vae")
 PREDICTION_TYPES = (*NOISE_PREDICTIONS, "velocity")
 LATENT_SCALES = {"pixel": 1.0, "vae": 0.18215}  # of the model's latent; Stable Diffusion's VAE
@@ -163,7 +164,7 @@ class Manifest:
         schedule: The noise that the model was trained with, and what it calls time.
         graphs: By name: ``denoiser.fp32``, ...; ``conditioner`` where the graph was split;
             ``step``, guidance and the sampler's move, for devices that keep the latents;
-            ``decoder.fp32`` and ``decoder.fp16`` where the bundle has a VAE's decoder.
+            ``decoder.fp32``, ``decoder.fp16`` and ``encoder.fp32`` where it has a VAE's.
         goldens: Path of the reference outputs, relative to the folder.
         files: sha256 of every file of the bundle but this one, by relative path.
         versions: Of the packages that took part in the export.
@@ -386,6 +387,8 @@ def _manifest(content: dict[str, Any]) -> Manifest:
     for name in DECODERS:
         if name in manifest.graphs:
             _check_decoder(manifest.graphs[name], manifest.latent_shape)
+    if ENCODER in manifest.graphs:
+        _check_encoder(manifest.graphs[ENCODER], manifest.latent_shape)
     return manifest
 
 
@@ -421,15 +424,31 @@ def _check_denoiser(spec: GraphSpec, manifest: Manifest) -> None:
 
 def _check_decoder(spec: GraphSpec, latent_shape: tuple[int, int, int]) -> None:
     """Refuse a decoder whose tile does not fit into the latent, or that does not enlarge it."""
-    shapes = [tensor.shape for tensor in (*spec.inputs, *spec.outputs)]
+    _check_tile("decoder", spec.inputs, spec.outputs, latent_shape)
+
+
+def _check_encoder(spec: GraphSpec, latent_shape: tuple[int, int, int]) -> None:
+    """As `_check_decoder`, the other way round and for one image."""
+    _check_tile("encoder", spec.outputs, spec.inputs, latent_shape)
+    if spec.inputs[0].shape[0] != 1:
+        raise ValueError(f"the encoder takes {spec.inputs[0].shape[0]} images, not one")
+
+
+def _check_tile(
+    role: str,
+    latents: tuple[TensorSpec, ...],
+    images: tuple[TensorSpec, ...],
+    latent_shape: tuple[int, int, int],
+) -> None:
+    shapes = [tensor.shape for tensor in (*latents, *images)]
     if [len(shape) for shape in shapes] != [4, 4]:
-        raise ValueError(f"the decoder has shapes {shapes}, not one image in and one out")
-    (batch, channels, *tile), (images, colours, *sides) = shapes
+        raise ValueError(f"the {role} has shapes {shapes}, not one image and one latent")
+    (batch, channels, *tile), (count, colours, *sides) = shapes
     factor = sides[0] // tile[0]
     fits = channels == latent_shape[0] and tile[0] <= latent_shape[1] and tile[1] <= latent_shape[2]
-    enlarges = images == batch and factor > 0 and sides == [factor * side for side in tile]
+    enlarges = count == batch and factor > 0 and sides == [factor * side for side in tile]
     if not fits or not enlarges or colours not in IMAGE_CHANNELS:
-        raise ValueError(f"the decoder's shapes {shapes} do not go with a latent {latent_shape}")
+        raise ValueError(f"the {role}'s shapes {shapes} do not go with a latent {latent_shape}")
 
 
 def _graph_spec(content: dict[str, Any]) -> GraphSpec:

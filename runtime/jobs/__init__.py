@@ -16,6 +16,7 @@ from ..figures import counted
 from ..image import make_grid, save_png
 from ..pipeline import Pipeline, Samples
 from ..sampling.asked import as_seeds
+from ..sampling.init import Init
 from ..sampling.sampler import Latent
 from ..sampling.settings import Settings
 from ..stage import OnStage, unheard
@@ -91,6 +92,7 @@ def draw_images(
     *,
     overwrite: bool = False,
     strict: bool = False,
+    init: Init | None = None,
     on_stage: OnStage = unheard,
 ) -> RunReport:
     """Draw what is planned and not yet in ``out``, each image written as soon as it is done.
@@ -104,6 +106,7 @@ def draw_images(
         out: The folder.
         overwrite: Draw all that is planned anew, and remove what does not go with it.
         strict: Draw again what another backend drew.
+        init: What all images begin with, in the place of noise alone.
         on_stage: Told of the drawing, an image and a step at a time.
 
     Raises:
@@ -112,18 +115,20 @@ def draw_images(
     """
     settings = pipeline.settle(settings)
     # Refuses options that do not fit before anything is written.
-    pipeline.requests(pipeline.manifest.examples(1), [0], settings)
+    pipeline.requests(pipeline.manifest.examples(1), [0], settings, init=init)
+    steps = pipeline.sampler(settings, init).schedule.steps
+    shared = shared_settings(pipeline, settings, init)
     as_seeds([image.seed for image in plan], len(plan))
-    enter_folder(out, shared_settings(pipeline, settings), plan, overwrite=overwrite)
+    enter_folder(out, shared, plan, overwrite=overwrite)
     pending = [
         image
         for image in plan
         if not is_drawn(
-            _path(pipeline, image, out), parameters(pipeline, image, settings), strict=strict
+            _path(pipeline, image, out), parameters(pipeline, image, shared), strict=strict
         )
     ]
-    groups = pipeline.groups(len(pending), settings)
-    moved = on_stage(f"drawing {counted(len(pending), 'image')}", len(pending), settings.steps)
+    groups = pipeline.groups(len(pending), settings, init)
+    moved = on_stage(f"drawing {counted(len(pending), 'image')}", len(pending), steps)
     started, seconds_saving = time.perf_counter(), 0.0
     for group in groups:
         images = pending[group]
@@ -131,11 +136,12 @@ def draw_images(
             [image.label for image in images],
             seeds=[image.seed for image in images],
             **settings.as_dict(),
+            init=init,
             latents=starts_of(images),
             on_step=moved,
         )
         sampled = time.perf_counter()
-        _save(pipeline, images, settings, samples, out)
+        _save(pipeline, images, shared, samples, out)
         seconds_saving += time.perf_counter() - sampled
     seconds = time.perf_counter() - started
     why_no_grid = _why_no_grid(pipeline, len(plan))
@@ -144,13 +150,13 @@ def draw_images(
         kept=len(plan) - len(pending),
         seconds=seconds,
         seconds_saving=seconds_saving,
-        steps=len(groups) * settings.steps,
-        calls=settings.calls or settings.steps,
+        steps=len(groups) * steps,
+        calls=settings.calls or steps,
         device=pipeline.session.device,
         precision=pipeline.precision,
-        grid=None if why_no_grid else _save_grid(plan, out, shared_settings(pipeline, settings)),
+        grid=None if why_no_grid else _save_grid(plan, out, shared),
         why_no_grid=why_no_grid,
-        why_on_host=_why_on_host(pipeline, plan, settings),
+        why_on_host=_why_on_host(pipeline, plan, settings, init),
     )
 
 
@@ -163,13 +169,13 @@ def starts_of(images: Sequence[PlannedImage]) -> Latent | None:
 def _save(
     pipeline: Pipeline,
     images: Sequence[PlannedImage],
-    settings: Settings,
+    shared: Mapping[str, Any],
     samples: Samples,
     out: Path,
 ) -> None:
-    told = [parameters(pipeline, image, settings) for image in images]
+    told = [parameters(pipeline, image, shared) for image in images]
     paths = [_path(pipeline, image, out) for image in images]
-    with adding_to(out, shared_settings(pipeline, settings)):
+    with adding_to(out, shared):
         if pipeline.gives_pictures:
             for picture, path, one in zip(samples.pictures(), paths, told, strict=True):
                 save_png(picture, path, one)
@@ -188,11 +194,13 @@ def _why_no_grid(pipeline: Pipeline, images: int) -> str:
     return f"none: more than {GRID_LIMIT} images" if images > GRID_LIMIT else ""
 
 
-def _why_on_host(pipeline: Pipeline, plan: Sequence[PlannedImage], settings: Settings) -> str:
+def _why_on_host(
+    pipeline: Pipeline, plan: Sequence[PlannedImage], settings: Settings, init: Init | None
+) -> str:
     if not pipeline.loop.keeps_latents or not plan:
         return ""
     told = [pipeline.manifest.label.told(image.label) for image in plan]
-    first, *_ = pipeline.requests(told, [image.seed for image in plan], settings)
+    first, *_ = pipeline.requests(told, [image.seed for image in plan], settings, init=init)
     return pipeline.loop.why_not([first]) or ""
 
 

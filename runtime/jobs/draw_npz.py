@@ -15,9 +15,10 @@ from ... import OptionError
 from ..figures import counted
 from ..pipeline import Pipeline
 from ..sampling.asked import as_seeds
+from ..sampling.init import Init
 from ..sampling.settings import Settings
 from ..stage import Moved, OnStage, unheard
-from . import RunReport, draw_images
+from . import RunReport, draw_images, starts_of
 from .folder import MARK, PICTURE, adding_to, check_same, leave_folder
 from .npz_file import read_npz_parameters, write_npz
 from .parameters import shared_settings
@@ -35,6 +36,7 @@ def draw_npz(
     out: Path | None = None,
     overwrite: bool = False,
     strict: bool = False,
+    init: Init | None = None,
     on_stage: OnStage = unheard,
 ) -> RunReport:
     """Draw what is planned, and put it into one file in the order of the plan.
@@ -48,6 +50,7 @@ def draw_npz(
             when the file is whole.
         overwrite: Draw anew, and replace a file of other images.
         strict: Draw again what another backend drew; a file alone does not say which drew it.
+        init: What all images begin with, in the place of noise alone.
         on_stage: Told of the drawing and of the writing.
 
     Raises:
@@ -60,19 +63,19 @@ def draw_npz(
         )
     settings = pipeline.settle(settings)
     as_seeds([image.seed for image in plan], len(plan))
-    told = _told(pipeline, plan, settings)
+    told = _told(pipeline, plan, settings, init)
     done = npz.exists() and not overwrite and _is_done(npz, told)
     beside = npz.with_name(f"{npz.name}.images")
     if done and not strict and out is None:
         _leave(beside)
-        return _kept(pipeline, plan, settings, npz)
+        return _kept(pipeline, plan, settings, init, npz)
     report = draw_images(
         pipeline, plan, settings, out or beside,
-        overwrite=overwrite, strict=strict, on_stage=on_stage,
+        overwrite=overwrite, strict=strict, init=init, on_stage=on_stage,
     )  # fmt: skip
     if report.drawn or not done:
         moved = on_stage(f"writing {npz.name}", len(plan))
-        with adding_to(out or beside, shared_settings(pipeline, settings)):
+        with adding_to(out or beside, shared_settings(pipeline, settings, init)):
             write_npz(npz, _pictures(plan, out or beside, moved), len(plan), told)
     report = dataclasses.replace(report, npz=npz)
     if out is not None:
@@ -81,14 +84,21 @@ def draw_npz(
     return dataclasses.replace(report, grid=None, why_no_grid=_no_grid(plan))
 
 
-def _told(pipeline: Pipeline, plan: Sequence[PlannedImage], settings: Settings) -> dict[str, Any]:
+def _told(
+    pipeline: Pipeline, plan: Sequence[PlannedImage], settings: Settings, init: Init | None
+) -> dict[str, Any]:
     """What a file of these images says of them."""
     each = np.array([(image.label, image.seed) for image in plan], np.uint64)
+    starts = starts_of(plan)
+    latents = (
+        {} if starts is None else {"latents_sha256": hashlib.sha256(starts.tobytes()).hexdigest()}
+    )
     return {
-        **shared_settings(pipeline, settings),
+        **shared_settings(pipeline, settings, init),
         "images": len(plan),
         "seed": plan[0].seed,
         "labels_and_seeds_sha256": hashlib.sha256(each.astype("<u8").tobytes()).hexdigest(),
+        **latents,
     }
 
 
@@ -123,7 +133,11 @@ def _no_grid(plan: Sequence[PlannedImage]) -> str:
 
 
 def _kept(
-    pipeline: Pipeline, plan: Sequence[PlannedImage], settings: Settings, npz: Path
+    pipeline: Pipeline,
+    plan: Sequence[PlannedImage],
+    settings: Settings,
+    init: Init | None,
+    npz: Path,
 ) -> RunReport:
     """The report of a run that found its file there."""
     return RunReport(
@@ -132,7 +146,7 @@ def _kept(
         seconds=0.0,
         seconds_saving=0.0,
         steps=0,
-        calls=settings.calls or settings.steps,
+        calls=settings.calls or pipeline.steps(settings, init),
         device=pipeline.session.device,
         precision=pipeline.precision,
         grid=None,

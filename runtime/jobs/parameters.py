@@ -5,21 +5,25 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from ... import __version__
-from ..bundle.manifest import CONDITIONER, STEP
+from ..bundle.manifest import CONDITIONER, ENCODER, STEP
 from ..bundle.schedule_hash import schedule_sha256
 from ..pipeline import Pipeline
+from ..sampling.init import Init
 from ..sampling.settings import Settings
 from .plan import PlannedImage
 
 
-def parameters(pipeline: Pipeline, image: PlannedImage, settings: Settings) -> dict[str, Any]:
-    """All of it, as it goes into the image's file."""
+def parameters(
+    pipeline: Pipeline, image: PlannedImage, shared: Mapping[str, Any]
+) -> dict[str, Any]:
+    """All of it, as it goes into the image's file; ``shared`` is what `shared_settings` says."""
     manifest = pipeline.manifest
     told = {
-        **shared_settings(pipeline, settings),
+        **shared,
         "backend": pipeline.session.device,
         "label": image.label,
         "label_name": image.name,
@@ -32,7 +36,9 @@ def parameters(pipeline: Pipeline, image: PlannedImage, settings: Settings) -> d
     return told
 
 
-def shared_settings(pipeline: Pipeline, settings: Settings) -> dict[str, Any]:
+def shared_settings(
+    pipeline: Pipeline, settings: Settings, init: Init | None = None
+) -> dict[str, Any]:
     """What all images of a folder have in common, whoever draws them."""
     manifest = pipeline.manifest
     graphs = {"denoiser": f"denoiser.{pipeline.precision}"}
@@ -41,20 +47,23 @@ def shared_settings(pipeline: Pipeline, settings: Settings) -> dict[str, Any]:
     decoder = manifest.decoder_name(pipeline.precision)
     if decoder is not None:
         graphs["decoder"] = decoder
+    if init is not None and ENCODER in manifest.graphs:
+        graphs["encoder"] = ENCODER
     return {
         **settings.as_dict(),
+        **({} if init is None else {"strength": init.strength, **init.facts}),
         "precision": pipeline.precision,
         "model": manifest.model.name,
         **{f"{name}_sha256": manifest.graph_sha256(graph) for name, graph in graphs.items()},
         "schedule_sha256": schedule_sha256(manifest),
-        **_forecast(pipeline, settings),
+        **_forecast(pipeline, settings, init),
         "pitstop": __version__,
     }
 
 
-def _forecast(pipeline: Pipeline, settings: Settings) -> dict[str, str]:
+def _forecast(pipeline: Pipeline, settings: Settings, init: Init | None) -> dict[str, str]:
     """What images of fewer calls depend on too: where they are, and what stands in."""
-    chosen = pipeline.forecast(settings)
+    chosen = pipeline.forecast(settings, init)
     if chosen is None:
         return {}
     facts = json.dumps(dataclasses.asdict(chosen.plan)).encode()

@@ -58,6 +58,8 @@ def why_not_on_device(
         return f"its {rows} rows do not fit into one call of {manifest.batch}"
     if len(requests) > 1 and _is_shared(step):
         return "the bundle's step was made for rows that are all alike; export it again"
+    if any(request.init is not None and request.init.mask is not None for request in requests):
+        return "a mask keeps a part of the image at every step"
     try:
         tables = [
             step_table(request.sampler, learned_variance=manifest.learn_sigma)
@@ -97,7 +99,7 @@ class _Lane:
 
     def start(self, shape: tuple[int, int, int]) -> Latent:
         """What its images start from, for each of its rows."""
-        return self._rows(self.request.start_latents(shape, self.rule))
+        return self._rows(self.request.begin(shape, self.rule))
 
     def noise(self, step: int, shape: tuple[int, int, int]) -> Latent:
         """Of its images at one of its own steps, for each of its rows."""

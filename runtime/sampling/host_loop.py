@@ -88,7 +88,7 @@ class Way:
         self.request, self._manifest, self._feeder, self._asks = request, manifest, feeder, asks
         self._memory: Memory = ()
         self._index = 0
-        self.latent = request.start_latents(manifest.latent_shape, manifest.noise)
+        self.latent = request.begin(manifest.latent_shape, manifest.noise)
 
     @property
     def asks(self) -> bool:
@@ -127,6 +127,15 @@ class Way:
         if not np.isfinite(self.latent).all():
             raise self._not_finite()
         self._index += 1
+        self._keep()
+
+    def _keep(self) -> None:
+        """Put back what a mask keeps of an image."""
+        request, manifest = self.request, self._manifest
+        if request.init is None or request.init.mask is None:
+            return
+        noise = request.start_noise(manifest.latent_shape, manifest.noise)
+        self.latent = request.init.keep(self.latent, request.sampler.schedule, self._index, noise)
 
     def _noise(self) -> Latent | None:
         request = self.request

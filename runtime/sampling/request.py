@@ -13,6 +13,7 @@ import numpy as np
 
 from ... import OptionError
 from .condition import Condition
+from .init import Init
 from .noise import START, TORCH, draw_noise
 from .sampler import Latent, Sampler
 
@@ -34,6 +35,7 @@ class Request:
         noise: The rule that its noise is drawn by; None for the bundle's.
         latents: The noise that its images start from, float32 [image, channel, row, column]; None
             for that of their seeds.
+        init: What its images begin with in the place of noise alone: its noise is as said.
     """
 
     seeds: Sequence[int]
@@ -46,6 +48,7 @@ class Request:
     cfg_channels: int | None = None
     noise: str | None = None
     latents: Latent | None = None
+    init: Init | None = None
 
     def __post_init__(self) -> None:
         if self.guided and self.untold is None:
@@ -68,12 +71,18 @@ class Request:
         """The guidance scale of one of its steps."""
         return self.cfg_scale if self.scales is None else self.scales[step]
 
-    def start_latents(self, shape: tuple[int, int, int], rule: str) -> Latent:
-        """What its images start from, by the bundle's rule where it has none of its own."""
-        drawn = self.latents
-        if drawn is None:
-            drawn = draw_noise(self.seeds, START, shape, self.noise or rule)
-        return drawn * np.float32(self.sampler.schedule.start)
+    def begin(self, shape: tuple[int, int, int], rule: str) -> Latent:
+        """What its images start from: float32 [image, channel, row, column]."""
+        schedule, noise = self.sampler.schedule, self.start_noise(shape, rule)
+        if self.init is None:
+            return noise * np.float32(schedule.start)
+        return self.init.begin(schedule, noise)
+
+    def start_noise(self, shape: tuple[int, int, int], rule: str) -> Latent:
+        """The noise in it, by the bundle's rule where it has none of its own."""
+        if self.latents is not None:
+            return self.latents
+        return draw_noise(self.seeds, START, shape, self.noise or rule)
 
     def fresh_noise(self, step: int, shape: tuple[int, int, int], rule: str) -> Latent:
         """What one of its steps adds, which PyTorch's generator draws after all before."""

@@ -141,8 +141,13 @@ def tokens_of(manifest: Manifest) -> int:
     return (rows // patch) * (columns // patch)
 
 
-def sampler_for(manifest: Manifest, settings: Settings) -> Sampler:
+def sampler_for(manifest: Manifest, settings: Settings, strength: float = 1.0) -> Sampler:
     """The rule that ``settings`` names, on the timesteps of a bundle's model.
+
+    Args:
+        manifest: Of the bundle.
+        settings: Of the run.
+        strength: The share of its steps that are taken, the last ones.
 
     Raises:
         OptionError: There is no such sampler or spacing, or it does not go with the rest.
@@ -156,6 +161,7 @@ def sampler_for(manifest: Manifest, settings: Settings) -> Sampler:
         predicts=manifest.prediction_type,
         spacing=settings.spacing,
         scheduler=manifest.scheduler,
+        strength=strength,
     )
 
 
@@ -169,6 +175,7 @@ def make_sampler(
     predicts: str = EPSILON,
     spacing: str = AUTO,
     scheduler: Scheduler = NONE,
+    strength: float = 1.0,
 ) -> Sampler:
     """Make the sampler that ``--sampler`` calls ``name``, on the timesteps that belong to it.
 
@@ -182,6 +189,7 @@ def make_sampler(
         spacing: Of the timesteps, one of ``SPACINGS``; ``auto`` for the scheduler's or sampler's
             own.
         scheduler: What came with the model.
+        strength: The share of the steps that are taken, the last ones.
 
     Returns:
         The same one for the same arguments: it keeps no state.
@@ -196,8 +204,8 @@ def make_sampler(
                 "Leave it out",
             )
         rule, visit = FLOW_SAMPLERS[name]
-        return rule(visit(training, steps))
-    schedule = _visits(SAMPLERS[name], training, steps, spacing, scheduler)
+        return rule(visit(training, steps).last(strength))
+    schedule = _visits(SAMPLERS[name], training, steps, spacing, scheduler).last(strength)
     if predicts == EPSILON and schedule.alpha_bar[0] == 0:
         raise OptionError(
             f"The run begins at timestep {schedule.timesteps[0]}, which holds noise alone, and of "

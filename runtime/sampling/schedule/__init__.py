@@ -7,6 +7,7 @@ properties, so nobody else needs to know which one a model has.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -34,6 +35,9 @@ class Visits(Protocol):
     @property
     def start(self) -> float:
         """What a run's first noise is multiplied with, above 0."""
+
+    def amplitudes(self, index: int) -> tuple[float, float]:
+        """Of image and noise, in a latent at a step's timestep."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,17 @@ class Schedule:
         """
         return float(self.alpha_bar[index]), float(self.after[index])
 
+    def amplitudes(self, index: int) -> tuple[float, float]:
+        share = float(self.alpha_bar[index])
+        return share**0.5, (1 - share) ** 0.5
+
+    def last(self, strength: float) -> Schedule:
+        """The last steps, so many of all as `count_last` says."""
+        first = self.steps - count_last(self.steps, strength)
+        if not first:
+            return self
+        return Schedule(self.timesteps[first:], self.alpha_bar[first:], self.after[first:])
+
 
 @dataclass(frozen=True)
 class FlowSchedule:
@@ -87,6 +102,34 @@ class FlowSchedule:
     @property
     def start(self) -> float:
         return 1.0
+
+    def amplitudes(self, index: int) -> tuple[float, float]:
+        calls_twice = self.steps > len(self.grid) - 1
+        place = (index + 1) // 2 if calls_twice else index
+        noise = abs(float(self.grid[place] - self.grid[-1]))
+        return 1 - noise, noise
+
+    def last(self, strength: float) -> FlowSchedule:
+        """The last intervals, so many of all as `count_last` says, with all of their steps."""
+        intervals = len(self.grid) - 1
+        first = intervals - count_last(intervals, strength)
+        skipped = 2 * first if self.steps > intervals else first
+        return FlowSchedule(self.timesteps[skipped:], self.grid[first:])
+
+
+def count_last(steps: int, strength: float) -> int:
+    """How many of a run's steps are taken where it begins with an image: diffusers' own count.
+
+    Raises:
+        OptionError: None of them.
+    """
+    count = min(int(steps * strength), steps)
+    if count < 1:
+        raise OptionError(
+            f"A strength of {strength:g} leaves none of {steps} steps",
+            f"Choose a strength of at least {math.ceil(1000 / steps) / 1000:g}, or more steps",
+        )
+    return count
 
 
 class Training(Protocol):

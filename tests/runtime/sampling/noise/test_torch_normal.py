@@ -108,7 +108,7 @@ def test_a_generator_that_drew_no_latents_begins_with_the_first_steps_noise() ->
     settings = Settings(2, "ddpm", 1.0, noise="torch")
     [request] = pipeline.requests(told, [9], settings, start)
 
-    np.testing.assert_array_equal(request.start_latents(SHAPE, manifest.noise), start)
+    np.testing.assert_array_equal(request.begin(SHAPE, manifest.noise), start)
     generator = torch.Generator().manual_seed(9)
     for step in range(3):
         wanted = torch.randn(SHAPE, generator=generator)
