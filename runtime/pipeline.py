@@ -321,7 +321,15 @@ class Pipeline(Closing):
         """The guidance scale of each step; None where all are alike."""
         if not settings.guidance_varies:
             return None
-        return scales_of(settings, self.sampler(settings).schedule, self.manifest.schedule)
+        visits = sampler_for(self.manifest, settings).schedule
+        return scales_of(settings, visits, self.manifest.schedule)
+
+    def _changes(self, settings: Settings) -> list[int]:
+        """The steps at which an interval of guidance begins or ends."""
+        if settings.cfg_interval is None:
+            return []
+        guided = [scale != 1.0 for scale in self._scales(settings) or ()]
+        return [step for step in range(1, len(guided)) if guided[step] != guided[step - 1]]
 
     def _cfg_channels(self, settings: Settings) -> int | None:
         """How many channels are guided, where that is said."""
@@ -353,7 +361,7 @@ class Pipeline(Closing):
             return None
         if self._forecasts is None:
             self._forecasts = [] if self._bundle is None else read_forecasts(self._bundle)
-        return choose_plan(self._forecasts, self.settle(settings))
+        return choose_plan(self._forecasts, self.settle(settings), self._changes(settings))
 
     def settle(self, settings: Settings) -> Settings:
         """``settings`` with the names of sampler and spacing in the place of ``auto``."""
