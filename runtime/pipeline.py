@@ -360,7 +360,16 @@ class Pipeline(Closing):
         """The guidance scale of each step; None where all are alike."""
         if not settings.guidance_varies:
             return None
-        return scales_of(settings, self.sampler(settings, init).schedule, self.manifest.schedule)
+        strength = 1.0 if init is None else init.strength
+        visits = sampler_for(self.manifest, settings, strength).schedule
+        return scales_of(settings, visits, self.manifest.schedule)
+
+    def _changes(self, settings: Settings) -> list[int]:
+        """The steps at which an interval of guidance begins or ends."""
+        if settings.cfg_interval is None:
+            return []
+        guided = [scale != 1.0 for scale in self._scales(settings, None) or ()]
+        return [step for step in range(1, len(guided)) if guided[step] != guided[step - 1]]
 
     def _cfg_channels(self, settings: Settings) -> int | None:
         """How many channels are guided, where that is said."""
@@ -397,7 +406,7 @@ class Pipeline(Closing):
             return taylor_for_a_part(settings, left)
         if self._forecasts is None:
             self._forecasts = [] if self._bundle is None else read_forecasts(self._bundle)
-        return choose_plan(self._forecasts, self.settle(settings))
+        return choose_plan(self._forecasts, self.settle(settings), self._changes(settings))
 
     def steps(self, settings: Settings, init: Init | None = None) -> int:
         """Of a run: all of them, or the last ones where it begins with an image."""

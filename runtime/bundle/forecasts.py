@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,11 +131,13 @@ def write_forecast(bundle: Bundle, forecast: Forecast) -> Path:
     return path
 
 
-def choose_plan(forecasts: Sequence[Forecast], settings: Settings) -> Chosen | None:
+def choose_plan(
+    forecasts: Sequence[Forecast], settings: Settings, changes: Collection[int] = ()
+) -> Chosen | None:
     """The plan for settings whose names are settled; None where every step calls.
 
     Of several forecasts the one whose guidance is nearest is taken, and of those the one of the
-    narrowest range; where there is none, Taylor's.
+    narrowest range; where there is none, Taylor's, told the steps where guidance ``changes``.
     """
     if settings.calls is None:
         return None
@@ -147,7 +149,9 @@ def choose_plan(forecasts: Sequence[Forecast], settings: Settings) -> Chosen | N
         and forecast.plan(settings.calls)
     ]
     if not fitting:
-        return Chosen(taylor_plan(settings.steps, settings.calls), _why_taylor(forecasts, settings))
+        return Chosen(
+            taylor_plan(settings.steps, settings.calls, changes), _why_taylor(forecasts, settings)
+        )
     nearest = min(fitting, key=lambda forecast: _far(forecast, settings.cfg_scale))
     plan = nearest.plan(settings.calls)
     assert plan is not None

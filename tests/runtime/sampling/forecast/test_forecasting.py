@@ -358,3 +358,27 @@ def test_images_of_fewer_calls_say_so_and_go_into_a_folder_of_their_own(tmp_path
     assert len(told["forecast_sha256"]) == 64
     with pytest.raises(OptionError, match="calls"):
         draw_images(pipeline, plan, Settings(6), tmp_path / "out")
+
+
+def test_a_plan_calls_where_guidance_changes_and_sums_nothing_over_it() -> None:
+    plain, minding = taylor_plan(20, 7), taylor_plan(20, 7, [5, 12])
+
+    assert plain.called == (0, 3, 6, 10, 13, 16, 19)
+    assert minding.called == (0, 3, 5, 10, 12, 16, 19)
+    assert [len(minding.factors[step]) for step in (4, 6, 11, 13, 17)] == [2, 1, 2, 1, 2]
+
+
+@pytest.mark.parametrize("changes", [[1], [2, 9], [18], [3, 4, 5, 6, 7, 8]])
+@pytest.mark.parametrize("calls", [3, 4, 20])
+def test_a_plan_of_few_calls_keeps_their_number(calls: int, changes: list[int]) -> None:
+    plan = taylor_plan(20, calls, changes)
+    assert plan.calls == calls
+    assert {0, 19} <= set(plan.called)
+
+
+def test_a_run_calls_where_its_interval_begins_and_ends() -> None:
+    pipeline = Pipeline(toy_manifest(), FakeSession(), "fp32")
+    chosen = pipeline.forecast(Settings(20, "ddim", calls=7, cfg_interval="200:700"))
+    assert chosen is not None
+    assert {5, 16} <= set(chosen.plan.called)  # 950, 900, ... 700 is the sixth, 150 the 17th
+    assert pipeline.forecast(Settings(20, "ddim", calls=7, cfg_schedule="linear")) is not None
