@@ -27,8 +27,8 @@ from ...runtime.machine.system import this_machine
 from ...runtime.sampling.sampler import Latent
 from ..accuracy.measure import Accuracy, Row
 from .calibration import Calibration, read_calibration
-from .forecasts import forecasts_of, plot_forecasts
-from .plots import BlockSeries, Curve, plot_blocks, plot_curves, plot_drift
+from .forecasts import forecasts_of
+from .plots import BlockSeries, Curve, plot_blocks, plot_curves, plot_drift, plot_forecasts
 
 TEMPLATES = Path(__file__).parent / "templates"
 SHOWN = 8  # images of each candidate, the worst first

@@ -63,6 +63,36 @@ class BlockSeries:
     limit: float
 
 
+@dataclass(frozen=True)
+class CallsPoint:
+    """What one number of calls keeps on held-out images.
+
+    Attributes:
+        calls: Of the run.
+        psnr_db: PSNR in dB against all calls, of the median image.
+        psnr_db_low: At the 5th percentile.
+    """
+
+    calls: int
+    psnr_db: float
+    psnr_db_low: float
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A forecast's points, those of the fewest calls first.
+
+    Attributes:
+        name: Of the bundle and the forecast in it.
+        steps: Of the run.
+        points: One for each number of calls.
+    """
+
+    name: str
+    steps: int
+    points: tuple[CallsPoint, ...]
+
+
 def plot_curves(curves: Sequence[Curve]) -> str:
     """Relative L2 and PSNR after each step, side by side, with one legend."""
     with matplotlib.rc_context(STYLE):
@@ -70,7 +100,7 @@ def plot_curves(curves: Sequence[Curve]) -> str:
         left, right = figure.subplots(1, 2)
         for curve, style in zip(curves, _styles(curves), strict=True):
             steps = range(1, len(curve.relative_l2) + 1)
-            left.plot(steps, _drawable(curve.relative_l2), label=literal(curve.name), **style)
+            left.plot(steps, _drawable(curve.relative_l2), label=_literal(curve.name), **style)
             right.plot(steps, _drawable(curve.psnr_db), **style)
         _logarithmic(left, [error for curve in curves for error in curve.relative_l2])
         left.set_title("relative L2 of the latents, lower is better")
@@ -78,8 +108,8 @@ def plot_curves(curves: Sequence[Curve]) -> str:
         for axes in (left, right):
             axes.set_xlabel("step")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        add_legend(figure, [curve.name for curve in curves])
-        return as_svg(figure)
+        _legend(figure, [curve.name for curve in curves])
+        return _svg(figure)
 
 
 def plot_blocks(series: Sequence[BlockSeries]) -> str:
@@ -88,11 +118,11 @@ def plot_blocks(series: Sequence[BlockSeries]) -> str:
         figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
         axes = figure.subplots()
         names = list(series[0].errors)
-        for colour, one in zip(colours(len(series)), series, strict=True):
+        for colour, one in zip(_cycle(len(series)), series, strict=True):
             places = [names.index(name) for name in one.errors if name in names]
             errors = [one.errors[names[place]] for place in places]
             axes.plot(
-                places, _drawable(errors), "o-", ms=4, lw=1, color=colour, label=literal(one.name)
+                places, _drawable(errors), "o-", ms=4, lw=1, color=colour, label=_literal(one.name)
             )
             axes.axhline(one.limit, color=colour, lw=1, ls=(0, (4, 4)))
             for name in one.bad:
@@ -101,13 +131,32 @@ def plot_blocks(series: Sequence[BlockSeries]) -> str:
         axes.set_title("relative L2 of what leaves each block, fed what the reference's was")
         axes.set_xticks(
             range(len(names)),
-            list(map(literal, names)),
+            list(map(_literal, names)),
             rotation=60 if len(names) < 32 else 90,
             ha="right",
         )
         axes.margins(x=0.02, y=0.12)
-        add_legend(figure, [one.name for one in series])
-        return as_svg(figure)
+        _legend(figure, [one.name for one in series])
+        return _svg(figure)
+
+
+def plot_forecasts(forecasts: Sequence[Fitted]) -> str:
+    """PSNR over the number of calls, a line for each forecast."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 3.3), layout="constrained")
+        axes = figure.subplots()
+        for colour, one in zip(_cycle(len(forecasts)), forecasts, strict=True):
+            calls = [point.calls for point in one.points]
+            middle = [point.psnr_db for point in one.points]
+            low = [point.psnr_db_low for point in one.points]
+            axes.plot(calls, middle, "o-", ms=4, lw=1.8, color=colour, label=_literal(one.name))
+            axes.plot(calls, low, "_", ms=9, color=colour)
+            axes.fill_between(calls, low, middle, color=colour, alpha=0.15, lw=0)
+        axes.set_title("PSNR to all calls in dB, higher is better")
+        axes.set_xlabel("denoiser calls of an image")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _legend(figure, [one.name for one in forecasts])
+        return _svg(figure)
 
 
 def plot_drift(drift: Mapping[str, Sequence[float | None]]) -> str:
@@ -117,15 +166,15 @@ def plot_drift(drift: Mapping[str, Sequence[float | None]]) -> str:
         axes = figure.subplots()
         rows = [[math.nan if part is None else part for part in parts] for parts in drift.values()]
         drawn = axes.imshow(rows, aspect="auto", cmap="viridis_r", vmin=0, vmax=1)
-        axes.set_yticks(range(len(rows)), list(map(literal, drift)), fontsize=7)
+        axes.set_yticks(range(len(rows)), list(map(_literal, drift)), fontsize=7)
         axes.set_xticks([])
         axes.set_xlabel("from the clean end of the timesteps to the noise, in equal parts")
         axes.set_title("largest value of each quantized activation, over its largest anywhere")
         figure.colorbar(drawn, ax=axes, pad=0.01)
-        return as_svg(figure)
+        return _svg(figure)
 
 
-def literal(name: str) -> str:
+def _literal(name: str) -> str:
     """A name in which a dollar is no mathematics."""
     return name.replace("$", r"\$")
 
@@ -134,29 +183,29 @@ def _name_bad(axes: Axes, place: int, error: float, name: str) -> None:
     if math.isfinite(error):
         axes.plot([place], [error], "o", ms=11, mfc="none", mec="#c0262d", mew=1.6)
         axes.annotate(
-            literal(name), (place, error), (0, 9), textcoords="offset points",
+            _literal(name), (place, error), (0, 9), textcoords="offset points",
             ha="center", color="#c0262d", fontweight="bold",
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
         )  # fmt: skip
 
 
-def add_legend(figure: Figure, names: Sequence[str]) -> None:
+def _legend(figure: Figure, names: Sequence[str]) -> None:
     """Below the plots, in as many columns as the longest name leaves room for."""
     fitting = LEGEND_CHARACTERS // (max(map(len, names)) + 8)
     figure.legend(loc="outside lower center", ncols=max(1, min(fitting, len(names))))
 
 
 def _styles(curves: Sequence[Curve]) -> list[dict[str, object]]:
-    own, dashes = iter(colours(len(curves))), iter(FLOOR_DASHES * len(curves))
+    colours, dashes = iter(_cycle(len(curves))), iter(FLOOR_DASHES * len(curves))
     return [
         {"color": FLOOR_COLOUR, "ls": next(dashes), "lw": 1.4}
         if curve.floor
-        else {"color": next(own), "lw": 1.8}
+        else {"color": next(colours), "lw": 1.8}
         for curve in curves
     ]
 
 
-def colours(count: int) -> list[str]:
+def _cycle(count: int) -> list[str]:
     return [COLOURS[index % len(COLOURS)] for index in range(count)]
 
 
@@ -170,7 +219,7 @@ def _logarithmic(axes: Axes, values: Sequence[float]) -> None:
         axes.set_yscale("log")
 
 
-def as_svg(figure: Figure) -> str:
+def _svg(figure: Figure) -> str:
     """The drawing alone: inside a page it needs neither the XML around it nor namespaces."""
     file = io.StringIO()
     figure.savefig(
