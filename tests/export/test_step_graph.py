@@ -196,7 +196,7 @@ def test_the_null_class_is_the_one_that_guides() -> None:
     assert run.feeds(0)["label"].tolist() == [0, 1, NULL_CLASS, NULL_CLASS]
     assert run.constants["rows_with"].tolist() == [0, 1, 0, 1]
     assert run.constants["rows_against"].tolist() == [2, 3, 2, 3]
-    assert run.constants["scale"][:, :, 0, 0].tolist() == [[4, 4, 4, 1]] * 4
+    assert run.tables(0)["scale"][:, :, 0, 0].tolist() == [[4, 4, 4, 1]] * 4
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from pitstop.runtime.sampling.interval import Interval
 from pitstop.runtime.sampling.noise import START, draw_noise
 from pitstop.runtime.sampling.sampler import Latent
 from pitstop.runtime.sampling.samplers import make_sampler
+from pitstop.runtime.sampling.schedule import Schedule
 from pitstop.runtime.sampling.schedule.betas import Betas
 from pitstop.runtime.sampling.schedule.flow import LinearFlow
 from pitstop.runtime.sampling.settings import Settings
@@ -98,6 +99,17 @@ def test_in_sigma_the_low_end_is_outside_and_the_high_end_inside() -> None:
     inside = Interval.parse(f"sigma:{low}:{high}").holds(visits, BETAS)
 
     assert inside == [10 <= step < 30 for step in range(50)]
+
+
+def test_an_interval_in_sigma_is_that_of_its_paper() -> None:
+    """``--guidance_interval="[17, 22]"`` of its code, in EDM's 32 steps: sigma in (0.19, 1.61]."""
+    sigmas = (80 ** (1 / 7) + np.arange(32) / 31 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
+    bars = 1 / (1 + sigmas**2)
+    visits = Schedule(np.arange(32)[::-1].copy(), bars, np.append(bars[1:], 1.0))
+
+    inside = Interval.parse("sigma:0.19:1.61").holds(visits, BETAS)
+
+    assert [step for step in range(32) if inside[step]] == list(range(17, 23))
 
 
 def test_sigma_of_a_flow_is_its_share_of_noise_over_that_of_data() -> None:
