@@ -86,6 +86,18 @@ def test_no_other_choice_of_steps_leaves_less(calls: int) -> None:
     assert error_of(products, gains, called) == pytest.approx(error, rel=1e-3)
 
 
+@pytest.mark.parametrize("calls", [25, 17, 13, 8])
+def test_calls_stay_nearly_even_wherever_errors_count(calls: int) -> None:
+    """What comes late counts a thousandth, and would be left without a call."""
+    late = np.where(np.arange(50) < 10, 1.0, 0.001)
+
+    called, _ = choose_called(some_products(50), late, calls)
+
+    gaps = np.diff([*called, 50])
+    assert gaps.max() == -(-50 // calls) + 1
+    assert gaps.min() < gaps.max()
+
+
 def test_calls_that_are_too_far_apart_are_refused() -> None:
     with pytest.raises(OptionError) as refusal:
         choose_called(some_products(200), np.ones(200), 3)
