@@ -13,7 +13,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
-EXTRAS := cpu,openvino,export,report,tensorrt-rtx,dev
+EXTRAS := cpu,openvino,export,report,serve,tensorrt-rtx,dev
 
 .PHONY: demo test test-slow test-gpu check fuzz bench
 .DELETE_ON_ERROR:
