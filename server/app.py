@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -21,6 +22,14 @@ from .kept import KeptImages
 from .metrics import Metrics
 from .openapi import openapi
 from .refused import Fault, Leaving, Refused
+
+PAGE = Path(__file__).parent / "page.html"
+PAGE_HEADERS = {  # it loads nothing from elsewhere, and no other page shows it
+    "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; "
+    "style-src 'unsafe-inline'; img-src data:; connect-src 'self'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+}
 
 
 def make_app(
@@ -46,6 +55,7 @@ def make_app(
     fixed = _Fixed(engine, batcher, metrics, kept, limits)
     draw = Images(engine, batcher, kept, metrics, limits)
     routes = [
+        Route("/", fixed.page),
         Route("/v1/images/generations", draw, methods=["POST"]),
         Route(IMAGES + "{name}", fixed.image),
         Route("/v1/models", fixed.models),
@@ -66,6 +76,10 @@ class _Fixed:
     ) -> None:
         self._batcher, self._metrics, self._kept = batcher, metrics, kept
         self._engine, self._document = engine, openapi(engine, limits)
+        self._page = PAGE.read_bytes()
+
+    async def page(self, request: Request) -> Response:
+        return Response(self._page, 200, {**HEADERS, **PAGE_HEADERS}, "text/html")
 
     async def image(self, request: Request) -> Response:
         png = self._kept.find(request.path_params["name"])
