@@ -117,15 +117,15 @@ def _serve_both(
     options = ["--backend", backend, *(["--threads", str(threads)] if threads else [])]
     with contextlib.ExitStack() as servers:
         ports = {
-            batching: servers.enter_context(server(bundle, batching, options))
+            batching: servers.enter_context(server(bundle, batching, options))[0]
             for batching in BATCHINGS
         }
         return measure(ports, requests, blocks)
 
 
 @contextlib.contextmanager
-def server(bundle: Path, batching: str, options: Sequence[str]) -> Iterator[int]:
-    """A server as a process of its own; its port."""
+def server(bundle: Path, batching: str, options: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """A server as a process of its own: its port, and the process's number."""
     command = [*PITSTOP, "serve", str(bundle), "--port", "0", "--queue", "1000"]
     command += ["--batching", batching, *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -133,7 +133,7 @@ def server(bundle: Path, batching: str, options: Sequence[str]) -> Iterator[int]
         found = re.search(r":(\d+)/\s*$", process.stdout.readline())
         assert found is not None
         try:
-            yield int(found[1])
+            yield int(found[1]), process.pid
         finally:
             process.terminate()
 

@@ -40,6 +40,12 @@ class Flying:
         return self.job.requests[self.image]
 
     @property
+    def joined(self) -> Way:
+        """Where it is, once it joined."""
+        assert self.way is not None
+        return self.way
+
+    @property
     def rows(self) -> int:
         """That its next step asks for."""
         return len(self.request.told_at(0)) if self.way is None else self.way.rows
@@ -132,12 +138,14 @@ class Batcher:
     @property
     def waiting(self) -> int:
         """Images that have not joined."""
-        return len(self._waiting)
+        with self._changed:
+            return len(self._waiting)
 
     @property
     def in_flight(self) -> int:
         """Images between their first step and their last."""
-        return len(self._flying)
+        with self._changed:
+            return len(self._flying)
 
     def _seconds_left(self) -> float:
         """How long what there is takes, as the last calls went."""
@@ -153,7 +161,7 @@ class Batcher:
                 joining = self._drop_and_admit()
             for one in joining:
                 self._guarded([one], partial(self._join, one))
-            moving = fitting(self._flying, self._batch)
+            moving = fitting([one for one in self._flying if not _gone(one)], self._batch)
             if moving:
                 self._guarded(moving, partial(self._step, moving))
             with self._changed:
@@ -192,7 +200,7 @@ class Batcher:
 
     def _step(self, moving: Sequence[Flying]) -> None:
         """One call for all of these, as long as the call has rows for them."""
-        ways = [one.way for one in moving if one.way is not None]
+        ways = [one.joined for one in moving]
         rows = sum(way.rows for way in ways)
         started = time.perf_counter()
         answers = self._loop.ask(ways)

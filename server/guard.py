@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from .refused import Refused
 OPEN = ("/", "/health", "/ready")  # no token is asked for
 IMAGES = "/v1/images/by-id/"  # nor here, where the id is the secret
 LOOPBACK = "localhost"
+PORT = re.compile(r":[0-9]*$")
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ class Guard:
 
 def is_local(host: str) -> bool:
     """Whether a host, maybe with a port, names this machine."""
-    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    bare = host.count(":") > 1 and not host.startswith("[")  # IPv6 without a port
+    name = host if bare else PORT.sub("", host).strip("[]")
     if name == LOOPBACK:
         return True
     try:
