@@ -20,6 +20,7 @@ from pitstop.runtime.sampling.settings import Settings
 
 Fields = dict[str, Any]
 CLASSES = 3
+SMALL_PIT = Path(__file__).parents[1] / "data" / "version_2" / "bundle"
 
 guidance = st.one_of(
     st.just({"cfg_scale": 1.0}),
@@ -93,11 +94,10 @@ def test_files_equal_those_of_generate_in_any_company(
         assert files == generated(pipeline, fields, out / str(index)), fields
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
-def test_a_pit_draws_the_same_bytes_in_company(
-    tiny_bundle: Path, tmp_path: Path, backend: str, precision: str
+def test_a_network_draws_the_same_bytes_in_company(
+    tmp_path: Path, backend: str, precision: str
 ) -> None:
     mix: list[Fields] = [
         {"label": k % 3, "seed": k, "n": 1 + k % 2, "steps": 3 + k, "cfg_scale": [1.0, 3.0][k % 2]}
@@ -105,8 +105,8 @@ def test_a_pit_draws_the_same_bytes_in_company(
     ]
     how = {"backend": backend, "precision": precision, "options": ONE_THREAD}
     with (
-        Pipeline.from_bundle(tiny_bundle, **how) as pipeline,  # type: ignore[arg-type]
-        serving_bundle(tiny_bundle, backend=backend, precision=precision) as client,
+        Pipeline.from_bundle(SMALL_PIT, **how) as pipeline,  # type: ignore[arg-type]
+        serving_bundle(SMALL_PIT, backend=backend, precision=precision) as client,
     ):
         drawn = together(client, mix)
         for index, fields in enumerate(mix):
