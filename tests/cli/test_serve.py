@@ -17,6 +17,14 @@ from cli_helpers import refused
 from server_helpers import Client
 
 PITSTOP = [sys.executable, "-c", "from pitstop.cli import main; main(prog_name='pitstop')"]
+WITHOUT = """
+import sys
+class Without:
+    def find_spec(self, name, path=None, target=None):
+        if name == missing:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Without())
+"""
 
 
 @contextlib.contextmanager
@@ -84,3 +92,15 @@ def test_a_bundle_whose_images_cannot_be_shown_is_refused(tmp_path: Path) -> Non
     line = refused("serve", write_bundle(tmp_path / "latents", manifest))
     assert "has no decoder" in line
     assert "--vae DIR" in line
+
+
+@pytest.mark.parametrize("missing", ["starlette", "uvicorn", "prometheus_client"])
+def test_without_its_packages_it_says_what_to_install(toy: Path, missing: str) -> None:
+    code = f"missing = {missing!r}\n{WITHOUT}\n{PITSTOP[2]}"
+    command = [sys.executable, "-c", code, "serve", str(toy)]
+
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 2
+    assert f"needs the package {missing}" in done.stderr
+    assert "pip install 'pitstop[serve]'" in done.stderr
