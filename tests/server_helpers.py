@@ -70,10 +70,9 @@ class Client:
         return self.ask("GET", "/metrics")[2].decode()
 
     def figure(self, name: str) -> float:
-        """One of the metrics."""
+        """One of the metrics; 0 where nothing was counted yet."""
         lines = [line.split() for line in self.metrics().splitlines()]
-        [value] = [line[1] for line in lines if line[0] == name]
-        return float(value)
+        return sum(float(line[1]) for line in lines if line[0] == name)
 
     def wait_for(self, name: str, value: float) -> None:
         """Wait until one of the metrics is what it must become."""
