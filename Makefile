@@ -13,7 +13,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
-EXTRAS := cpu,openvino,export,report,tensorrt-rtx,dev
+EXTRAS := cpu,openvino,export,report,serve,tensorrt-rtx,dev
 
 .PHONY: demo test test-slow test-gpu check fuzz bench
 .DELETE_ON_ERROR:
@@ -42,7 +42,7 @@ fuzz: $(INSTALLED)
 	$(BIN)/python benchmarks/fuzz.py $(if $(SEED),--seed $(SEED))
 
 bench: $(INSTALLED)
-	set -e; for script in $(filter-out $(addprefix benchmarks/,gpu.py fuzz.py damage.py record.py calls.py),$(wildcard benchmarks/*.py)); do $(BIN)/python $$script; done
+	set -e; for script in $(filter-out $(addprefix benchmarks/,gpu.py fuzz.py damage.py record.py calls.py serve.py serve_soak.py),$(wildcard benchmarks/*.py)); do $(BIN)/python $$script; done
 
 # PyTorch goes first and by its pin: a package that asks for "any torch" would bring the newest one
 # with gigabytes of CUDA libraries. tensorrt-stubs, which mypy reads, asks for TensorRT itself: it goes

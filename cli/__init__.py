@@ -20,8 +20,8 @@ from .. import PitstopError, __version__
 from .escaped import escaped
 
 COMMANDS = (
-    "demo", "export", "calibrate", "forecast", "build", "generate", "compare", "evaluate", "bench",
-    "inspect", "doctor",
+    "demo", "export", "calibrate", "forecast", "build", "generate", "serve", "compare", "evaluate",
+    "bench", "inspect", "doctor",
 )  # fmt: skip
 
 
@@ -105,6 +105,9 @@ EXTRAS = {
     "jinja2": "report",
     "matplotlib": "report",
     "skimage": "report",
+    "starlette": "serve",
+    "uvicorn": "serve",
+    "prometheus_client": "serve",
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -44,12 +45,23 @@ def make_grid(images: Sequence[Image.Image], columns: int, *, zoom: int = 1) -> 
 
 def save_png(image: Image.Image, path: Path, parameters: Mapping[str, Any] | None = None) -> None:
     """Write a PNG, whole or not at all, with ``parameters`` as JSON in its metadata."""
+    with written_whole(path) as beside:
+        image.save(beside, format="PNG", pnginfo=_metadata(image, parameters))
+
+
+def png_bytes(image: Image.Image, parameters: Mapping[str, Any] | None = None) -> bytes:
+    """The content of what `save_png` writes."""
+    content = io.BytesIO()
+    image.save(content, format="PNG", pnginfo=_metadata(image, parameters))
+    return content.getvalue()
+
+
+def _metadata(image: Image.Image, parameters: Mapping[str, Any] | None) -> PngInfo:
     metadata = PngInfo()
     if parameters is not None:
         metadata.add_text(METADATA_KEY, json.dumps(parameters))
         metadata.add_text(PIXELS_KEY, _sha256(image))
-    with written_whole(path) as beside:
-        image.save(beside, format="PNG", pnginfo=metadata)
+    return metadata
 
 
 @contextlib.contextmanager

@@ -64,7 +64,11 @@ def test_the_wheel_holds_every_file_of_every_package(wheel: list[PurePosixPath])
 
 def test_the_wheel_holds_the_weights_the_types_and_the_licence(wheel: list[PurePosixPath]) -> None:
     names = {str(path) for path in wheel}
-    beside = (*ROOT.glob("models/weights/*"), *ROOT.glob("evaluation/templates/*"))
+    beside = (
+        *ROOT.glob("models/weights/*"),
+        *ROOT.glob("evaluation/templates/*"),
+        *ROOT.glob("server/*.html"),
+    )
     shipped = {f"pitstop/{path.relative_to(ROOT).as_posix()}" for path in beside}
 
     assert names >= {"pitstop/py.typed", "pitstop/models/weights/probe.safetensors", *shipped}

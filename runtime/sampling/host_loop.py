@@ -59,12 +59,12 @@ class HostLoop:
     def step(self, ways: Sequence[Way]) -> None:
         """Take each request one step on, all rows that ask the denoiser in shared calls."""
         asking = [way for way in ways if way.asks]
-        answers = dict(zip(map(id, asking), self._ask(asking), strict=True))
+        answers = dict(zip(map(id, asking), self.ask(asking), strict=True))
         for way in ways:
             way.take(answers.get(id(way)))
 
-    def _ask(self, asking: Sequence[Way]) -> list[Latent]:
-        """The denoiser's output for the rows of each request."""
+    def ask(self, asking: Sequence[Way]) -> list[Latent]:
+        """The denoiser's output for the rows of each request, for `Way.take`."""
         if not asking:
             return []
         output = run_rows(
@@ -89,6 +89,16 @@ class Way:
         self._memory: Memory = ()
         self._index = 0
         self.latent = request.begin(manifest.latent_shape, manifest.noise)
+
+    @property
+    def taken(self) -> int:
+        """How many steps it took."""
+        return self._index
+
+    @property
+    def ended(self) -> bool:
+        """Whether its images are whole."""
+        return self._index == self.request.steps
 
     @property
     def asks(self) -> bool:
