@@ -21,7 +21,7 @@ from .escaped import escaped
 
 COMMANDS = (
     "demo", "export", "calibrate", "forecast", "build", "generate", "compare", "evaluate", "bench",
-    "inspect", "doctor",
+    "inspect", "presets", "doctor",
 )  # fmt: skip
 
 
