@@ -25,6 +25,20 @@ LIST_AFTER_TEXT = re.compile(r"^(?!\s*(?:[-*]|\d+\.) |\s*$|\||>|#)(.+)\n(?=(?:[-
 FENCE = re.compile(r"(^```.*?^```$)", re.M | re.S)
 
 
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Lay out the package alone where its docstrings are read.
+
+    The root of the repository is the package, and whoever walks it finds environments too.
+    """
+    package = ROOT / ".docs" / "pitstop"
+    package.mkdir(parents=True, exist_ok=True)
+    for found in (ROOT / "__init__.py", *(init.parent for init in ROOT.glob("[!.]*/__init__.py"))):
+        link = package / found.name
+        if not link.exists():
+            link.symlink_to(found)
+    return config
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """The repository's pages, by their place in it, beside what the theme brings."""
     kept = [file for file in files if file.src_dir != config.docs_dir]
