@@ -26,7 +26,7 @@ def presets(json_path: Path | None) -> None:
     from ..runtime.sampling.samplers import FLOW_SAMPLERS, SAMPLERS
 
     listed, missing = _presets()
-    targets = {
+    targets: dict[str, dict[str, Any]] = {
         name: {"opset": target.opset, "precisions": [*target.precisions]}
         for name, target in TARGETS.items()
     }
