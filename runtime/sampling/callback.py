@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from ... import OptionError
+from ..said import shortly
 from .loop import OnStep
 from .request import Request
 from .sampler import Latent
@@ -65,8 +69,17 @@ class Telling:
             images = range(first, first + request.images)
             seen = latent.view()
             seen.flags.writeable = False
-            if self._callback(Step(taken, request.steps, timestep, seen, images)) is True:
+            if _stops(self._callback(Step(taken, request.steps, timestep, seen, images))):
                 self.stopped_after = taken
                 raise Stopped(latent)
 
         return tell
+
+
+def _stops(answer: object) -> bool:
+    """Whether a callback's answer stops the run."""
+    if answer is None or isinstance(answer, bool | np.bool_):
+        return bool(answer)
+    raise OptionError(
+        f"The callback returned {shortly(answer)}", "Return True to stop the run, or nothing"
+    )

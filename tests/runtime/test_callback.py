@@ -3,14 +3,16 @@ from __future__ import annotations
 import io
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from bundle_helpers import FakeSession, toy_manifest, write_bundle
+from bundle_helpers import FakeSession, toy_manifest
+from device_helpers import DEVICES, bundle_with_step, open_on
 
-from pitstop import Pipeline, Step
+from pitstop import OptionError, Pipeline, Step
 from pitstop.runtime import progress_bar
 
 
@@ -65,6 +67,13 @@ def test_a_callback_that_returns_true_stops_the_run_with_the_latents_so_far(
     assert "after step 2" in repr(drawn)
 
 
+def test_numpys_truth_stops_too_and_another_answer_is_refused(fake: Pipeline) -> None:
+    assert fake([0], steps=3, callback=lambda step: np.bool_(step.step > 1)).stopped_after == 2
+
+    with pytest.raises(OptionError, match=r"callback returned \{\}\. Return True to stop"):
+        fake([0], steps=3, callback=lambda step: {})  # type: ignore[arg-type, return-value]
+
+
 def test_a_bar_shows_nothing_where_nobody_sees_it(
     fake: Pipeline, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -111,17 +120,25 @@ def test_the_bar_counts_the_steps_of_all_images(fake: Pipeline) -> None:
         advance(4)
 
 
-def test_on_a_device_the_latents_of_a_callback_come_through_the_host(tmp_path: Path) -> None:
-    pipeline = Pipeline.from_bundle(write_bundle(tmp_path / "bundle", toy_manifest(split=True)))
-    looked: list[bool] = []
-    draw = pipeline.loop.draw
+@pytest.mark.parametrize("where", DEVICES)
+def test_on_a_device_a_callback_sees_and_stops_as_on_the_host(tmp_path: Path, where: str) -> None:
+    bundle = bundle_with_step(tmp_path / "toy", toy_manifest(batch=4, split=True))
+    host = Pipeline.from_bundle(tmp_path / "toy", backend="onnxruntime")
+    seen: dict[str, list[Step]] = {"host": [], where: []}
 
-    def noticed(requests: Any, on_step: Any, *, look: bool = False) -> Any:
-        looked.append(look)
-        return draw(requests, on_step, look=look)
+    def stop_at_3(told: list[Step]) -> Callable[[Step], bool]:
+        return lambda step: told.append(step) or step.step == 3
 
-    pipeline.loop.draw = noticed  # type: ignore[method-assign]
-    pipeline([0], steps=2)
-    pipeline([0], steps=2, callback=lambda step: None)
+    with Pipeline.of(open_on(where.removesuffix(" on the device"), bundle)) as device:
+        assert device.loop.keeps_latents
+        whole = device([0, 1], steps=5)
+        stopped = device([0, 1], steps=5, callback=stop_at_3(seen[where]))
+        again = device([0, 1], steps=5)
+    host([0, 1], steps=5, callback=stop_at_3(seen["host"]))
 
-    assert looked == [False, True]
+    assert (stopped.stopped_after, len(seen[where])) == (3, 3)
+    np.testing.assert_array_equal(stopped.latents, seen[where][-1].latents)
+    np.testing.assert_array_equal(again.latents, whole.latents)
+    for there, here in zip(seen[where], seen["host"], strict=True):
+        assert (there.step, there.timestep) == (here.step, here.timestep)
+        np.testing.assert_allclose(there.latents, here.latents, rtol=0, atol=1e-5)
