@@ -25,8 +25,8 @@ LIST_AFTER_TEXT = re.compile(r"^(?!\s*(?:[-*]|\d+\.) |\s*$|\||>|#)(.+)\n(?=(?:[-
 FENCE = re.compile(r"(^```.*?^```$)", re.M | re.S)
 
 
-def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Lay out the package alone where its docstrings are read.
+def on_startup(command: str, dirty: bool) -> None:
+    """Lay out the package alone where its docstrings are read, before anything looks there.
 
     The root of the repository is the package, and whoever walks it finds environments too.
     """
@@ -35,8 +35,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     for found in (ROOT / "__init__.py", *(init.parent for init in ROOT.glob("[!.]*/__init__.py"))):
         link = package / found.name
         if not link.exists():
-            link.symlink_to(found)
-    return config
+            link.symlink_to(Path("..", "..", found.name))
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
