@@ -105,6 +105,7 @@ def test_what_is_no_sampler_is_refused_with_what_it_lacks(
         ({"spacing": "trailing"}, "spacing was given"),
         ({"calls": 3}, "calls was given"),
         ({"shift": 2.0}, "shift was given"),
+        ({"init": "dog.png"}, "init was given"),
     ],
 )
 def test_what_its_schedule_says_is_not_said_again(
