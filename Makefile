@@ -4,7 +4,8 @@
 #   make test        the fast tests
 #   make test-slow   all tests but those for GPUs
 #   make test-gpu    the tests for machines with CUDA; they need no network
-#   make check       format, lint and types
+#   make check       format, lint, types and the site
+#   make docs        the site, which opens from its files: site/index.html
 #   make fuzz        damaged and odd input, seeded: about 9 minutes on two cores
 #   make bench       every benchmark but that of GPUs, one after the other
 #
@@ -13,9 +14,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
-EXTRAS := cpu,openvino,export,report,serve,tensorrt-rtx,dev
+EXTRAS := cpu,openvino,export,report,serve,tensorrt-rtx,docs,dev
 
-.PHONY: demo test test-slow test-gpu check fuzz bench
+.PHONY: demo test test-slow test-gpu check docs fuzz bench
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -37,6 +38,11 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(MAKE) docs
+
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	$(BIN)/python tests/check_site.py site
 
 fuzz: $(INSTALLED)
 	$(BIN)/python benchmarks/fuzz.py $(if $(SEED),--seed $(SEED))

@@ -1,5 +1,8 @@
 """Take a PiT diffusion transformer from a PyTorch checkpoint to an edge device.
 
+``from pitstop import Pipeline, Settings`` imports neither PyTorch nor, before they are asked for,
+anything else.
+
 What a user can mend is told by one kind of error, in one tree:
 
 PitstopError
@@ -16,9 +19,54 @@ PitstopError
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .runtime.pipeline import Pipeline
+    from .runtime.samples import Samples
+    from .runtime.sampling.callback import Step
+    from .runtime.sampling.settings import Settings
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "BackendUnavailable",
+    "BundleError",
+    "CalibrationError",
+    "CheckpointError",
+    "ConfigError",
+    "EngineError",
+    "NonFiniteError",
+    "OptionError",
+    "Pipeline",
+    "PitstopError",
+    "Samples",
+    "Settings",
+    "ShapeError",
+    "Step",
+    "__version__",
+]
+
+# What is imported when it is asked for: a command's start must not wait for NumPy.
+LAZY = {
+    "Pipeline": ".runtime.pipeline",
+    "Samples": ".runtime.samples",
+    "Settings": ".runtime.sampling.settings",
+    "Step": ".runtime.sampling.callback",
+}
+
+if not TYPE_CHECKING:  # for mypy a name that is not above does not exist
+
+    def __getattr__(name: str) -> object:
+        if name not in LAZY:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(LAZY[name], __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *LAZY})
 
 
 class PitstopError(Exception):

@@ -21,7 +21,7 @@ from .escaped import escaped
 
 COMMANDS = (
     "demo", "export", "calibrate", "forecast", "build", "generate", "serve", "compare", "evaluate",
-    "bench", "inspect", "doctor",
+    "bench", "inspect", "presets", "doctor",
 )  # fmt: skip
 
 

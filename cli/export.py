@@ -27,6 +27,12 @@ if TYPE_CHECKING:
     from ..runtime.stage import OnStage
 
 
+TARGET_HELP = (
+    "What the graphs are for: portable, onnxruntime, openvino, tensorrt10, tensorrt11 or "
+    "tensorrt-rtx."
+)
+
+
 @as_value(
     "vae_shape",
     click.option(
@@ -85,7 +91,7 @@ def by_hand_options(**fields: Any) -> ByHand:
     help="Of the image in pixels; one number for a square.",
 )
 @click.option("--seed", default=0, show_default=True, help="For a preset's random weights.")
-@click.option("--target", default="portable", show_default=True, help="What the graphs are for.")
+@click.option("--target", default="portable", show_default=True, help=TARGET_HELP)
 @click.option(
     "--no-pass", "left_out", multiple=True, metavar="NAME", help="Leave a pass out; repeatable."
 )
@@ -124,6 +130,10 @@ def export(
     int8 is added by `pitstop calibrate` with its own defaults. What is neither here nor a preset
     is a repository's name on the Hugging Face hub, such as facebook/DiT-XL-2-256, or
     OWNER/NAME:FILE.
+
+    PRESET is fashion, which is trained, or random weights: pit-{ti,s,b,l,xl}-{2,4,8},
+    dit-{s,b,l,xl}-{2,4,8} or edt-{s,b,xl}-2, each of these with -512 too. `pitstop presets` lists
+    all.
 
     Example: pitstop export fashion --out fashion.bundle --batch 8 --precision fp16,int8
     """

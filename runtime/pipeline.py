@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,10 +16,14 @@ from .bundle.folder import Bundle, open_bundle
 from .bundle.forecasts import Chosen, choose_plan, read_forecasts, taylor_for_a_part
 from .bundle.manifest import LATENT, Manifest
 from .decoder import Decode, TiledDecoder
+from .diffusers_words import DiffusersWords, in_our_words
 from .encoder import Encode
 from .init_picture import init_of, refuse_alone, taken_as_it_is
 from .opened import OpenedBundle, open_denoiser
+from .progress_bar import progress_bar
+from .samples import Samples
 from .sampling.asked import as_labels, as_latents, as_seeds, check_conditions
+from .sampling.callback import Callback, Stopped, Telling
 from .sampling.condition import Condition, unstack
 from .sampling.conditioner import Conditioner, Plain
 from .sampling.forecast.fitted import Forecast
@@ -29,60 +32,21 @@ from .sampling.guidance import scales_of
 from .sampling.host_loop import HostLoop, run_rows
 from .sampling.init import Init
 from .sampling.loop import Loop
+from .sampling.own_sampler import OwnSampler, own_sampler, refuse_beside
 from .sampling.request import Request
 from .sampling.sampler import Latent, Sampler
-from .sampling.samplers import sampler_for, settled
+from .sampling.samplers import sampler_for, samplers_for, settled
 from .sampling.settings import Settings
 from .session import Array, Closing, Session
+from .shown import listed, shown, sides
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from typing_extensions import Unpack
 
     from .init_picture import Picture
 
 OnStep = Callable[[int], None]
 """Called after each step with the number of images that it moved."""
-
-
-@dataclass(frozen=True)
-class Samples:
-    """What a run drew.
-
-    Attributes:
-        latents: float32 [image, channel, row, column].
-        latent_space: ``pixel`` where the latents are the images.
-        decode: The bundle's decoder, where it has one.
-    """
-
-    latents: Latent
-    latent_space: str
-    decode: Decode | None = None
-
-    @property
-    def images(self) -> list[Image]:
-        """The pictures.
-
-        Raises:
-            OptionError: The latents are a VAE's, and the bundle has no decoder.
-            NonFiniteError: The decoder left the finite numbers.
-        """
-        return list(self.pictures())
-
-    def pictures(self) -> Iterator[Image]:
-        """The pictures in order, each as soon as it is decoded; raises what `images` raises."""
-        from .image import to_images
-
-        if self.latent_space == "pixel":
-            yield from to_images(self.latents)
-        elif self.decode is None:
-            raise OptionError(
-                "This bundle has no decoder, so its latents cannot be shown",
-                "Export it again with `--vae DIR`, or save `.latents` and decode them with the "
-                "model's VAE",
-            )
-        else:
-            for pixels in self.decode(self.latents):
-                yield from to_images(pixels)
 
 
 class Pipeline(Closing):
@@ -131,8 +95,33 @@ class Pipeline(Closing):
         self._samplers: dict[tuple[Settings, float], Sampler] = {}
 
     def __repr__(self) -> str:
-        on = f"{self.manifest.model.name}, {self.precision}, {self.session.device}"
-        return f"Pipeline({on}, batch {self.manifest.batch})"
+        manifest = self.manifest
+        there = listed(manifest.precisions)
+        return shown(
+            f"Pipeline: {manifest.model.name}, {self.precision}, {self.session.device}",
+            {
+                "draws": f"{sides(manifest.latent_shape)} "
+                + ("pixels" if manifest.latent_space == "pixel" else "latents of a VAE")
+                + ("" if self.gives_pictures else ", which no decoder here shows"),
+                "batch": f"{manifest.batch} rows a call; guidance takes two for an image",
+                "labels": f"{len(self.labels)}: {listed(self.labels)}",
+                "samplers": listed(self.samplers),
+                "precision": f"{self.precision}, of {there}" if there else self.precision,
+                "backend": "" if self.chosen is None else f"{self.chosen.name} {self.chosen.why}",
+                "draw": "pipeline([label], seeds=[0], steps=50).images",
+            },
+        )
+
+    @property
+    def labels(self) -> list[str]:
+        """The classes in order: their names, or their numbers where they have none."""
+        label = self.manifest.label
+        return [label.called(index) for index in range(label.classes)]
+
+    @property
+    def samplers(self) -> list[str]:
+        """The names that `sampler` takes with this model."""
+        return samplers_for(self.manifest)
 
     def close(self) -> None:
         """Give the denoiser's and the decoder's memory back; a second time does nothing."""
@@ -188,12 +177,12 @@ class Pipeline(Closing):
 
     def __call__(
         self,
-        labels: Sequence[int | str],
+        labels: Sequence[int | str] | None = None,
         *,
         seeds: Sequence[int] | None = None,
-        steps: int = Settings.steps,
-        sampler: str = Settings.sampler,
-        cfg_scale: float = Settings.cfg_scale,
+        steps: int | None = None,
+        sampler: str | Sampler = Settings.sampler,
+        cfg_scale: float | None = None,
         eta: float = Settings.eta,
         spacing: str = Settings.spacing,
         calls: int | None = None,
@@ -207,16 +196,19 @@ class Pipeline(Closing):
         strength: float | None = None,
         mask: Picture | None = None,
         on_step: OnStep | None = None,
+        callback: Callback | None = None,
+        progress: bool = False,
+        **words: Unpack[DiffusersWords],
     ) -> Samples:
         """Draw one image for each label.
 
         Args:
             labels: Classes, by number or by the names in the manifest.
             seeds: One for each image, in [0, 2**64); by default 0, 1, 2, ...
-            steps: Of the run.
-            sampler: ``ddim``, ``ddpm``, ``dpmpp_2m``, ``dpmpp_2m_sde``, ``unipc``, ``unipc_3`` or
-                ``euler``; ``euler``, ``heun`` or ``euler_maruyama`` for a flow.
-            cfg_scale: Guidance scale; 1 is none.
+            steps: Of the run; by default 50, or those of a sampler object's schedule.
+            sampler: A name among `samplers`, or an object of one's own that is as
+                `runtime.sampling.sampler.Sampler` says. An object is drawn through the host.
+            cfg_scale: Guidance scale; 1 is none, by default 4.
             eta: DDIM's share of fresh noise, in [0, 1].
             spacing: ``leading``, ``linspace``, ``trailing`` or ``official``.
             calls: Steps that call the denoiser; the others are forecast. None for all.
@@ -233,22 +225,57 @@ class Pipeline(Closing):
             strength: The share of the steps that it is drawn through, in (0, 1]; by default 0.8,
                 and 1 with a mask.
             mask: White where the picture is drawn anew, black where it is kept.
-            on_step: Told of every step.
+            on_step: Called after every step with the number of images that it moved.
+            callback: Told of every step as a `Step`; one that returns True stops the run, and the
+                latents so far are what is returned. A device's loop hands it the latents through
+                the host.
+            progress: Show a bar in a terminal or a notebook.
+            words: Those of diffusers that mean the same: ``class_labels``,
+                ``num_inference_steps`` and ``guidance_scale``.
 
         Raises:
-            OptionError: A label, sampler or number that does not exist.
+            OptionError: A label, sampler or number that does not exist, or a word of diffusers
+                that has another name here.
             NonFiniteError: A latent left the finite numbers.
         """
+        labels, steps, cfg_scale = in_our_words(words, labels, steps, cfg_scale)
+        own = None
+        if not isinstance(sampler, str):
+            own = own_sampler(sampler, self.manifest.schedule)
+            refuse_beside(own, steps, eta=eta, spacing=spacing, calls=calls, shift=shift, init=init)
+            steps, sampler = own.schedule.steps, own.name
+        steps = Settings.steps if steps is None else steps
+        cfg_scale = Settings.cfg_scale if cfg_scale is None else cfg_scale
         guidance = (cfg_interval, cfg_schedule, cfg_channels)
         settings = Settings(
             steps, sampler, cfg_scale, eta, spacing, calls, *guidance, shift=shift, noise=noise
         )
         label = self.manifest.label
-        told = [label.told(label.index(one)) for one in as_labels(labels)]
-        seeds = range(len(told)) if seeds is None else seeds
+        classes = [label.index(one) for one in as_labels(labels)]
+        seeds = as_seeds(range(len(classes)) if seeds is None else seeds, len(classes))
         begun = self.begin_with(init, strength, mask)
-        drawn = self.draw(told, seeds, settings, on_step, latents=latents, init=begun)
-        return Samples(drawn, self.manifest.latent_space, self.decode)
+        telling = None if callback is None else Telling(callback)
+        taken = self.steps(settings, begun) if own is None else own.schedule.steps
+        with progress_bar(taken * len(classes), shown=progress) as advance:
+            drawn = self.draw(
+                [label.told(index) for index in classes],
+                seeds,
+                settings,
+                _each(advance, on_step),
+                latents=latents,
+                init=begun,
+                own=own,
+                telling=telling,
+            )
+        return Samples(
+            drawn,
+            self.manifest.latent_space,
+            self.decode,
+            tuple(seeds[: len(drawn)]),
+            tuple(label.called(index) for index in classes[: len(drawn)]),
+            settings if own else self.settle(settings),
+            None if telling is None else telling.stopped_after,
+        )
 
     def begin_with(
         self,
@@ -278,11 +305,25 @@ class Pipeline(Closing):
         *,
         latents: Array | None = None,
         init: Init | None = None,
+        own: OwnSampler | None = None,
+        telling: Telling | None = None,
     ) -> Latent:
-        """Draw one image for each condition: float32 [image, channel, row, column]."""
-        parts = []
-        for request in self.requests(conditions, seeds, settings, latents, init):
-            parts += self.loop.draw([request], _telling(on_step, request.images))
+        """Draw one image for each condition: float32 [image, channel, row, column].
+
+        Where ``telling`` stops the run, what is drawn so far, without the groups to come.
+        """
+        parts: list[Latent] = []
+        for request in self.requests(conditions, seeds, settings, latents, init, own):
+            tell = _telling(on_step, request.images)
+            if telling is None:
+                parts += self.loop.draw([request], tell)
+                continue
+            tell_both = _both(tell, telling.of(request, sum(map(len, parts))))
+            try:
+                parts += self.loop.draw([request], tell_both, look=True)
+            except Stopped as stopped:
+                parts.append(stopped.latents)
+                break
         return np.concatenate(parts)
 
     def trajectories(
@@ -317,6 +358,7 @@ class Pipeline(Closing):
         settings: Settings,
         latents: Array | None = None,
         init: Init | None = None,
+        own: OwnSampler | None = None,
     ) -> list[Request]:
         """What is asked of the loop, one after the other.
 
@@ -327,8 +369,8 @@ class Pipeline(Closing):
         seeds = as_seeds(seeds, len(conditions))
         if latents is not None:
             latents = as_latents(latents, len(seeds), self.manifest.latent_shape)
-        sampler, channels = self.sampler(settings, init), self._cfg_channels(settings)
-        scales = self._scales(settings, init)
+        sampler = self.sampler(settings, init) if own is None else own
+        scales, channels = self._scales(settings, init, own), self._cfg_channels(settings)
         return [
             Request(
                 seeds[group],
@@ -342,7 +384,7 @@ class Pipeline(Closing):
                 latents=None if latents is None else latents[group],
                 init=init,
             )
-            for group in self.groups(len(seeds), settings, init)
+            for group in self._groups(len(seeds), settings, scales)
         ]
 
     def groups(self, images: int, settings: Settings, init: Init | None = None) -> list[slice]:
@@ -350,19 +392,25 @@ class Pipeline(Closing):
 
         Where an interval leaves steps unguided, each of those takes one call, each guided one two.
         """
-        scales = self._scales(settings, init) or ()
-        packed = settings.cfg_interval is not None and 1.0 in scales
+        return self._groups(images, settings, self._scales(settings, init))
+
+    def _groups(
+        self, images: int, settings: Settings, scales: tuple[float, ...] | None
+    ) -> list[slice]:
+        packed = settings.cfg_interval is not None and 1.0 in (scales or ())
         rows = 2 if settings.guided and not packed else 1
         size = max(1, self.manifest.batch // rows)
         return [slice(start, min(start + size, images)) for start in range(0, images, size)]
 
-    def _scales(self, settings: Settings, init: Init | None) -> tuple[float, ...] | None:
+    def _scales(
+        self, settings: Settings, init: Init | None, own: OwnSampler | None = None
+    ) -> tuple[float, ...] | None:
         """The guidance scale of each step; None where all are alike."""
         if not settings.guidance_varies:
             return None
         strength = 1.0 if init is None else init.strength
-        visits = sampler_for(self.manifest, settings, strength).schedule
-        return scales_of(settings, visits, self.manifest.schedule)
+        rule = own or sampler_for(self.manifest, settings, strength)
+        return scales_of(settings, rule.schedule, self.manifest.schedule)
 
     def _changes(self, settings: Settings) -> list[int]:
         """The steps at which an interval of guidance begins or ends."""
@@ -434,3 +482,24 @@ class Pipeline(Closing):
 def _telling(on_step: OnStep | None, images: int) -> Callable[[Sequence[Latent]], None]:
     """What tells of a step of a request, whoever looks."""
     return lambda latents: None if on_step is None else on_step(images)
+
+
+def _each(*tells: OnStep | None) -> OnStep:
+    """All that are there, one after the other."""
+
+    def tell(images: int) -> None:
+        for each in tells:
+            if each is not None:
+                each(images)
+
+    return tell
+
+
+def _both(*tells: Callable[[Sequence[Latent]], None]) -> Callable[[Sequence[Latent]], None]:
+    """One after the other."""
+
+    def tell(latents: Sequence[Latent]) -> None:
+        for each in tells:
+            each(latents)
+
+    return tell

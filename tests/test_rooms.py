@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import pitstop
+
 ROOT = Path(__file__).parent.parent
 ROOMS = {
     "models",
@@ -65,6 +67,8 @@ ALLOWED_IN_FILE = {
     "export/vae/trace.py": {"torch", "diffusers", "pitstop.models"},
     "models/hub.py": {"huggingface_hub", "yaml"},
     "models/hub_errors.py": {"huggingface_hub"},
+    "runtime/pipeline.py": {"typing_extensions"},  # for mypy alone, which brings it
+    "runtime/progress_bar.py": {"rich"},
     "runtime/devices/cuda.py": {"cuda"},
     "runtime/devices/onnx_device.py": {"onnxruntime"},
     "runtime/devices/engine_backend.py": {"tensorrt"},
@@ -146,8 +150,35 @@ def test_no_thing_of_a_folder_of_like_things_imports_another() -> None:
 
 def test_the_root_stands_on_the_standard_library_alone() -> None:
     """It holds the version and the errors, which every room raises."""
-    tops = {name.split(".")[0] for name in imports(ROOT / "__init__.py")}
-    assert tops <= sys.stdlib_module_names
+    code = "import sys; before = {*sys.modules}; import pitstop; print(*({*sys.modules} - before))"
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    tops = {name.split(".")[0] for name in done.stdout.split() if not name.startswith("__")}
+    assert tops - sys.stdlib_module_names == {"pitstop"}
+    seen = {name.split(".")[0] for name in imports(ROOT / "__init__.py")}
+    assert seen - sys.stdlib_module_names == {"pitstop"}  # for mypy alone: of runtime
+
+
+def test_no_room_goes_through_the_root_to_another() -> None:
+    """What the root hands on when it is asked is for users."""
+    lazy = {f"pitstop.{name}" for name in pitstop.LAZY}
+    found = [
+        f"{path.relative_to(ROOT).as_posix()} imports {name}"
+        for room in rooms_that_exist()
+        for path in (ROOT / room).rglob("*.py")
+        for name in lazy.intersection(imports(path))
+    ]
+    assert found == []
+
+
+def test_the_root_hands_on_what_it_names() -> None:
+    assert {*pitstop.LAZY} <= {*pitstop.__all__} <= {*dir(pitstop)}
+    assert {where.split(".")[1] for where in pitstop.LAZY.values()} == {"runtime"}
+    for name in pitstop.__all__:
+        assert getattr(pitstop, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'Pipelin'"):
+        _ = pitstop.Pipelin
 
 
 def test_inside_the_package_imports_are_relative() -> None:

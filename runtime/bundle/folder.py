@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from ... import BundleError
+from ..said import shortly
 from ..stage import OnStage, unheard
 from .in_place import beside, held, put_back, put_in_place
 from .manifest import FILE_NAME, GraphSpec, Manifest
@@ -39,6 +40,9 @@ class Bundle:
     folder: Path
     manifest: Manifest
     unchecked: set[str] = field(default_factory=set, compare=False, repr=False)
+
+    def __repr__(self) -> str:
+        return f"Bundle in {shortly(str(self.folder))}\n{self.manifest!r}"
 
     def path(self, relative: str) -> Path:
         """Where a file is, whose hash is looked at the first time, and so is that of its weights.

@@ -21,6 +21,7 @@ from ..sampling.schedule.betas import Betas
 from ..sampling.schedule.flow import LinearFlow
 from ..sampling.schedule.scheduler import NONE, Scheduler
 from ..session import Array
+from ..shown import listed, shown, sides
 from .checks import digests, graph_fields, model_fields, pass_fields
 from .fields import a_count, a_number, a_table, a_text, one_of
 from .label import LabelSpec, read_label
@@ -198,6 +199,24 @@ class Manifest:
     noise: str = PORTABLE
     sources: tuple[SourceSpec, ...] = ()
     schema_version: int = SCHEMA_VERSION
+
+    def __repr__(self) -> str:
+        model, label = self.model, self.label
+        return shown(
+            f"Manifest: {model.name}, {model.parameters:,} parameters",
+            {
+                "draws": f"{sides(self.latent_shape)} in the space {self.latent_space}",
+                "batch": f"{self.batch} rows a call",
+                "labels": f"{label.classes}: {listed(label.names)}",
+                "predicts": f"{self.prediction_type}, {self.schedule.called}",
+                "scheduler": self.scheduler.called,
+                "graphs": listed(self.graphs),
+                "target": self.target,
+                "weights": model.provenance,
+                "licence": model.licence,
+                "files": f"{len(self.files)}, schema version {self.schema_version}",
+            },
+        )
 
     @property
     def precisions(self) -> list[str]:

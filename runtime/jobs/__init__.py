@@ -14,7 +14,8 @@ from PIL import Image
 
 from ..figures import counted
 from ..image import make_grid, save_png
-from ..pipeline import Pipeline, Samples
+from ..pipeline import Pipeline
+from ..samples import Samples
 from ..sampling.asked import as_seeds
 from ..sampling.init import Init
 from ..sampling.sampler import Latent

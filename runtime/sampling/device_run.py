@@ -19,6 +19,7 @@ from ..bundle.manifest import GraphSpec, Manifest
 from ..session import Array, Session
 from .conditioner import Conditioner, Feeder, Plain
 from .loop import Loop
+from .own_sampler import OwnSampler
 from .request import Request
 from .sampler import Latent
 from .step_table import NotLinear, StepTable, Table, given, step_table, taken
@@ -58,6 +59,9 @@ def why_not_on_device(
         return f"its {rows} rows do not fit into one call of {manifest.batch}"
     if len(requests) > 1 and _is_shared(step):
         return "the bundle's step was made for rows that are all alike; export it again"
+    own = next((r.sampler.name for r in requests if isinstance(r.sampler, OwnSampler)), None)
+    if own is not None:
+        return f"the sampler {own} is an object of the user's"
     if any(request.init is not None and request.init.mask is not None for request in requests):
         return "a mask keeps a part of the image at every step"
     try:

@@ -66,4 +66,6 @@ def test_a_closed_pipeline_draws_nothing_and_may_be_closed_again(
 
 def test_a_pipeline_says_what_it_is(tmp_path: Path) -> None:
     with opened("onnxruntime on the host", tmp_path) as pipeline:
-        assert repr(pipeline) == "Pipeline(toy, fp32, CPUExecutionProvider, batch 4)"
+        title, *rows = repr(pipeline).splitlines()
+    assert title == "Pipeline: toy, fp32, CPUExecutionProvider"
+    assert "  batch     4 rows a call; guidance takes two for an image" in rows

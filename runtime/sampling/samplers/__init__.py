@@ -90,6 +90,11 @@ FLOW_SAMPLERS: dict[
 }
 
 
+def samplers_for(manifest: Manifest) -> list[str]:
+    """The names of those that go with a bundle's model."""
+    return [*(FLOW_SAMPLERS if isinstance(manifest.schedule, LinearFlow) else SAMPLERS)]
+
+
 def default_sampler(manifest: Manifest) -> str:
     """What ``auto`` stands for: the model's own, or what is deterministic at one call a step."""
     if manifest.scheduler.sampler != AUTO:
