@@ -364,11 +364,11 @@ class Pipeline(Closing):
         visits = sampler_for(self.manifest, settings, strength).schedule
         return scales_of(settings, visits, self.manifest.schedule)
 
-    def _changes(self, settings: Settings) -> list[int]:
+    def _changes(self, settings: Settings, init: Init | None) -> list[int]:
         """The steps at which an interval of guidance begins or ends."""
         if settings.cfg_interval is None:
             return []
-        guided = [scale != 1.0 for scale in self._scales(settings, None) or ()]
+        guided = [scale != 1.0 for scale in self._scales(settings, init) or ()]
         return [step for step in range(1, len(guided)) if guided[step] != guided[step - 1]]
 
     def _cfg_channels(self, settings: Settings) -> int | None:
@@ -401,12 +401,12 @@ class Pipeline(Closing):
         """
         if settings.calls is None:
             return None
-        left = self.steps(settings, init)
+        left, changes = self.steps(settings, init), self._changes(settings, init)
         if left < settings.steps:
-            return taylor_for_a_part(settings, left)
+            return taylor_for_a_part(settings, left, changes)
         if self._forecasts is None:
             self._forecasts = [] if self._bundle is None else read_forecasts(self._bundle)
-        return choose_plan(self._forecasts, self.settle(settings), self._changes(settings))
+        return choose_plan(self._forecasts, self.settle(settings), changes)
 
     def steps(self, settings: Settings, init: Init | None = None) -> int:
         """Of a run: all of them, or the last ones where it begins with an image."""

@@ -17,9 +17,10 @@ from pitstop import OptionError
 from pitstop.runtime.bundle.manifest import Manifest
 from pitstop.runtime.distance import relative_l2
 from pitstop.runtime.pipeline import Pipeline
+from pitstop.runtime.sampling.init import Init
 from pitstop.runtime.sampling.interval import Interval
 from pitstop.runtime.sampling.noise import START, draw_noise
-from pitstop.runtime.sampling.sampler import Latent
+from pitstop.runtime.sampling.sampler import Latent, Prediction
 from pitstop.runtime.sampling.samplers import make_sampler
 from pitstop.runtime.sampling.schedule import Schedule
 from pitstop.runtime.sampling.schedule.betas import Betas
@@ -247,15 +248,37 @@ def test_a_device_leaves_packed_rows_to_the_host_and_says_so(tmp_path: Path) -> 
     assert "rows go into fewer calls" in str(keeping.loop.why_not([request]))
 
 
-def test_a_run_of_an_interval_is_forecast_by_taylor_and_says_so() -> None:
-    pipeline = Pipeline(toy_manifest(batch=4), FakeSession(), "fp32")
-    settings = Settings(12, "ddim", calls=6, cfg_interval="0:500")
+@pytest.mark.parametrize("strength", [None, 0.8])
+def test_a_run_of_an_interval_is_forecast_from_what_is_guided_alike_and_says_so(
+    strength: float | None,
+) -> None:
+    manifest, image = toy_manifest(batch=4), draw_noise([9], START, SHAPE)[0]
+    pipeline = Pipeline(manifest, FakeSession(), "fp32")
+    init = None if strength is None else Init(image, strength)
+    settings = Settings(20, "ddim", SCALE, calls=7, cfg_interval="200:700")
+    rule = make_sampler("ddim", BETAS, 20, strength=strength or 1.0)
+    [request] = pipeline.requests([manifest.label.told(2)], [5], settings, init=init)
+    guided_at = [200 <= timestep <= 700 for timestep in rule.schedule.timesteps]
 
-    chosen = pipeline.forecast(settings)
+    chosen = pipeline.forecast(settings, init)
 
     assert chosen is not None
-    assert "forecasts are fitted without `--cfg-interval`" in chosen.note
-    assert np.isfinite(pipeline.draw(pipeline.manifest.examples(2), [0, 1], settings)).all()
+    latent, said, before = request.begin(SHAPE, manifest.noise), [], guided_at[0]
+    for step, factors in enumerate(chosen.plan.factors):
+        if guided_at[step] != before:
+            said, before = [], guided_at[step]
+        if factors:
+            found = sum(factor * one for factor, one in zip(factors, said, strict=False))
+            assert len(factors) <= len(said)
+        else:
+            time = float(rule.schedule.timesteps[step])
+            told, untold = (toy_prediction(latent, time, [one]) for one in (2, NULL_CLASS))
+            found = untold + np.float32(SCALE) * (told - untold) if guided_at[step] else told
+            said = [found, *said]
+        latent, _ = rule.step(step, latent, Prediction(found.astype(np.float32)), None, ())
+    drawn = pipeline.draw([manifest.label.told(2)], [5], settings, init=init)
+    assert relative_l2(latent, drawn) <= 1e-5
+    assert ("fitted without `--cfg-interval`" if init is None else "whole runs") in chosen.note
 
 
 def test_settings_that_are_not_given_are_in_no_file() -> None:
