@@ -57,7 +57,7 @@ class CfgSchedule:
 
     def scales(self, scale: float, visits: Visits, training: Training) -> Table:
         """float64 [steps]: the guidance scale of each step."""
-        gone = 1 - training.noise_level(beginnings(visits))
+        gone = np.clip(1 - training.noise_level(beginnings(visits)), 0, 1)
         share = gone if self.name == LINEAR else (1 - np.cos(np.pi * gone**self.power)) / 2
         if self.name == CONSTANT:
             share = np.ones_like(gone)

@@ -126,8 +126,8 @@ def training_for(manifest: Manifest, settings: Settings) -> Betas | LinearFlow:
         )
     shift = read_shift(settings.shift)
     if isinstance(shift, DynamicShift):
-        shift = shift.of(tokens_of(manifest))
-    return dataclasses.replace(manifest.schedule, shift=shift)
+        return manifest.schedule.shifted(shift.of(tokens_of(manifest)), dynamic=True)
+    return manifest.schedule.shifted(shift)
 
 
 def tokens_of(manifest: Manifest) -> int:
