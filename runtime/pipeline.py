@@ -25,7 +25,7 @@ from .sampling.condition import Condition, unstack
 from .sampling.conditioner import Conditioner, Plain
 from .sampling.forecast.fitted import Forecast
 from .sampling.forecast.forecasting import Forecasting
-from .sampling.guidance import scales_of
+from .sampling.guidance import pays_to_pack, scales_of
 from .sampling.host_loop import HostLoop, run_rows
 from .sampling.init import Init
 from .sampling.loop import Loop
@@ -348,10 +348,10 @@ class Pipeline(Closing):
     def groups(self, images: int, settings: Settings, init: Init | None = None) -> list[slice]:
         """How ``images`` are shared out so that each group takes one denoiser call a step.
 
-        Where an interval leaves steps unguided, each of those takes one call, each guided one two.
+        Where it pays, each of an interval's unguided steps takes one call, each guided one two.
         """
         scales = self._scales(settings, init) or ()
-        packed = settings.cfg_interval is not None and 1.0 in scales
+        packed = settings.cfg_interval is not None and pays_to_pack(scales, self.loop)
         rows = 2 if settings.guided and not packed else 1
         size = max(1, self.manifest.batch // rows)
         return [slice(start, min(start + size, images)) for start in range(0, images, size)]

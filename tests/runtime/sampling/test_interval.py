@@ -238,6 +238,20 @@ def test_a_device_draws_one_calls_rows_itself(
     assert relative_l2(plain, found) > 1e-3
 
 
+def test_a_device_keeps_a_run_whose_interval_would_save_next_to_nothing(tmp_path: Path) -> None:
+    bundle = bundle_with_step(tmp_path / "bundle", toy_manifest(batch=4))
+    keeping = Pipeline.of(open_on("onnxruntime", bundle))
+    fetching = Pipeline(bundle.manifest, FakeSession(), "fp32")
+    settings = Settings(10, "ddim", 3.0, cfg_interval="0:850")  # all steps but the first
+
+    asked = keeping.requests(keeping.manifest.examples(4), range(4), settings)
+
+    assert [request.images for request in asked] == [2, 2]
+    assert keeping.loop.why_not(asked[:1]) is None
+    assert fetching.groups(4, settings) == [slice(0, 4)]
+    assert keeping.groups(4, dataclasses.replace(settings, cfg_interval="0:700")) == [slice(0, 4)]
+
+
 def test_a_device_leaves_packed_rows_to_the_host_and_says_so(tmp_path: Path) -> None:
     bundle = bundle_with_step(tmp_path / "bundle", toy_manifest(batch=4))
     keeping = Pipeline.of(open_on("onnxruntime", bundle))
