@@ -27,7 +27,7 @@ from .sampling.forecast.fitted import Forecast
 from .sampling.forecast.forecasting import Forecasting
 from .sampling.guidance import pays_to_pack, scales_of
 from .sampling.host_loop import HostLoop, run_rows
-from .sampling.init import Init
+from .sampling.init import Init, strength_of
 from .sampling.loop import Loop
 from .sampling.request import Request
 from .sampling.sampler import Latent, Sampler
@@ -360,9 +360,7 @@ class Pipeline(Closing):
         """The guidance scale of each step; None where all are alike."""
         if not settings.guidance_varies:
             return None
-        strength = 1.0 if init is None else init.strength
-        visits = sampler_for(self.manifest, settings, strength).schedule
-        return scales_of(settings, visits, self.manifest.schedule)
+        return scales_of(settings, self._rule(settings, init).schedule, self.manifest.schedule)
 
     def _changes(self, settings: Settings, init: Init | None) -> list[int]:
         """The steps at which an interval of guidance begins or ends."""
@@ -385,12 +383,10 @@ class Pipeline(Closing):
 
     def sampler(self, settings: Settings, init: Init | None = None) -> Sampler:
         """The rule that ``settings`` names, on this model's schedule; the same each time."""
-        chosen = self.forecast(settings, init)
-        strength = 1.0 if init is None else init.strength
-        rule = sampler_for(self.manifest, settings, strength)
+        chosen, rule = self.forecast(settings, init), self._rule(settings, init)
         if chosen is None:
             return rule
-        key = self.settle(settings), strength
+        key = self.settle(settings), strength_of(init)
         return self._samplers.setdefault(key, Forecasting(rule, chosen.plan))
 
     def forecast(self, settings: Settings, init: Init | None = None) -> Chosen | None:
@@ -410,8 +406,11 @@ class Pipeline(Closing):
 
     def steps(self, settings: Settings, init: Init | None = None) -> int:
         """Of a run: all of them, or the last ones where it begins with an image."""
-        strength = 1.0 if init is None else init.strength
-        return sampler_for(self.manifest, settings, strength).schedule.steps
+        return self._rule(settings, init).schedule.steps
+
+    def _rule(self, settings: Settings, init: Init | None) -> Sampler:
+        """The rule itself, which calls at each of its steps."""
+        return sampler_for(self.manifest, settings, strength_of(init))
 
     def settle(self, settings: Settings) -> Settings:
         """``settings`` with the names of sampler and spacing in the place of ``auto``."""

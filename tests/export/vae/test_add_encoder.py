@@ -118,7 +118,7 @@ def test_a_picture_is_begun_with_and_kept_where_the_mask_is_black(exported: Expo
     assert init is not None
     assert init.strength == 1
     np.testing.assert_array_equal(drawn[:, :, :, :8], np.stack([init.latent[:, :, :8]] * 2))
-    assert not np.isclose(drawn[:, :, :, 8:], init.latent[:, :, 8:]).any(axis=(0, 1, 2, 3)).all()
+    assert np.isclose(drawn[:, :, :, 8:], init.latent[:, :, 8:]).mean() < 0.1
 
 
 def without_encoder(tensors: Any) -> Any:

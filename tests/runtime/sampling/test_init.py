@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from sampler_helpers import relative_l2
 
 from pitstop import OptionError
 from pitstop.runtime.pipeline import Pipeline
+from pitstop.runtime.sampling import request
 from pitstop.runtime.sampling.init import Init
 from pitstop.runtime.sampling.noise import START, draw_noise
 from pitstop.runtime.sampling.sampler import Latent
@@ -231,6 +232,33 @@ def test_seeds_share_the_image_and_differ_in_noise_whatever_the_batch() -> None:
         alone = pipeline.draw(EPSILON.examples(1), [seed], settings, init=init)
         np.testing.assert_array_equal(alone[0], latent)
     assert not np.allclose(both[0], both[1])
+
+
+def test_the_noise_that_a_mask_keeps_an_image_with_is_drawn_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    draws: list[int] = []
+
+    def counting(seeds: Sequence[int], draw: int, *rest: Any) -> Latent:
+        draws.append(draw)
+        return draw_noise(seeds, draw, *rest)
+
+    monkeypatch.setattr(request, "draw_noise", counting)
+    drawn_here(False, "ddim", 6, Init(IMAGE, 1.0, MASK))
+    assert draws == [START]
+
+
+def test_what_was_made_by_hand_is_told_apart_by_its_latent_and_its_mask() -> None:
+    hashes = [
+        tuple(init.facts.items())
+        for init in (Init(IMAGE, 0.5), Init(IMAGE + 1, 0.5), Init(IMAGE, 0.5, MASK))
+    ]
+    assert len(set(hashes)) == 3
+    assert [name for name, _ in hashes[2]] == ["init_sha256", "mask_sha256"]
+    assert Init(IMAGE.copy(), 0.9).facts == Init(IMAGE, 0.5).facts
+    assert Init(IMAGE, 0.5, facts={"init_sha256": "its picture's"}).facts == {
+        "init_sha256": "its picture's"
+    }
 
 
 def test_calls_are_counted_among_the_steps_that_are_left() -> None:
