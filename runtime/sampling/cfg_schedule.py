@@ -9,6 +9,7 @@ import numpy as np
 
 from ... import OptionError
 from ..said import shortly
+from .asked import read_number
 from .interval import beginnings
 from .schedule import Table, Training, Visits
 
@@ -44,10 +45,7 @@ class CfgSchedule:
         name, colon, power = text.partition(":") if isinstance(text, str) else ("", "", "")
         if name in (CONSTANT, LINEAR, POWER_COSINE) and not colon:
             return cls(name)
-        try:
-            found = float(power) if name == POWER_COSINE else math.nan
-        except ValueError:
-            found = math.nan
+        found = read_number(power) if name == POWER_COSINE else math.nan
         if not 0 < found <= MOST_POWER:
             raise OptionError(f"The schedule of the guidance scale is {shortly(text)}", REMEDY)
         return cls(name, found)

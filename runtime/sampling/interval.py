@@ -9,6 +9,7 @@ import numpy as np
 
 from ... import OptionError
 from ..said import shortly
+from .asked import read_number
 from .schedule import Table, Training, Visits
 
 SIGMA = "sigma"
@@ -44,9 +45,10 @@ class Interval:
         parts = text.split(":") if isinstance(text, str) else []
         in_sigma = len(parts) == 3 and parts[0] == SIGMA
         ends = parts[1:] if in_sigma else parts
-        if len(ends) != 2 or not all(map(_is_number, ends)):
+        numbers = [read_number(end) for end in ends]
+        if len(numbers) != 2 or not all(map(math.isfinite, numbers)):
             raise OptionError(f"The guidance interval is {shortly(text)}", EXAMPLES)
-        interval = cls(float(ends[0]), float(ends[1]), in_sigma)
+        interval = cls(numbers[0], numbers[1], in_sigma)
         if not 0 <= interval.low <= interval.high:
             raise OptionError(f"The guidance interval {text} is not from low to high", EXAMPLES)
         return interval
@@ -91,10 +93,3 @@ def _sigmas(visits: Visits) -> Table:
     with np.errstate(divide="ignore"):  # where no signal is left it is infinite
         sigmas: Table = noise / signal
     return sigmas
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False

@@ -15,8 +15,9 @@ from ..schedule import FlowSchedule, Schedule
 from ..schedule.betas import Betas
 from ..schedule.flow import LinearFlow
 from ..schedule.scheduler import AUTO, NONE, Scheduler
-from ..schedule.shift import DynamicShift, read_shift
+from ..schedule.shift import DynamicShift
 from ..schedule.spacing import LEADING, LINSPACE, OFFICIAL, Spacing
+from ..shift import read_shift
 from .ddim import Ddim
 from .ddpm import Ddpm
 from .dpmpp_2m import Dpmpp2m

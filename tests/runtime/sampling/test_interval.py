@@ -132,7 +132,22 @@ def test_timesteps_are_those_that_the_denoiser_is_fed() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["0.7", "0:1:2", "a:b", "sigma:1", "nan:1", "0:inf", "", ":", 0.7, None]
+    "text",
+    [
+        "0.7",
+        "0:1_0",
+        "0: 1",
+        "0:\u0661",
+        "0:1:2",
+        "a:b",
+        "sigma:1",
+        "nan:1",
+        "0:inf",
+        "",
+        ":",
+        0.7,
+        None,
+    ],
 )
 def test_what_is_no_interval_is_refused_with_an_example(text: object) -> None:
     with pytest.raises(OptionError) as told:

@@ -95,7 +95,20 @@ def test_an_image_of_another_shift_is_another_and_the_same_where_it_is_the_model
 
 
 @pytest.mark.parametrize(
-    "said", ["0", -1, "dynamic:1", "dynamic:a:b", "dynamic:nan:1", "static", "", 1e9]
+    "said",
+    [
+        "0",
+        -1,
+        "1_0",
+        " 3",
+        "dynamic:1_0:2",
+        "dynamic:1",
+        "dynamic:a:b",
+        "dynamic:nan:1",
+        "static",
+        "",
+        1e9,
+    ],
 )
 def test_what_is_no_shift_is_refused(said: object) -> None:
     with pytest.raises(OptionError) as told:
