@@ -91,8 +91,8 @@ def test_means_and_deviations_of_channels_are_taken_out(tmp_path: Path) -> None:
 
 def test_the_bundle_has_an_encoder_that_met_its_gate(exported: ExportReport, kl: Path) -> None:
     assert exported.passed
-    assert exported.decoders[ENCODER].worst > 100
-    assert exported.decoders[ENCODER].least_db == 60
+    assert exported.vae[ENCODER].worst > 100
+    assert exported.vae[ENCODER].least_db == 60
     spec = open_bundle(exported.bundle).manifest.graphs[ENCODER]
     assert [str(t) for t in (*spec.inputs, *spec.outputs)] == [
         "image float32 [1, 3, 32, 32]",
