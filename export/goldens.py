@@ -10,7 +10,7 @@ from ..runtime.bundle.goldens import Goldens
 from ..runtime.bundle.manifest import Manifest
 from ..runtime.pipeline import OnStep, Pipeline
 from ..runtime.sampling.condition import stack
-from ..runtime.sampling.guidance import usual_scale
+from ..runtime.sampling.guidance.scales import usual_scale
 from ..runtime.sampling.noise import draw_start
 from ..runtime.sampling.samplers import default_sampler
 from ..runtime.sampling.settings import Settings

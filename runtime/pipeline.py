@@ -25,7 +25,7 @@ from .sampling.condition import Condition, unstack
 from .sampling.conditioner import Conditioner, Plain
 from .sampling.forecast.fitted import Forecast
 from .sampling.forecast.forecasting import Forecasting
-from .sampling.guidance import pays_to_pack, scales_of
+from .sampling.guidance.scales import pays_to_pack, scales_of
 from .sampling.host_loop import HostLoop, run_rows
 from .sampling.init import Init, strength_of
 from .sampling.loop import Loop

@@ -19,7 +19,7 @@ from ... import CheckpointError, OptionError, PitstopError
 from ...runtime.backend import SessionOptions
 from ...runtime.bundle.folder import Bundle, open_bundle
 from ...runtime.figures import counted
-from ...runtime.sampling.guidance import scales_of
+from ...runtime.sampling.guidance.scales import scales_of
 from ...runtime.sampling.samplers import sampler_for
 from ...runtime.sampling.settings import Settings
 from ...runtime.stage import OnStage, unheard

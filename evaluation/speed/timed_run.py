@@ -19,7 +19,7 @@ from ...runtime.bundle.manifest import Manifest
 from ...runtime.decoder import Decode, TiledDecoder
 from ...runtime.pipeline import Pipeline
 from ...runtime.sampling.conditioner import Conditioner
-from ...runtime.sampling.guidance import usual_scale
+from ...runtime.sampling.guidance.scales import usual_scale
 from ...runtime.sampling.host_loop import HostLoop, asked_steps
 from ...runtime.sampling.loop import Loop
 from ...runtime.sampling.request import Request

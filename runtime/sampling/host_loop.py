@@ -13,7 +13,7 @@ from ... import NonFiniteError
 from ..bundle.manifest import LATENT, PREDICTION, Manifest
 from ..session import Array, Session
 from .conditioner import Conditioner, Feeder, Plain
-from .guidance import guide
+from .guidance.guide import guide
 from .loop import OnStep
 from .request import Request
 from .sampler import ChoosesCalls, Latent, Memory, Prediction

@@ -11,9 +11,9 @@ from typing import Any
 from ... import OptionError
 from ..said import shortly
 from .asked import a_number, a_whole_number
-from .cfg_schedule import CONSTANT, CfgSchedule
 from .forecast.plan import LEAST_CALLS
-from .interval import Interval
+from .guidance.cfg_schedule import CONSTANT, CfgSchedule
+from .guidance.interval import Interval
 from .noise import TORCH
 from .schedule.scheduler import AUTO
 from .schedule.shift import DynamicShift

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ... import OptionError
-from ..said import shortly
-from .asked import read_number
-from .schedule import Table, Training, Visits
+from .... import OptionError
+from ...said import shortly
+from ..asked import read_number
+from ..schedule import Table, Training, Visits
 
 SIGMA = "sigma"
 EXAMPLES = f"Give LOW:HIGH in the model's own time, such as 0:0.7, or {SIGMA}:0.28:5.42"

@@ -1,4 +1,4 @@
-"""Classifier-free guidance (Ho & Salimans, 2022): from the untold branch on past the told one."""
+"""The guidance scale of each step of a run, and whether what that leaves out pays."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..bundle.manifest import Manifest
+from ...bundle.manifest import Manifest
+from ..loop import Loop
+from ..schedule import Training, Visits
+from ..settings import Settings
 from .cfg_schedule import CONSTANT, CfgSchedule
 from .interval import Interval
-from .loop import Loop
-from .sampler import Latent, Prediction
-from .schedule import Training, Visits
-from .settings import Settings
 
 WORTH_THE_HOST = 0.1  # of the rows: what a host's loop of 0.4 ms a step costs beside calls of 4 ms
 
@@ -45,27 +44,3 @@ def pays_to_pack(scales: Sequence[float], loop: Loop) -> bool:
     """
     saved = scales.count(1.0) / (2 * len(scales)) if scales else 0.0
     return saved > 0 and (saved >= WORTH_THE_HOST or not loop.keeps_latents)
-
-
-def guide(
-    output: Latent, manifest: Manifest, cfg_scale: float, channels: int | None = None
-) -> Prediction:
-    """What a denoiser says of images, of its rows.
-
-    Args:
-        output: float32 [row, output channel, row, column]: the images, and where they are guided
-            the same images once more, untold.
-        manifest: Says which channels are guided, and whether half of them are a variance.
-        cfg_scale: 1 is no guidance.
-        channels: How many leading channels are guided, where not as the manifest says.
-    """
-    if cfg_scale != 1.0:
-        told, untold = np.split(output, 2)
-        channels = manifest.cfg_channels if channels is None else channels
-        output = told.copy()
-        output[:, :channels] = untold[:, :channels] + cfg_scale * (
-            told[:, :channels] - untold[:, :channels]
-        )
-    if not manifest.learn_sigma:
-        return Prediction(output)
-    return Prediction(*np.split(output, 2, axis=1))

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ... import OptionError
-from ..said import shortly
-from .asked import read_number
+from .... import OptionError
+from ...said import shortly
+from ..asked import read_number
+from ..schedule import Table, Training, Visits
 from .interval import beginnings
-from .schedule import Table, Training, Visits
 
 CONSTANT, LINEAR, POWER_COSINE = "constant", "linear", "power-cosine"
 POWER, MOST_POWER = 4.0, 100.0  # MDT's own

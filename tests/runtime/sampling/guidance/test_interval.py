@@ -17,8 +17,8 @@ from pitstop import OptionError
 from pitstop.runtime.bundle.manifest import Manifest
 from pitstop.runtime.distance import relative_l2
 from pitstop.runtime.pipeline import Pipeline
+from pitstop.runtime.sampling.guidance.interval import Interval
 from pitstop.runtime.sampling.init import Init
-from pitstop.runtime.sampling.interval import Interval
 from pitstop.runtime.sampling.noise import START, draw_noise
 from pitstop.runtime.sampling.sampler import Latent, Prediction
 from pitstop.runtime.sampling.samplers import make_sampler

@@ -11,8 +11,8 @@ from bundle_helpers import NULL_CLASS, FakeSession, one_line, toy_manifest, toy_
 
 from pitstop import OptionError
 from pitstop.runtime.pipeline import Pipeline
-from pitstop.runtime.sampling.cfg_schedule import CfgSchedule
-from pitstop.runtime.sampling.guidance import scales_of
+from pitstop.runtime.sampling.guidance.cfg_schedule import CfgSchedule
+from pitstop.runtime.sampling.guidance.scales import scales_of
 from pitstop.runtime.sampling.samplers import make_sampler
 from pitstop.runtime.sampling.schedule.betas import Betas
 from pitstop.runtime.sampling.schedule.flow import LinearFlow
