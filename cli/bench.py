@@ -157,7 +157,7 @@ def _print(timed: Bench, machine: Machine, plot: Path | None) -> None:
         console.print(f"peak: matmuls at {best[1] / 1e9:,.0f} GFLOP/s, {best[0]}", markup=False)
     features = ", ".join(machine.cpu_features) or "no features that precisions differ by"
     console.print(f"on: {machine.processor}, {machine.cores} cores, {features}", markup=False)
-    for note in timed.forecast_notes:
+    for note in timed.notes:
         messages.print(f"note: {note}", style="yellow", markup=False)
     for warning in timed.warnings:
         console.print(f"warning: this machine is noisy: {warning}", style="yellow", markup=False)

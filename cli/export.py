@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..export.by_hand import ByHand
     from ..export.parity import Parity
     from ..export.pipeline import ExportReport
-    from ..export.vae.add import DecoderParity, DecoderShape
+    from ..export.vae.add import VaeParity, VaeShape
     from ..runtime.stage import OnStage
 
 
@@ -44,11 +44,11 @@ TARGET_HELP = (
     ),
     click.option("--vae-batch", default=1, show_default=True, help="Images of one decoder call."),
 )
-def vae_shape_options(vae_tile: int, vae_batch: int) -> DecoderShape:
+def vae_shape_options(vae_tile: int, vae_batch: int) -> VaeShape:
     """What the VAE's decoder is traced for."""
-    from ..export.vae.add import DecoderShape
+    from ..export.vae.add import VaeShape
 
-    return DecoderShape(vae_batch, vae_tile)
+    return VaeShape(vae_batch, vae_tile)
 
 
 @as_value(
@@ -176,7 +176,7 @@ def figures(
             **{name: made.relative_l2 for name, made in calibrated.items()},
         },
         "tolerance": report.parity.tolerance,
-        "decoder_psnr_db": {n: parity.worst for n, parity in report.decoders.items()},
+        "decoder_psnr_db": {n: parity.worst for n, parity in report.vae.items()},
         "passes": [dataclasses.asdict(done) for done in report.passes],
         "passed": report.passed,
     }
@@ -186,7 +186,7 @@ def _print(out: Path, report: ExportReport, calibrated: Mapping[str, Calibration
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     rows = [("bundle", str(out)), ("size", megabytes(size))]
     rows += [(name, _verdict(name, parity)) for name, parity in report.parities.items()]
-    rows += [(name, _decoder_verdict(parity)) for name, parity in report.decoders.items()]
+    rows += [(name, _vae_verdict(parity)) for name, parity in report.vae.items()]
     rows += [
         (name, f"relative L2 {made.relative_l2:.1e} against PyTorch (no gate)")
         for name, made in calibrated.items()
@@ -217,10 +217,10 @@ def _calibrate(bundle: Path, precision: str, on_stage: OnStage) -> CalibrationRe
 
 
 def _failure(report: ExportReport) -> str:
-    decoder = next((item for item in report.decoders.items() if not item[1].passed), None)
-    if decoder is not None:
+    failed = next((item for item in report.vae.items() if not item[1].passed), None)
+    if failed is not None:
         return (
-            f"The ONNX graph {decoder[0]} does not match PyTorch: {_decoder_verdict(decoder[1])}. "
+            f"The ONNX graph {failed[0]} does not match PyTorch: {_vae_verdict(failed[1])}. "
             "Nothing was written; leave out `--vae` and decode the latents elsewhere, or report "
             "the VAE."
         )
@@ -236,7 +236,7 @@ def _failure(report: ExportReport) -> str:
     )
 
 
-def _decoder_verdict(parity: DecoderParity) -> str:
+def _vae_verdict(parity: VaeParity) -> str:
     return f"PSNR {parity.worst:.1f} dB against PyTorch (at least {parity.least_db:.0f})"
 
 

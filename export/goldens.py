@@ -10,6 +10,7 @@ from ..runtime.bundle.goldens import Goldens
 from ..runtime.bundle.manifest import Manifest
 from ..runtime.pipeline import OnStep, Pipeline
 from ..runtime.sampling.condition import stack
+from ..runtime.sampling.guidance.scales import usual_scale
 from ..runtime.sampling.noise import draw_start
 from ..runtime.sampling.samplers import default_sampler
 from ..runtime.sampling.settings import Settings
@@ -21,8 +22,7 @@ STEPS = 20
 def golden_settings(manifest: Manifest) -> Settings:
     """How a bundle's own trajectory is sampled: guided wherever the model can be."""
     steps = min(STEPS, manifest.schedule.most_steps)
-    scale = Settings.cfg_scale if manifest.guidable else 1.0
-    return Settings(steps, default_sampler(manifest), scale)
+    return Settings(steps, default_sampler(manifest), usual_scale(manifest))
 
 
 def draw_goldens(

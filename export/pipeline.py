@@ -31,7 +31,7 @@ from .pipeline_folder import SAID_NOTHING, with_pipeline
 from .step_graph import step_graph
 from .target import check_precisions, find_target
 from .trace import Hints, ImageSize, TorchSession, load_source, manifest_for, trace
-from .vae.add import ONE_TILE, DecoderParity, DecoderShape, add_decoders, manifest_with
+from .vae.add import ONE_TILE, VaeParity, VaeShape, add_decoders, manifest_with
 from .vae.add_encoder import add_encoder
 from .vae.trace import Vae, read_vae
 
@@ -49,14 +49,14 @@ class ExportReport:
         bundle: Where the bundle is, if the gates were met.
         parities: Each precision's graphs against PyTorch; no other where fp32's gate is not met.
         passes: What each pass did, and what was left in fp32 in the other precisions.
-        decoders: The VAE's graphs against PyTorch, where there is one; its encoder's too.
+        vae: The VAE's graphs against PyTorch, where there is one; its encoder's too.
         notes: What a user should know of how the checkpoint was read.
     """
 
     bundle: Path
     parities: Mapping[str, Parity]
     passes: tuple[PassReport, ...]
-    decoders: Mapping[str, DecoderParity] = field(default_factory=dict)
+    vae: Mapping[str, VaeParity] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property
@@ -67,7 +67,7 @@ class ExportReport:
     @property
     def passed(self) -> bool:
         held = [parity.passed for parity in self.parities.values()]
-        return all(held + [parity.passed for parity in self.decoders.values()])
+        return all(held + [parity.passed for parity in self.vae.values()])
 
 
 def export_bundle(
@@ -84,7 +84,7 @@ def export_bundle(
     hints: Hints | None = None,
     by_hand: ByHand = SAID_NOTHING,
     vae: Path | None = None,
-    vae_shape: DecoderShape = ONE_TILE,
+    vae_shape: VaeShape = ONE_TILE,
     revision: str | None = None,
     on_stage: OnStage = unheard,
 ) -> ExportReport:
@@ -173,7 +173,7 @@ def export_bundle(
             )
             notes += said
             report = dataclasses.replace(
-                report, decoders={**decoders, **encoder}, passes=manifest.passes
+                report, vae={**decoders, **encoder}, passes=manifest.passes
             )
         if report.passed:
             write_manifest(folder, manifest)

@@ -295,10 +295,10 @@ def _flow(path: Path, said: Mapping[str, Any], manifest: Manifest) -> LinearFlow
     steps = said["num_train_timesteps"]
     if type(steps) is not int or not 1 <= steps <= MOST_STEPS:
         raise refused(path, f"has {steps} timesteps", OF_FLOW)
+    flow = LinearFlow(0, float(steps), 1.0, 1 / steps)
     if _truth(path, said, "use_dynamic_shifting"):
-        return LinearFlow(0, float(steps), _dynamic(path, said).of(tokens_of(manifest)), 1 / steps)
-    shift = _positive(path, said, "shift", MOST_SHIFT)
-    return LinearFlow(0, float(steps), shift, shift / steps / (1 + (shift - 1) / steps))
+        return flow.shifted(_dynamic(path, said).of(tokens_of(manifest)), dynamic=True)
+    return flow.shifted(_positive(path, said, "shift", MOST_SHIFT))
 
 
 def _dynamic(path: Path, said: Mapping[str, Any]) -> DynamicShift:

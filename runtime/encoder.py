@@ -7,6 +7,7 @@ latents are; neighbours fade into each other in the latent.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 
@@ -17,8 +18,21 @@ from .sampling.sampler import Latent
 from .session import Session
 
 INPUT, OUTPUT = "image", "latent"
-Encode = Callable[[Pixels], Latent]
-"""From an image in [-1, 1] to its latent, both float32 [channel, row, column]."""
+
+
+class Encode(Protocol):
+    """From an image in [-1, 1] to its latent, both float32 [channel, row, column]."""
+
+    @property
+    def channels(self) -> int:
+        """Of the image."""
+
+    @property
+    def factor(self) -> int:
+        """Pixels of the image along one side of a latent pixel."""
+
+    def __call__(self, image: Pixels) -> Latent:
+        """Encode one image, as the denoiser has it."""
 
 
 class TiledEncoder:

@@ -8,7 +8,6 @@ a word is refused: another shape, transparency, more than 8 bits, several frames
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -19,10 +18,10 @@ import numpy.typing as npt
 from .. import BundleError, OptionError
 from .bundle.manifest import Manifest
 from .decoder import Pixels
-from .encoder import Encode, TiledEncoder, encoder_latent
+from .encoder import Encode, encoder_latent
 from .said import shortly
 from .sampling.asked import a_number
-from .sampling.init import Init
+from .sampling.init import Init, sha256_of
 from .sampling.sampler import Latent
 
 if TYPE_CHECKING:
@@ -64,11 +63,11 @@ def init_of(
     _, rows, columns = manifest.latent_shape
     size = columns * factor, rows * factor
     levels = read_levels(picture, "L" if channels == 1 else "RGB", size, "image")
-    facts = {"init_sha256": _sha256(levels)}
+    facts = {"init_sha256": sha256_of(levels)}
     kept = None
     if mask is not None:
         kept = _latent_mask(read_levels(mask, "L", size, "mask"), factor)
-        facts["mask_sha256"] = _sha256(kept.astype(np.uint8))
+        facts["mask_sha256"] = sha256_of(kept.astype(np.uint8))
     pixels = to_pixels(levels)
     latent = encoder_latent(pixels, manifest) if encode is None else encode(pixels)
     return Init(latent, strength, kept, facts)
@@ -210,7 +209,7 @@ def _image_of(manifest: Manifest, encode: Encode | None) -> tuple[int, int]:
     """The channels of a bundle's images, and their pixels along one side of a latent pixel."""
     if manifest.latent_space == "pixel":
         return manifest.latent_shape[0], 1
-    if not isinstance(encode, TiledEncoder):
+    if encode is None:
         raise BundleError(
             "This bundle has no encoder, so no image can be begun with",
             "Export it again with `--vae DIR`, which writes the VAE's encoder too",
@@ -224,7 +223,3 @@ def _a_strength(given: object) -> float:
     if not 0 < strength <= 1:
         raise OptionError(f"The strength is {strength:g}", f"Choose {wanted}")
     return strength
-
-
-def _sha256(levels: Levels) -> str:
-    return hashlib.sha256(str(levels.shape).encode() + levels.tobytes()).hexdigest()

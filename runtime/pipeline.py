@@ -28,9 +28,9 @@ from .sampling.condition import Condition, unstack
 from .sampling.conditioner import Conditioner, Plain
 from .sampling.forecast.fitted import Forecast
 from .sampling.forecast.forecasting import Forecasting
-from .sampling.guidance import scales_of
+from .sampling.guidance.scales import pays_to_pack, scales_of
 from .sampling.host_loop import HostLoop, run_rows
-from .sampling.init import Init
+from .sampling.init import Init, strength_of
 from .sampling.loop import Loop
 from .sampling.own_sampler import OwnSampler, own_sampler, refuse_beside
 from .sampling.request import Request
@@ -390,14 +390,14 @@ class Pipeline(Closing):
     def groups(self, images: int, settings: Settings, init: Init | None = None) -> list[slice]:
         """How ``images`` are shared out so that each group takes one denoiser call a step.
 
-        Where an interval leaves steps unguided, each of those takes one call, each guided one two.
+        Where it pays, each of an interval's unguided steps takes one call, each guided one two.
         """
         return self._groups(images, settings, self._scales(settings, init))
 
     def _groups(
         self, images: int, settings: Settings, scales: tuple[float, ...] | None
     ) -> list[slice]:
-        packed = settings.cfg_interval is not None and 1.0 in (scales or ())
+        packed = settings.cfg_interval is not None and pays_to_pack(scales or (), self.loop)
         rows = 2 if settings.guided and not packed else 1
         size = max(1, self.manifest.batch // rows)
         return [slice(start, min(start + size, images)) for start in range(0, images, size)]
@@ -408,15 +408,14 @@ class Pipeline(Closing):
         """The guidance scale of each step; None where all are alike."""
         if not settings.guidance_varies:
             return None
-        strength = 1.0 if init is None else init.strength
-        rule = own or sampler_for(self.manifest, settings, strength)
+        rule = own or self._rule(settings, init)
         return scales_of(settings, rule.schedule, self.manifest.schedule)
 
-    def _changes(self, settings: Settings) -> list[int]:
+    def _changes(self, settings: Settings, init: Init | None) -> list[int]:
         """The steps at which an interval of guidance begins or ends."""
         if settings.cfg_interval is None:
             return []
-        guided = [scale != 1.0 for scale in self._scales(settings, None) or ()]
+        guided = [scale != 1.0 for scale in self._scales(settings, init) or ()]
         return [step for step in range(1, len(guided)) if guided[step] != guided[step - 1]]
 
     def _cfg_channels(self, settings: Settings) -> int | None:
@@ -433,12 +432,10 @@ class Pipeline(Closing):
 
     def sampler(self, settings: Settings, init: Init | None = None) -> Sampler:
         """The rule that ``settings`` names, on this model's schedule; the same each time."""
-        chosen = self.forecast(settings, init)
-        strength = 1.0 if init is None else init.strength
-        rule = sampler_for(self.manifest, settings, strength)
+        chosen, rule = self.forecast(settings, init), self._rule(settings, init)
         if chosen is None:
             return rule
-        key = self.settle(settings), strength
+        key = self.settle(settings), strength_of(init)
         return self._samplers.setdefault(key, Forecasting(rule, chosen.plan))
 
     def forecast(self, settings: Settings, init: Init | None = None) -> Chosen | None:
@@ -449,17 +446,20 @@ class Pipeline(Closing):
         """
         if settings.calls is None:
             return None
-        left = self.steps(settings, init)
+        left, changes = self.steps(settings, init), self._changes(settings, init)
         if left < settings.steps:
-            return taylor_for_a_part(settings, left)
+            return taylor_for_a_part(settings, left, changes)
         if self._forecasts is None:
             self._forecasts = [] if self._bundle is None else read_forecasts(self._bundle)
-        return choose_plan(self._forecasts, self.settle(settings), self._changes(settings))
+        return choose_plan(self._forecasts, self.settle(settings), changes)
 
     def steps(self, settings: Settings, init: Init | None = None) -> int:
         """Of a run: all of them, or the last ones where it begins with an image."""
-        strength = 1.0 if init is None else init.strength
-        return sampler_for(self.manifest, settings, strength).schedule.steps
+        return self._rule(settings, init).schedule.steps
+
+    def _rule(self, settings: Settings, init: Init | None) -> Sampler:
+        """The rule itself, which calls at each of its steps."""
+        return sampler_for(self.manifest, settings, strength_of(init))
 
     def settle(self, settings: Settings) -> Settings:
         """``settings`` with the names of sampler and spacing in the place of ``auto``."""

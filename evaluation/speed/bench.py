@@ -18,9 +18,8 @@ import numpy as np
 from ... import CheckpointError, OptionError, PitstopError
 from ...runtime.backend import SessionOptions
 from ...runtime.bundle.folder import Bundle, open_bundle
-from ...runtime.bundle.manifest import Manifest
 from ...runtime.figures import counted
-from ...runtime.sampling.guidance import scales_of
+from ...runtime.sampling.guidance.scales import scales_of
 from ...runtime.sampling.samplers import sampler_for
 from ...runtime.sampling.settings import Settings
 from ...runtime.stage import OnStage, unheard
@@ -34,7 +33,7 @@ from .matmul.peak import Chains, open_chains, peak_flops, time_chain
 from .memory import Fresh, measure_fresh
 from .open_contender import open_contender
 from .spread import Spread, spread
-from .timed_run import Ready, TimedRun, forecast_note, time_run
+from .timed_run import Ready, TimedRun, forecast_note, host_note, time_run
 
 MIN_STEPS = 2  # the first is not counted
 
@@ -96,7 +95,7 @@ class Bench:
         matmul_flops: FLOP/s of each chain of matmuls, the fastest first; empty where none ran.
         warnings: What speaks against the figures: a sentence each.
         left_out: What was not measured, and why: a sentence each.
-        forecast_notes: What is to be said of how steps were forecast: a sentence each.
+        notes: What is to be said of how rows were drawn: a sentence each.
     """
 
     rows: tuple[Row, ...]
@@ -105,7 +104,7 @@ class Bench:
     matmul_flops: Mapping[str, float]
     warnings: tuple[str, ...]
     left_out: tuple[str, ...]
-    forecast_notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def peak_share(self, row: Row) -> float | None:
         """The row's FLOP/s over those of the fastest matmuls; None where none ran."""
@@ -157,7 +156,8 @@ def run_bench(
     Settings(steps, calls=wanted.calls)  # refuses calls that the steps do not have
     bundles = {folder: open_bundle(folder) for folder in folders}
     for bundle in bundles.values():
-        _check_interval(bundle.manifest, wanted.cfg_interval, steps)
+        if wanted.cfg_interval is not None:
+            _check_interval(bundle, wanted.cfg_interval, steps)
     contenders, left_out = find_contenders(wanted, bundles)
     named = name_contenders(contenders)
     opened, refused = _open_all(named, wanted, bundles, steps, on_stage)
@@ -165,7 +165,7 @@ def run_bench(
         chains, unknown = _open_chains(list(bundles.values()), wanted.options, folder)
         taken = _take_turns(opened, chains, steps, rounds, on_stage)
     rows = [make_row(name, named[name], ready, taken.turns[name]) for name, ready in opened.items()]
-    notes = dict.fromkeys(filter(None, (forecast_note(one, steps) for one in opened.values())))
+    notes = dict.fromkeys(note for row in opened.items() for note in notes_of(*row, steps))
     for ready in opened.values():
         ready.close()
     rows, failed = _measure_memory(rows, steps, on_stage)
@@ -176,16 +176,28 @@ def run_bench(
         matmul_flops=taken.matmul_flops,
         warnings=tuple(warnings(taken.seen, {row.name: row.call for row in rows})),
         left_out=(*left_out, *refused, *unknown, *failed),
-        forecast_notes=tuple(notes),
+        notes=tuple(notes),
     )
 
 
-def _check_interval(manifest: Manifest, cfg_interval: str | None, steps: int) -> None:
-    """Refuse a guidance interval that no step of a bundle's run is in."""
-    if cfg_interval is not None:
-        scale = Settings.cfg_scale if manifest.guidable else 1.0
-        settings = Settings(steps, cfg_scale=scale, cfg_interval=cfg_interval)
-        scales_of(settings, sampler_for(manifest, settings).schedule, manifest.schedule)
+def _check_interval(bundle: Bundle, cfg_interval: str, steps: int) -> None:
+    """Refuse a guidance interval of a bundle that is not guided, or that no step of it is in."""
+    manifest = bundle.manifest
+    if not manifest.guidable:
+        raise OptionError(
+            f"The model of {bundle.folder} was trained without label dropout, so there is no "
+            f"guidance to have in the interval {cfg_interval}",
+            "Leave out `--cfg-interval`, or that bundle",
+        )
+    settings = Settings(steps, cfg_interval=cfg_interval)
+    scales_of(settings, sampler_for(manifest, settings).schedule, manifest.schedule)
+
+
+def notes_of(name: str, opened: Ready, steps: int) -> list[str]:
+    """What is to be said of how a row is drawn."""
+    host, forecast = host_note(opened, steps), forecast_note(opened, steps)
+    by_host = f"{name} is drawn by the host's loop, not on the device: {host}" if host else ""
+    return [note for note in (by_host, forecast) if note]
 
 
 def make_row(name: str, contender: Contender, opened: Ready, turns: Sequence[TimedRun]) -> Row:

@@ -19,6 +19,7 @@ from ...runtime.bundle.manifest import Manifest
 from ...runtime.decoder import Decode, TiledDecoder
 from ...runtime.pipeline import Pipeline
 from ...runtime.sampling.conditioner import Conditioner
+from ...runtime.sampling.guidance.scales import usual_scale
 from ...runtime.sampling.host_loop import HostLoop, asked_steps
 from ...runtime.sampling.loop import Loop
 from ...runtime.sampling.request import Request
@@ -66,7 +67,7 @@ class Ready:
     @property
     def settings(self) -> Settings:
         """Guidance where the model can be guided: that is how such models are used."""
-        return Settings(cfg_scale=1.0 if not self.manifest.guidable else 4.0)
+        return Settings(cfg_scale=usual_scale(self.manifest))
 
     def settings_of(self, steps: int) -> Settings:
         """Of a run."""
@@ -182,11 +183,12 @@ def time_run(opened: Ready, steps: int, clock: Clock = time.perf_counter) -> Tim
     images = opened.images_of(steps)
     told = opened.manifest.examples(images)
     [request] = opened.pipeline.requests(told, range(images), opened.settings_of(steps))
-    loop = opened.device_loop or HostLoop(opened.manifest, timed, opened.conditioner)
+    device = _on_device(opened, request)
+    loop = device or HostLoop(opened.manifest, timed, opened.conditioner)
     start = clock()
     if opened.conditioner is not None:
         opened.conditioner.forget()  # so that it is asked in every turn
-        opened.conditioner.prepare(_prepared(opened, request), request.told)
+        opened.conditioner.prepare(_prepared(opened, request, device), request.told)
     before = began = clock()
     taken = []
 
@@ -201,16 +203,32 @@ def time_run(opened: Ready, steps: int, clock: Clock = time.perf_counter) -> Tim
     return TimedRun(conditioner, tuple(taken), _time_decoder(opened.decode, last, clock))
 
 
+def host_note(opened: Ready, steps: int) -> str:
+    """Why its latents leave the device, where there is one that could keep them; else empty."""
+    if opened.device_loop is None:
+        return ""
+    images = opened.images_of(steps)
+    told = opened.manifest.examples(images)
+    requests = opened.pipeline.requests(told, range(images), opened.settings_of(steps))
+    return opened.device_loop.why_not(requests) or ""
+
+
 def forecast_note(opened: Ready, steps: int) -> str:
     """What is to be said of how its steps are forecast; empty where all of them call."""
     chosen = opened.pipeline.forecast(opened.settings_of(steps))
     return "" if chosen is None else chosen.note
 
 
-def _prepared(opened: Ready, request: Request) -> list[float]:
+def _on_device(opened: Ready, request: Request) -> Loop | None:
+    """The loop that keeps its latents on the device, where it can draw it."""
+    loop = opened.device_loop
+    return None if loop is None or loop.why_not([request]) is not None else loop
+
+
+def _prepared(opened: Ready, request: Request, device: Loop | None) -> list[float]:
     """The timesteps that the loop asks the conditioner for: a device's tables hold them all."""
     timesteps = np.asarray(request.sampler.schedule.timesteps)
-    if opened.device_loop is None:
+    if device is None:
         timesteps = timesteps[np.array(asked_steps(request, opened.manifest))]
     return [float(timestep) for timestep in timesteps]
 

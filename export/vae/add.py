@@ -28,8 +28,8 @@ PEAK = 2.0
 
 
 @dataclass(frozen=True)
-class DecoderParity:
-    """How far a decoder's graph is from PyTorch.
+class VaeParity:
+    """How far a graph of a VAE is from PyTorch.
 
     Attributes:
         psnr_db: Of each call.
@@ -49,12 +49,12 @@ class DecoderParity:
 
 
 @dataclass(frozen=True)
-class DecoderShape:
-    """The latents of one decoder call.
+class VaeShape:
+    """The latents of one call of a VAE's graph.
 
     Attributes:
         batch: Images.
-        tile: Latent pixels along one side; a smaller latent is decoded whole.
+        tile: Latent pixels along one side; a smaller latent is taken whole.
     """
 
     batch: int = 1
@@ -62,16 +62,14 @@ class DecoderShape:
 
     def __post_init__(self) -> None:
         if not 1 <= self.batch <= MAX_BATCH:
-            raise OptionError(
-                f"The decoder's batch is {self.batch}", f"Choose 1 to {MAX_BATCH} images"
-            )
+            raise OptionError(f"The VAE's batch is {self.batch}", f"Choose 1 to {MAX_BATCH} images")
         if self.tile < 8:
             raise OptionError(
-                f"The decoder's tile is {self.tile} latent pixels wide", "Choose at least 8"
+                f"The VAE's tile is {self.tile} latent pixels wide", "Choose at least 8"
             )
 
 
-ONE_TILE = DecoderShape()
+ONE_TILE = VaeShape()
 
 
 def manifest_with(vae: Vae, manifest: Manifest) -> Manifest:
@@ -101,11 +99,11 @@ def add_decoders(
     manifest: Manifest,
     folder: Path,
     vae: Vae,
-    shape: DecoderShape,
+    shape: VaeShape,
     goldens: Goldens,
     opset: int,
     on_stage: OnStage = unheard,
-) -> tuple[Manifest, dict[str, DecoderParity]]:
+) -> tuple[Manifest, dict[str, VaeParity]]:
     """Write a decoder in fp32 and fp16, and hold both against PyTorch.
 
     fp16's gate holds for the graph and for the twin that rounds as a device does.
@@ -128,7 +126,7 @@ def add_decoders(
     }
     found[DECODERS[1]] += lowered.predictions
     parities = {
-        name: DecoderParity(
+        name: VaeParity(
             tuple(
                 psnr(expected[index % len(expected)], image, PEAK)
                 for index, image in enumerate(images)
@@ -147,7 +145,7 @@ def add_decoders(
     return manifest, parities
 
 
-def example_latents(manifest: Manifest, shape: DecoderShape, goldens: Goldens) -> list[Latent]:
+def example_latents(manifest: Manifest, shape: VaeShape, goldens: Goldens) -> list[Latent]:
     """A tile of noise, and one of the latents that the goldens' trajectories end with."""
     _, *sides = manifest.latent_shape
     height, width = (min(shape.tile, side) for side in sides)

@@ -16,7 +16,7 @@ from ...runtime.encoder import INPUT, OUTPUT, encoder_latent
 from ...runtime.sampling.noise import START, draw_noise
 from ...runtime.sampling.sampler import Latent
 from ...runtime.stage import OnStage, unheard
-from .add import PEAK, DecoderParity, DecoderShape, example_latents
+from .add import PEAK, VaeParity, VaeShape, example_latents
 from .trace import Vae, trace_encoder
 
 LEAST_PSNR = 60.0  # in dB, of a latent as the denoiser has it, about as wide as an image in [-1, 1]
@@ -30,11 +30,11 @@ def add_encoder(
     manifest: Manifest,
     folder: Path,
     vae: Vae,
-    shape: DecoderShape,
+    shape: VaeShape,
     goldens: Goldens,
     opset: int,
     on_stage: OnStage = unheard,
-) -> tuple[Manifest, dict[str, DecoderParity], tuple[str, ...]]:
+) -> tuple[Manifest, dict[str, VaeParity], tuple[str, ...]]:
     """Write an encoder for one image, or a tile of it, and hold it against PyTorch.
 
     A VAE without one adds nothing but a note of it.
@@ -46,7 +46,7 @@ def add_encoder(
     traced = trace_encoder(vae, calls[0].shape, opset)
     on_stage("comparing the encoder with PyTorch")
     found = [answer[OUTPUT] for answer in run_calls(traced, [{INPUT: image} for image in calls])]
-    parity = DecoderParity(
+    parity = VaeParity(
         tuple(
             _psnr(vae.encode(image), latent.astype(np.float32), manifest)
             for image, latent in zip(calls, found, strict=True)
@@ -62,9 +62,7 @@ def _psnr(expected: Latent, found: Latent, manifest: Manifest) -> float:
     return psnr(encoder_latent(expected, manifest), encoder_latent(found, manifest), PEAK)
 
 
-def example_images(
-    manifest: Manifest, vae: Vae, shape: DecoderShape, goldens: Goldens
-) -> list[Pixels]:
+def example_images(manifest: Manifest, vae: Vae, shape: VaeShape, goldens: Goldens) -> list[Pixels]:
     """A tile of noise, and one of the picture that the decoder makes of a drawn latent."""
     one = dataclasses.replace(shape, batch=1)
     *_, drawn = example_latents(manifest, one, goldens)

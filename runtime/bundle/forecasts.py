@@ -165,8 +165,12 @@ def choose_plan(
     )
 
 
-def taylor_for_a_part(settings: Settings, left: int) -> Chosen | None:
+def taylor_for_a_part(
+    settings: Settings, left: int, changes: Collection[int] = ()
+) -> Chosen | None:
     """The plan of a run's last ``left`` steps: Taylor's, since fits are of whole runs.
+
+    It is told the steps, of those, where guidance ``changes``.
 
     Raises:
         OptionError: There are fewer steps than calls.
@@ -181,7 +185,7 @@ def taylor_for_a_part(settings: Settings, left: int) -> Chosen | None:
     if settings.calls == left:
         return None
     return Chosen(
-        taylor_plan(left, settings.calls),
+        taylor_plan(left, settings.calls, changes),
         f"forecasts are fitted for whole runs, and of this one the last {left} of "
         f"{settings.steps} steps are taken, so Taylor's series of order 2 stands in",
     )

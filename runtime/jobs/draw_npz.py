@@ -18,7 +18,7 @@ from ..sampling.asked import as_seeds
 from ..sampling.init import Init
 from ..sampling.settings import Settings
 from ..stage import Moved, OnStage, unheard
-from . import RunReport, draw_images, starts_of
+from . import RunReport, draw_images
 from .folder import MARK, PICTURE, adding_to, check_same, leave_folder
 from .npz_file import read_npz_parameters, write_npz
 from .parameters import shared_settings
@@ -89,17 +89,24 @@ def _told(
 ) -> dict[str, Any]:
     """What a file of these images says of them."""
     each = np.array([(image.label, image.seed) for image in plan], np.uint64)
-    starts = starts_of(plan)
-    latents = (
-        {} if starts is None else {"latents_sha256": hashlib.sha256(starts.tobytes()).hexdigest()}
-    )
     return {
         **shared_settings(pipeline, settings, init),
         "images": len(plan),
         "seed": plan[0].seed,
         "labels_and_seeds_sha256": hashlib.sha256(each.astype("<u8").tobytes()).hexdigest(),
-        **latents,
+        **_latents_told(plan),
     }
+
+
+def _latents_told(plan: Sequence[PlannedImage]) -> dict[str, str]:
+    """The hash of what the images start from, one after the other: there may be many."""
+    starts = [image.latent for image in plan if image.latent is not None]
+    if not starts:
+        return {}
+    digest = hashlib.sha256()
+    for latent in starts:
+        digest.update(latent.tobytes())
+    return {"latents_sha256": digest.hexdigest()}
 
 
 def _is_done(npz: Path, told: dict[str, Any]) -> bool:

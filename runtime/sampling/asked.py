@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 import operator
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +17,7 @@ from ..said import is_finite, shortly
 from .condition import Condition
 
 MAX_SEED = 2**64 - 1
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 def a_whole_number(value: object, name: str) -> int:
@@ -42,6 +45,11 @@ def a_number(value: object, name: str, wanted: str) -> float:
     if isinstance(value, numbers.Real) and not isinstance(value, bool) and is_finite(value):
         return float(value)
     raise OptionError(f"{name} is {shortly(value)}", f"Choose {wanted}")
+
+
+def read_number(text: str) -> float:
+    """A decimal number as users write it; NaN where it is none, Python's ``1_0`` and blanks too."""
+    return float(text) if NUMBER.fullmatch(text) else math.nan
 
 
 def a_list(values: Any, name: str, example: str) -> list[Any]:

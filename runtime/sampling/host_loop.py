@@ -13,7 +13,7 @@ from ... import NonFiniteError
 from ..bundle.manifest import LATENT, PREDICTION, Manifest
 from ..session import Array, Session
 from .conditioner import Conditioner, Feeder, Plain
-from .guidance import guide
+from .guidance.guide import guide
 from .loop import OnStep
 from .request import Request
 from .sampler import ChoosesCalls, Latent, Memory, Prediction
@@ -88,7 +88,10 @@ class Way:
         self.request, self._manifest, self._feeder, self._asks = request, manifest, feeder, asks
         self._memory: Memory = ()
         self._index = 0
-        self.latent = request.begin(manifest.latent_shape, manifest.noise)
+        noise = request.start_noise(manifest.latent_shape, manifest.noise)
+        self.latent = request.begin_from(noise)
+        masked = request.init is not None and request.init.mask is not None
+        self._noise_to_keep = noise if masked else None  # a mask asks for it after each step
 
     @property
     def taken(self) -> int:
@@ -141,11 +144,13 @@ class Way:
 
     def _keep(self) -> None:
         """Put back what a mask keeps of an image."""
-        request, manifest = self.request, self._manifest
-        if request.init is None or request.init.mask is None:
-            return
-        noise = request.start_noise(manifest.latent_shape, manifest.noise)
-        self.latent = request.init.keep(self.latent, request.sampler.schedule, self._index, noise)
+        init, schedule, noise = (
+            self.request.init,
+            self.request.sampler.schedule,
+            self._noise_to_keep,
+        )
+        if init is not None and noise is not None:
+            self.latent = init.keep(self.latent, schedule, self._index, noise)
 
     def _noise(self) -> Latent | None:
         request = self.request

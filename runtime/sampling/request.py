@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from ... import OptionError
 from .condition import Condition
 from .init import Init
-from .noise import START, TORCH, draw_noise
+from .noise import START, TORCH, as_start, draw_noise
 from .sampler import Latent, Sampler
 
 
@@ -73,9 +71,13 @@ class Request:
 
     def begin(self, shape: tuple[int, int, int], rule: str) -> Latent:
         """What its images start from: float32 [image, channel, row, column]."""
-        schedule, noise = self.sampler.schedule, self.start_noise(shape, rule)
+        return self.begin_from(self.start_noise(shape, rule))
+
+    def begin_from(self, noise: Latent) -> Latent:
+        """What its images start from, with the noise in it of variance 1."""
+        schedule = self.sampler.schedule
         if self.init is None:
-            return noise * np.float32(schedule.start)
+            return as_start(noise, schedule)
         return self.init.begin(schedule, noise)
 
     def start_noise(self, shape: tuple[int, int, int], rule: str) -> Latent:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,12 +11,13 @@ from typing import Any
 from ... import OptionError
 from ..said import shortly
 from .asked import a_number, a_whole_number
-from .cfg_schedule import CONSTANT, CfgSchedule
 from .forecast.plan import LEAST_CALLS
-from .interval import Interval
+from .guidance.cfg_schedule import CONSTANT, CfgSchedule
+from .guidance.interval import Interval
 from .noise import TORCH
 from .schedule.scheduler import AUTO
-from .schedule.shift import DynamicShift, read_shift
+from .schedule.shift import DynamicShift
+from .shift import read_shift
 
 ALL = "all"  # channels
 MOST_DIGITS = 9
@@ -150,8 +152,8 @@ def _channels(value: int | str) -> int | str:
     """How many channels are guided."""
     if value == ALL:
         return ALL
-    if isinstance(value, str) and value.isascii() and value.isdigit():
-        value = int(value[:MOST_DIGITS])
+    if isinstance(value, str) and re.fullmatch(f"[0-9]{{1,{MOST_DIGITS}}}", value):
+        value = int(value)
     if isinstance(value, str) or a_whole_number(value, "cfg_channels") < 1:
         raise OptionError(
             f"The guidance channels are {shortly(value)}", "Choose a number from 1, or 'all'"

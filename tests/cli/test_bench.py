@@ -120,6 +120,15 @@ def test_what_is_not_to_be_had_is_refused_in_one_line(
     assert found in refused("bench", toy, *options)
 
 
+def test_an_interval_of_a_model_without_guidance_is_refused_with_what_bench_has(
+    tmp_path: Path,
+) -> None:
+    plain = write_bundle(tmp_path / "plain", toy_manifest(null_class=False))
+    told = refused("bench", plain, "--cfg-interval", "0:400")
+    assert f"The model of {plain} was trained without label dropout" in told
+    assert "Leave out `--cfg-interval`, or that bundle" in told
+
+
 @pytest.mark.parametrize("option", ["--plot", "--json"])
 def test_a_place_that_cannot_be_written_is_refused_before_the_work(
     tmp_path: Path, option: str

@@ -19,7 +19,7 @@ from pitstop.evaluation.accuracy.reference import load_model
 from pitstop.export.parity import FP32_TOLERANCE
 from pitstop.export.pipeline import export_bundle
 from pitstop.export.trace import Hints, TorchSession, load_source
-from pitstop.export.vae.add import DecoderShape
+from pitstop.export.vae.add import VaeShape
 from pitstop.models.checkpoint import (
     Checkpoint,
     build_model,
@@ -133,14 +133,14 @@ def test_a_vae_decodes_latents_of_two_sides_in_tiles(tmp_path: Path) -> None:
     folder = save_kl(tmp_path / "vae")
 
     report = export_bundle(
-        str(source), tmp_path / "bundle", vae=folder, image_size=(16, 48), vae_shape=DecoderShape(2)
+        str(source), tmp_path / "bundle", vae=folder, image_size=(16, 48), vae_shape=VaeShape(2)
     )
     tiled = export_bundle(
         str(source),
         tmp_path / "tiled",
         vae=folder,
         image_size=(16, 48),
-        vae_shape=DecoderShape(1, 12),
+        vae_shape=VaeShape(1, 12),
     )
 
     assert report.passed

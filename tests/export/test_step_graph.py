@@ -18,7 +18,7 @@ from pitstop.runtime.distance import relative_l2
 from pitstop.runtime.sampling.device_run import DeviceRun
 from pitstop.runtime.sampling.forecast.forecasting import Forecasting
 from pitstop.runtime.sampling.forecast.taylor import taylor_plan
-from pitstop.runtime.sampling.guidance import guide
+from pitstop.runtime.sampling.guidance.guide import guide
 from pitstop.runtime.sampling.noise import draw_noise
 from pitstop.runtime.sampling.request import Request
 from pitstop.runtime.sampling.sampler import Latent, Sampler

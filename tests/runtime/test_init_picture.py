@@ -14,11 +14,21 @@ from PIL import Image
 
 from pitstop import BundleError, OptionError
 from pitstop.runtime.bundle.manifest import Manifest
-from pitstop.runtime.init_picture import _latent_mask, init_of, read_levels, to_pixels
+from pitstop.runtime.init_picture import init_of, read_levels, to_pixels
 from pitstop.runtime.pipeline import Pipeline
 
 PIXELS = toy_manifest()  # grey, 8 x 8
 RGB = dataclasses.replace(toy_manifest(), latent_shape=(3, 24, 40))
+OF_A_VAE = dataclasses.replace(toy_manifest(), latent_shape=(3, 6, 8), latent_space="vae")
+
+
+class EveryEighth:
+    """The encoder of a toy: a latent pixel is the one at its upper left corner."""
+
+    channels, factor = 3, 8
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        return image[:, ::8, ::8]
 
 
 def picture(mode: str = "RGB", size: tuple[int, int] = (80, 48), seed: int = 0) -> Image.Image:
@@ -56,21 +66,26 @@ def test_a_mask_is_that_of_diffusers_on_the_latent() -> None:
 
 
 def test_a_mask_of_a_vaes_images_is_the_nearest_pixel_of_it() -> None:
-    levels = read_levels(picture("L", (64, 48), seed=3), "L", (64, 48), "mask")
+    mask = picture("L", (64, 48), seed=3)
+    levels = read_levels(mask, "L", (64, 48), "mask")
     white = torch.from_numpy((levels >= 128).astype(np.float32))[None, None]
     wanted = torch.nn.functional.interpolate(white, size=(6, 8))[0, 0].numpy()
 
-    np.testing.assert_array_equal(_latent_mask(levels, 8), wanted)
+    init = init_of(OF_A_VAE, EveryEighth(), picture(size=(64, 48)), None, mask)
+
+    assert init.latent.shape == OF_A_VAE.latent_shape
+    assert init.mask is not None
+    np.testing.assert_array_equal(init.mask, wanted)
 
 
 @pytest.mark.parametrize(
     ("mask", "found"), [("black", "black in all of the latent"), ("fine", "finer than 8 pixels")]
 )
 def test_a_mask_that_draws_nothing_anew_is_refused(mask: str, found: str) -> None:
-    levels = np.zeros((16, 16), np.uint8)
+    levels = np.zeros((48, 64), np.uint8)
     levels[3, 5] = 255 if mask == "fine" else 0
     with pytest.raises(OptionError) as caught:
-        _latent_mask(levels, 8)
+        init_of(OF_A_VAE, EveryEighth(), picture(size=(64, 48)), None, Image.fromarray(levels, "L"))
     assert found in one_line(caught.value)
 
 

@@ -54,7 +54,12 @@ def draw_start(
     seeds: Sequence[int], schedule: Visits, shape: tuple[int, int, int], rule: str
 ) -> Latent:
     """The latents that runs start from; the arguments are those of `draw_noise`."""
-    return draw_noise(seeds, START, shape, rule) * np.float32(schedule.start)
+    return as_start(draw_noise(seeds, START, shape, rule), schedule)
+
+
+def as_start(noise: Latent, schedule: Visits) -> Latent:
+    """Noise of variance 1 as large as a run starts from it."""
+    return noise * np.float32(schedule.start)
 
 
 def _portable(seed: int, draw: int, shape: tuple[int, int, int]) -> Latent:

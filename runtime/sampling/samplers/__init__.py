@@ -15,8 +15,9 @@ from ..schedule import FlowSchedule, Schedule
 from ..schedule.betas import Betas
 from ..schedule.flow import LinearFlow
 from ..schedule.scheduler import AUTO, NONE, Scheduler
-from ..schedule.shift import DynamicShift, read_shift
+from ..schedule.shift import DynamicShift
 from ..schedule.spacing import LEADING, LINSPACE, OFFICIAL, Spacing
+from ..shift import read_shift
 from .ddim import Ddim
 from .ddpm import Ddpm
 from .dpmpp_2m import Dpmpp2m
@@ -131,8 +132,8 @@ def training_for(manifest: Manifest, settings: Settings) -> Betas | LinearFlow:
         )
     shift = read_shift(settings.shift)
     if isinstance(shift, DynamicShift):
-        shift = shift.of(tokens_of(manifest))
-    return dataclasses.replace(manifest.schedule, shift=shift)
+        return manifest.schedule.shifted(shift.of(tokens_of(manifest)), dynamic=True)
+    return manifest.schedule.shifted(shift)
 
 
 def tokens_of(manifest: Manifest) -> int:

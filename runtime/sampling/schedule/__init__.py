@@ -36,6 +36,10 @@ class Visits(Protocol):
     def start(self) -> float:
         """What a run's first noise is multiplied with, above 0."""
 
+    @property
+    def calls_twice(self) -> bool:
+        """Whether every other step only corrects the one before, from the end of its interval."""
+
     def amplitudes(self, index: int) -> tuple[float, float]:
         """Of image and noise, in a latent at a step's timestep."""
 
@@ -62,6 +66,10 @@ class Schedule:
     @property
     def steps(self) -> int:
         return len(self.timesteps)
+
+    @property
+    def calls_twice(self) -> bool:
+        return False
 
     def shares(self, index: int) -> tuple[float, float]:
         """Of signal, where a step begins and where it ends.
@@ -103,22 +111,30 @@ class FlowSchedule:
     def start(self) -> float:
         return 1.0
 
+    @property
+    def calls_twice(self) -> bool:
+        return self.steps > len(self.grid) - 1
+
     def amplitudes(self, index: int) -> tuple[float, float]:
-        calls_twice = self.steps > len(self.grid) - 1
-        place = (index + 1) // 2 if calls_twice else index
+        place = (index + 1) // 2 if self.calls_twice else index
         noise = abs(float(self.grid[place] - self.grid[-1]))
         return 1 - noise, noise
 
     def last(self, strength: float) -> FlowSchedule:
-        """The last intervals, so many of all as `count_last` says, with all of their steps."""
+        """The last intervals with all of their steps, at least one.
+
+        So many as diffusers' pipelines of flows take, which round the count up.
+        """
         intervals = len(self.grid) - 1
-        first = intervals - count_last(intervals, strength)
-        skipped = 2 * first if self.steps > intervals else first
+        first = min(int(intervals - intervals * strength), intervals - 1)
+        skipped = 2 * first if self.calls_twice else first
         return FlowSchedule(self.timesteps[skipped:], self.grid[first:])
 
 
 def count_last(steps: int, strength: float) -> int:
-    """How many of a run's steps are taken where it begins with an image: diffusers' own count.
+    """How many of a run's steps are taken where it begins with an image, rounded down.
+
+    It is the count of diffusers' pipelines of models with timesteps.
 
     Raises:
         OptionError: None of them.

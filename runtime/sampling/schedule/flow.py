@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,8 +22,9 @@ class LinearFlow:
         unit: What the denoiser is fed for the time 1: 1, or diffusers' ``num_train_timesteps``.
         shift: How much longer a run stays at the noise: a share of noise s becomes
             ``shift * s / (1 + (shift - 1) * s)`` (Esser et al., 2024, section 5.3.2). 1 is none.
-        least: The share of noise, before the shift, at which a run's last step begins, as
-            diffusers has it; 0 where all steps are alike.
+        least: The share of noise, before the shift, at which a run's last step begins: with
+            diffusers that of training's first timestep, which a shift by a number moves too (so
+            twice in all); 0 where all steps are alike.
     """
 
     data_at: int = 0
@@ -51,6 +53,12 @@ class LinearFlow:
     def spread(self, count: int) -> Table:
         return np.linspace(0, self.unit, count)
 
+    def shifted(self, shift: float, *, dynamic: bool = False) -> LinearFlow:
+        """The line with another shift, as diffusers' scheduler is where it is made with that."""
+        first = 1 / self.unit if self.least else 0.0
+        least = first if dynamic else shift * first / (1 + (shift - 1) * first)
+        return dataclasses.replace(self, shift=shift, least=least)
+
     def visit(self, steps: int) -> FlowSchedule:
         """The schedule of a rule that calls the denoiser once in each interval."""
         check_steps(steps, self.most_steps)
@@ -72,4 +80,5 @@ class LinearFlow:
         if self.least:
             noise[:-1] = np.linspace(1, self.least, intervals)
         shifted = self.shift * noise / (1 + (self.shift - 1) * noise)
+        shifted[0] = 1  # which rounding may miss, and what is beyond it has no power
         return shifted if self.data_at == 0 else 1 - shifted

@@ -6,8 +6,6 @@ import math
 from dataclasses import dataclass
 
 from .... import OptionError
-from ...said import shortly
-from ..asked import a_number
 
 DYNAMIC, EXPONENTIAL, LINEAR = "dynamic", "exponential", "linear"
 MOST_SHIFT = 1000.0
@@ -49,30 +47,3 @@ class DynamicShift:
         if not 0 < shift <= MOST_SHIFT:
             raise OptionError(f"The dynamic shift of {tokens} tokens is {shift:g}", REMEDY)
         return shift
-
-
-def read_shift(said: object) -> float | DynamicShift:
-    """What ``--shift`` says: a number, or ``dynamic``, with or without ``:BASE:MAX``.
-
-    Raises:
-        OptionError: It is something else.
-    """
-    name, *ends = said.split(":") if isinstance(said, str) else ("",)
-    numbers = [_number(end) for end in ends] if name == DYNAMIC else [_number(said)]
-    if name != DYNAMIC and 0 < numbers[0] <= MOST_SHIFT:
-        return numbers[0]
-    if name == DYNAMIC and not numbers:
-        return DynamicShift()
-    if name == DYNAMIC and len(numbers) == 2 and all(map(math.isfinite, numbers)):
-        return DynamicShift(numbers[0], numbers[1])
-    raise OptionError(f"The shift is {shortly(said)}", REMEDY)
-
-
-def _number(said: object) -> float:
-    """A number, or one that is in no range."""
-    if not isinstance(said, str):
-        return a_number(said, "The shift", f"a number above 0, or {DYNAMIC}")
-    try:
-        return float(said)
-    except ValueError:
-        return math.nan

@@ -11,7 +11,7 @@ import pytest
 from bundle_helpers import FakeSession, toy_manifest, write_bundle
 from device_helpers import bundle_with_step, open_on
 
-from pitstop.evaluation.speed.bench import make_row
+from pitstop.evaluation.speed.bench import make_row, notes_of
 from pitstop.evaluation.speed.contender import Contender
 from pitstop.evaluation.speed.open_contender import open_contender
 from pitstop.evaluation.speed.timed_run import (
@@ -183,6 +183,29 @@ def test_where_the_latents_stay_on_the_device_a_call_is_a_step(tmp_path: Path) -
     row = make_row("toy", contender, opened, [turn])
     assert row.call == row.step
     assert row.loop_overhead is None
+
+
+def test_an_interval_that_leaves_the_device_has_its_calls_timed_and_says_so(tmp_path: Path) -> None:
+    bundle = bundle_with_step(tmp_path / "toy", toy_manifest(batch=4, split=True))
+    graphs = open_on("onnxruntime", bundle)
+    everywhere, inside = (
+        Ready(
+            bundle.manifest,
+            "fp32",
+            graphs.denoiser,
+            graphs.conditioner,
+            graphs.loop,
+            cfg_interval=interval,
+        )
+        for interval in (None, "0:400")
+    )
+
+    assert {len(step.calls) for step in time_run(everywhere, 10).steps} == {0}
+    assert [len(step.calls) for step in time_run(inside, 10).steps] == [1] * 5 + [2] * 5
+
+    assert notes_of("whole", everywhere, 10) == []
+    [note] = notes_of("toy, 0:400", inside, 10)
+    assert note.startswith("toy, 0:400 is drawn by the host's loop, not on the device: where it is")
 
 
 def test_the_saving_of_a_guidance_interval_is_in_the_loops_calls() -> None:

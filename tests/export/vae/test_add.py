@@ -18,7 +18,7 @@ from vae_helpers import save_tiny as save_tiny_vae
 from pitstop import CheckpointError, OptionError
 from pitstop.export.pipeline import ExportReport, export_bundle
 from pitstop.export.vae import add as vae_module
-from pitstop.export.vae.add import DecoderShape
+from pitstop.export.vae.add import VaeShape
 from pitstop.export.vae.lower import lower_decoder, name_parts
 from pitstop.export.vae.trace import read_vae, trace_decoder
 from pitstop.graphs.graph_file import run_graph
@@ -52,7 +52,7 @@ def traced(kl: Path) -> ir.Model:
 def exported(checkpoint: str, kl: Path, tmp_path_factory: pytest.TempPathFactory) -> ExportReport:
     """The denoiser with a decoder in tiles: 16 latent pixels in tiles of 8."""
     out = tmp_path_factory.mktemp("exported") / "bundle"
-    return export_bundle(checkpoint, out, vae=kl, vae_shape=DecoderShape(tile=8))
+    return export_bundle(checkpoint, out, vae=kl, vae_shape=VaeShape(tile=8))
 
 
 @pytest.fixture
@@ -124,11 +124,11 @@ def test_what_would_overflow_stays_in_fp32_and_the_report_names_it(tmp_path: Pat
 @pytest.mark.slow
 def test_a_bundle_with_a_decoder_meets_both_gates(exported: ExportReport, bundle: Bundle) -> None:
     assert exported.passed
-    assert {name: parity.least_db for name, parity in exported.decoders.items()} == {
+    assert {name: parity.least_db for name, parity in exported.vae.items()} == {
         "decoder.fp32": 60.0,
         "decoder.fp16": 45.0,
     }
-    assert exported.decoders["decoder.fp32"].worst > 100.0 > exported.decoders["decoder.fp16"].worst
+    assert exported.vae["decoder.fp32"].worst > 100.0 > exported.vae["decoder.fp16"].worst
     manifest = bundle.manifest
     assert manifest.passes[-1].name == "decoder.fp16"
     assert (manifest.latent_scale, manifest.latent_shift) == (0.5, 0.25)
@@ -231,7 +231,7 @@ def test_a_vae_of_other_latents_is_refused_before_anything_is_traced(
 )
 def test_a_shape_that_no_decoder_can_have_is_refused(fields: dict[str, int], found: str) -> None:
     with pytest.raises(OptionError, match=found):
-        DecoderShape(**fields)
+        VaeShape(**fields)
 
 
 @pytest.mark.slow
@@ -242,7 +242,7 @@ def test_vaes_that_enlarge_eightfold_draw_pictures_of_the_size_asked_for(
     folder = save(tmp_path / "vae")  # type: ignore[operator]
 
     report = export_bundle(
-        checkpoint, tmp_path / "bundle", vae=folder, image_size=192, vae_shape=DecoderShape(2, 24)
+        checkpoint, tmp_path / "bundle", vae=folder, image_size=192, vae_shape=VaeShape(2, 24)
     )
 
     assert report.passed

@@ -91,8 +91,8 @@ def test_means_and_deviations_of_channels_are_taken_out(tmp_path: Path) -> None:
 
 def test_the_bundle_has_an_encoder_that_met_its_gate(exported: ExportReport, kl: Path) -> None:
     assert exported.passed
-    assert exported.decoders[ENCODER].worst > 100
-    assert exported.decoders[ENCODER].least_db == 60
+    assert exported.vae[ENCODER].worst > 100
+    assert exported.vae[ENCODER].least_db == 60
     spec = open_bundle(exported.bundle).manifest.graphs[ENCODER]
     assert [str(t) for t in (*spec.inputs, *spec.outputs)] == [
         "image float32 [1, 3, 32, 32]",
@@ -118,7 +118,7 @@ def test_a_picture_is_begun_with_and_kept_where_the_mask_is_black(exported: Expo
     assert init is not None
     assert init.strength == 1
     np.testing.assert_array_equal(drawn[:, :, :, :8], np.stack([init.latent[:, :, :8]] * 2))
-    assert not np.isclose(drawn[:, :, :, 8:], init.latent[:, :, 8:]).any(axis=(0, 1, 2, 3)).all()
+    assert np.isclose(drawn[:, :, :, 8:], init.latent[:, :, 8:]).mean() < 0.1
 
 
 def without_encoder(tensors: Any) -> Any:

@@ -38,7 +38,7 @@ def test_a_device_begins_with_an_image_as_the_host_does(
     keeping, fetching = pipelines(device, tmp_path)
     settings = Settings(12, sampler, cfg_scale=2.0, calls=calls)
     told, init = keeping.manifest.examples(2), Init(IMAGE, 0.6)
-    requests = keeping.requests(told, [1, 2], settings, init)
+    requests = keeping.requests(told, [1, 2], settings, init=init)
     assert keeping.loop.why_not(requests) is None
 
     found, wanted = (

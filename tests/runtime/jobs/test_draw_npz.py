@@ -1,6 +1,7 @@
 """A run into one .npz: whole or not there, the same bytes however it was stopped."""
 
 import dataclasses
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ from PIL import Image
 from pitstop import OptionError
 from pitstop.runtime.jobs import RunReport, draw_images
 from pitstop.runtime.jobs.draw_npz import draw_npz
+from pitstop.runtime.jobs.npz_file import read_npz_parameters
 from pitstop.runtime.jobs.plan import plan_images
 from pitstop.runtime.pipeline import Pipeline
+from pitstop.runtime.sampling.noise import START, draw_noise
 from pitstop.runtime.sampling.settings import Settings
 
 SETTINGS = Settings(steps=3, cfg_scale=2.0)
@@ -162,3 +165,16 @@ def test_the_command_writes_a_file_and_asks_for_a_place(tmp_path: Path) -> None:
     assert "--out FOLDER or --npz FILE" in nowhere.stderr
     assert "--npz" in refused(*asked, "--npz", tmp_path / "none" / "a.npz")
     assert "seed" in refused(*asked, "--npz", tmp_path / "b.npz", "--seed", -1)
+
+
+def test_a_file_keeps_the_hash_of_all_that_its_images_start_from(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    latents = draw_noise(range(3), START, pipeline.manifest.latent_shape)
+    plan = plan_images(pipeline.manifest, [0], None, 7, latents)
+
+    draw_npz(pipeline, plan, SETTINGS, npz=tmp_path / "a.npz")
+
+    told = read_npz_parameters(tmp_path / "a.npz")
+    assert told is not None
+    assert told["latents_sha256"] == hashlib.sha256(latents.tobytes()).hexdigest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from sampler_helpers import relative_l2
 
 from pitstop import OptionError
 from pitstop.runtime.pipeline import Pipeline
+from pitstop.runtime.sampling import request
 from pitstop.runtime.sampling.init import Init
 from pitstop.runtime.sampling.noise import START, draw_noise
 from pitstop.runtime.sampling.sampler import Latent
@@ -79,12 +80,19 @@ class Toy:
         """Nothing is held."""
 
 
+def skipped_by_diffusers(steps: int, strength: float, *, flow: bool) -> int:
+    """``get_timesteps`` of Stable Diffusion's pipelines, and of Stable Diffusion 3's and Flux's."""
+    if flow:
+        return int(max(steps - min(steps * strength, steps), 0))
+    return max(steps - min(int(steps * strength), steps), 0)
+
+
 def drawn_by_diffusers(
     scheduler: Any, steps: int, strength: float, mask: Latent | None, patch: pytest.MonkeyPatch
 ) -> Latent:
     """The loop of its img2img pipelines, and of its inpainting ones with a plain denoiser."""
     scheduler.set_timesteps(steps)
-    start = max(steps - min(int(steps * strength), steps), 0)  # get_timesteps
+    start = skipped_by_diffusers(steps, strength, flow=not hasattr(scheduler, "add_noise"))
     timesteps = scheduler.timesteps[start * scheduler.order :]
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(start * scheduler.order)
@@ -140,7 +148,7 @@ def test_a_run_from_an_image_ends_where_diffusers_does(
     assert relative_l2(wanted, found) <= 1e-5
 
 
-@pytest.mark.parametrize("strength", [0.3, 0.75, 1.0])
+@pytest.mark.parametrize("strength", [0.02, 0.3, 0.75, 1.0])
 @pytest.mark.parametrize("mask", [None, MASK], ids=["whole", "masked"])
 @pytest.mark.parametrize("sampler", FLOW_RULES)
 def test_a_flow_from_an_image_ends_where_diffusers_does(
@@ -168,7 +176,7 @@ def test_image_and_noise_share_a_flows_latent_as_far_as_it_has_come(
 
 @pytest.mark.parametrize(
     ("sampler", "steps", "strength", "left"),
-    [("euler", 50, 0.3, 15), ("euler", 10, 0.99, 9), ("heun", 20, 0.5, 10), ("heun", 19, 0.5, 9)],
+    [("euler", 50, 0.3, 15), ("euler", 10, 0.99, 10), ("heun", 20, 0.5, 10), ("heun", 19, 0.5, 9)],
 )
 def test_a_flows_run_is_cut_at_an_interval(
     sampler: str, steps: int, strength: float, left: int
@@ -178,6 +186,14 @@ def test_a_flows_run_is_cut_at_an_interval(
 
     assert part.steps == left
     np.testing.assert_array_equal(part.timesteps, whole.timesteps[-left:])
+
+
+@pytest.mark.parametrize(("steps", "strength"), [(10, 0.75), (28, 0.6), (50, 0.33), (7, 0.001)])
+def test_a_flows_last_steps_are_as_many_as_those_of_diffusers(steps: int, strength: float) -> None:
+    skipped = skipped_by_diffusers(steps, strength, flow=True)
+    for sampler, whole in (("euler", steps), ("heun", 2 * steps)):
+        part = make_sampler(sampler, LinearFlow(0), whole, strength=strength).schedule
+        assert part.steps == (steps - skipped) * (whole // steps)
 
 
 def test_a_strength_that_leaves_no_step_is_refused() -> None:
@@ -216,6 +232,33 @@ def test_seeds_share_the_image_and_differ_in_noise_whatever_the_batch() -> None:
         alone = pipeline.draw(EPSILON.examples(1), [seed], settings, init=init)
         np.testing.assert_array_equal(alone[0], latent)
     assert not np.allclose(both[0], both[1])
+
+
+def test_the_noise_that_a_mask_keeps_an_image_with_is_drawn_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    draws: list[int] = []
+
+    def counting(seeds: Sequence[int], draw: int, *rest: Any) -> Latent:
+        draws.append(draw)
+        return draw_noise(seeds, draw, *rest)
+
+    monkeypatch.setattr(request, "draw_noise", counting)
+    drawn_here(False, "ddim", 6, Init(IMAGE, 1.0, MASK))
+    assert draws == [START]
+
+
+def test_what_was_made_by_hand_is_told_apart_by_its_latent_and_its_mask() -> None:
+    hashes = [
+        tuple(init.facts.items())
+        for init in (Init(IMAGE, 0.5), Init(IMAGE + 1, 0.5), Init(IMAGE, 0.5, MASK))
+    ]
+    assert len(set(hashes)) == 3
+    assert [name for name, _ in hashes[2]] == ["init_sha256", "mask_sha256"]
+    assert Init(IMAGE.copy(), 0.9).facts == Init(IMAGE, 0.5).facts
+    assert Init(IMAGE, 0.5, facts={"init_sha256": "its picture's"}).facts == {
+        "init_sha256": "its picture's"
+    }
 
 
 def test_calls_are_counted_among_the_steps_that_are_left() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bundle_helpers import FakeSession, one_line, toy_manifest, write_bundle
+from bundle_helpers import SHAPE, FakeSession, one_line, toy_manifest, write_bundle
 from device_helpers import DEVICES, bundle_with_step, open_on
 
 from pitstop import BundleError, OptionError
@@ -28,6 +28,7 @@ from pitstop.runtime.sampling.forecast.fitted import FittedPlan, Forecast
 from pitstop.runtime.sampling.forecast.forecasting import Forecasting
 from pitstop.runtime.sampling.forecast.plan import Plan, evenly
 from pitstop.runtime.sampling.forecast.taylor import taylor_factors, taylor_plan
+from pitstop.runtime.sampling.init import Init
 from pitstop.runtime.sampling.sampler import Prediction
 from pitstop.runtime.sampling.samplers import make_sampler
 from pitstop.runtime.sampling.settings import Settings
@@ -382,3 +383,18 @@ def test_a_run_calls_where_its_interval_begins_and_ends() -> None:
     assert chosen is not None
     assert {5, 16} <= set(chosen.plan.called)  # 950, 900, ... 700 is the sixth, 150 the 17th
     assert pipeline.forecast(Settings(20, "ddim", calls=7, cfg_schedule="linear")) is not None
+
+
+def test_the_part_of_a_run_after_a_picture_calls_where_its_interval_begins_and_ends() -> None:
+    pipeline = Pipeline(toy_manifest(), FakeSession(), "fp32")
+    settings = Settings(20, "ddim", calls=6, cfg_interval="200:500")
+    init = Init(np.zeros(SHAPE, np.float32), strength=0.95)
+
+    chosen = pipeline.forecast(settings, init)
+
+    assert chosen is not None
+    plan, begins, ends = chosen.plan, 8, 15  # of 900, 850, ...: 500, and the first below 200
+    assert {begins, ends} <= set(plan.called)
+    for step, factors in enumerate(plan.factors):
+        since = max(change for change in (0, begins, ends) if change <= step)
+        assert len(factors) <= sum(since <= call < step for call in plan.called)

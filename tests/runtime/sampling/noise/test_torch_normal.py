@@ -62,8 +62,13 @@ SCHEDULERS = {
 }
 
 
-def drawn_by_diffusers(name: str, labels: list[int], seeds: list[int]) -> Latent:
-    """A pipeline's loop with a list of generators, one for each image."""
+def drawn_by_diffusers(
+    name: str, labels: list[int], seeds: list[int], *, handed_on: bool = True
+) -> Latent:
+    """A pipeline's loop with a list of generators, one for each image.
+
+    DiTPipeline draws its latents from them, and hands them on to no step.
+    """
     scheduler, options = SCHEDULERS[name]
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     latent = randn_tensor((len(seeds), *SHAPE), generator=generators)
@@ -76,14 +81,16 @@ def drawn_by_diffusers(name: str, labels: list[int], seeds: list[int]) -> Latent
             "label": np.array(labels),
         }
         said = torch.from_numpy(session.run(feeds)["prediction"])
-        step = {**options, "generator": generators}
+        step = {**options, "generator": generators} if handed_on else {}
         latent = scheduler.step(said, timestep, latent, **step).prev_sample
     return latent.numpy()
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn.t accept:DeprecationWarning")
 @pytest.mark.parametrize("name", SCHEDULERS)
-def test_a_picture_of_diffusers_on_cpu_generators_is_drawn_again(name: str, tmp_path: Path) -> None:
+def test_a_picture_of_generators_that_are_handed_on_to_each_step_is_drawn_again(
+    name: str, tmp_path: Path
+) -> None:
     """The latents first, then each step's noise, from the one generator of each image."""
     wanted = drawn_by_diffusers(name, [2, 0], [7, 8])
     settings = Settings(
@@ -98,6 +105,22 @@ def test_a_picture_of_diffusers_on_cpu_generators_is_drawn_again(name: str, tmp_
         Pipeline.of(open_on("onnxruntime", bundle)),
     ):
         assert relative_l2(wanted, pipeline.draw(told, [7, 8], settings)) <= 1e-5
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn.t accept:DeprecationWarning")
+@pytest.mark.parametrize("name", ["ddim", "ddpm"])
+def test_a_picture_of_ditpipelines_loop_is_drawn_again_where_its_steps_add_no_noise(
+    name: str,
+) -> None:
+    torch.manual_seed(0)
+    wanted = drawn_by_diffusers(name, [2, 0], [7, 8], handed_on=False)
+    manifest = toy_manifest(batch=2)
+    told = [manifest.label.told(label) for label in (2, 0)]
+    settings = Settings(8, name, 1.0, spacing="leading", noise="torch")
+
+    found = Pipeline(manifest, FakeSession(), "fp32").draw(told, [7, 8], settings)
+
+    assert (relative_l2(wanted, found) <= 1e-5) is (name == "ddim")
 
 
 def test_a_generator_that_drew_no_latents_begins_with_the_first_steps_noise() -> None:

@@ -20,6 +20,11 @@ from pitstop.runtime.sampling.schedule.shift import DynamicShift
 from pitstop.runtime.sampling.settings import Settings
 
 OF_DIFFUSERS = LinearFlow(0, 1000.0, 1.0, 1 / 1000)  # what a bundle keeps of its scheduler
+OF_SCHEDULERS = {
+    "none": OF_DIFFUSERS,
+    "by a number": LinearFlow(0, 1000.0, 5.0, 5 / 1000 / (1 + 4 / 1000)),
+    "dynamic": LinearFlow(0, 1000.0, 3.16, 1 / 1000),
+}
 STEPS = 19
 
 
@@ -29,31 +34,47 @@ def manifest_of(flow: LinearFlow, **config: object) -> Manifest:
     return dataclasses.replace(toy, schedule=flow, prediction_type="velocity", model=model)
 
 
+@pytest.mark.parametrize("own", OF_SCHEDULERS)
 @pytest.mark.parametrize("shift", [0.3, 1.0, 3.0])
-def test_a_shift_is_that_of_diffusers(shift: float) -> None:
-    scheduler = FlowMatchEulerDiscreteScheduler()
-    scheduler.set_shift(shift)
+def test_a_shift_is_that_of_diffusers_whatever_the_models_own(shift: float, own: str) -> None:
+    """As ``from_config(config, shift=shift)``: not as ``set_shift``, which keeps the last step."""
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
     scheduler.set_timesteps(STEPS)
 
-    found = sampler_for(manifest_of(OF_DIFFUSERS), Settings(STEPS, shift=shift)).schedule
+    found = sampler_for(manifest_of(OF_SCHEDULERS[own]), Settings(STEPS, shift=shift)).schedule
 
     np.testing.assert_allclose(found.timesteps, scheduler.timesteps, rtol=1e-6)
     np.testing.assert_allclose(found.grid, scheduler.sigmas, rtol=1e-6)  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("own", OF_SCHEDULERS)
 @pytest.mark.parametrize(("text", "base", "most"), [("dynamic", 0.5, 1.15), ("dynamic:1:3", 1, 3)])
 def test_a_dynamic_shift_is_that_of_diffusers_for_the_images_tokens(
-    text: str, base: float, most: float
+    text: str, base: float, most: float, own: str
 ) -> None:
     scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
     slope = (most - base) / (4096 - 256)  # Flux's calculate_shift
     scheduler.set_timesteps(STEPS, mu=16 * slope + base - slope * 256)
 
-    manifest = manifest_of(OF_DIFFUSERS, patch_size=2)  # 8 x 8 latents: 16 tokens
+    manifest = manifest_of(OF_SCHEDULERS[own], patch_size=2)  # 8 x 8 latents: 16 tokens
     found = sampler_for(manifest, Settings(STEPS, shift=text)).schedule
 
     np.testing.assert_allclose(found.timesteps, scheduler.timesteps, rtol=1e-6)
     np.testing.assert_allclose(found.grid, scheduler.sigmas, rtol=1e-6)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("data_at", [0, 1])
+@pytest.mark.parametrize("shift", [0.1, 0.3, 0.7, 3.0])
+def test_a_shifted_run_begins_at_the_noise_itself(shift: float, data_at: int) -> None:
+    """Rounding must not take it beyond, where a power of what is gone is no number."""
+    flow = LinearFlow(data_at, shift=shift)
+    for schedule in (flow.visit(7), flow.visit_twice(7)):
+        assert [schedule.grid[0], schedule.grid[-1]] == [1 - data_at, data_at]
+    pipeline = Pipeline(manifest_of(flow), FakeSession(), "fp32")
+    settings = Settings(7, cfg_schedule="power-cosine:2.5")
+    [request] = pipeline.requests(pipeline.manifest.examples(1), [0], settings)
+    assert request.scale(0) == 1.0
+    assert np.isfinite(pipeline.draw(pipeline.manifest.examples(1), [0], settings)).all()
 
 
 def test_lightningdits_shift_is_the_inverse_since_its_time_runs_from_the_noise() -> None:
@@ -74,7 +95,20 @@ def test_an_image_of_another_shift_is_another_and_the_same_where_it_is_the_model
 
 
 @pytest.mark.parametrize(
-    "said", ["0", -1, "dynamic:1", "dynamic:a:b", "dynamic:nan:1", "static", "", 1e9]
+    "said",
+    [
+        "0",
+        -1,
+        "1_0",
+        " 3",
+        "dynamic:1_0:2",
+        "dynamic:1",
+        "dynamic:a:b",
+        "dynamic:nan:1",
+        "static",
+        "",
+        1e9,
+    ],
 )
 def test_what_is_no_shift_is_refused(said: object) -> None:
     with pytest.raises(OptionError) as told:

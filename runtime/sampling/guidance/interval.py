@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ... import OptionError
-from ..said import shortly
-from .schedule import FlowSchedule, Schedule, Table, Training, Visits
+from .... import OptionError
+from ...said import shortly
+from ..asked import read_number
+from ..schedule import Table, Training, Visits
 
 SIGMA = "sigma"
 EXAMPLES = f"Give LOW:HIGH in the model's own time, such as 0:0.7, or {SIGMA}:0.28:5.42"
@@ -44,9 +45,10 @@ class Interval:
         parts = text.split(":") if isinstance(text, str) else []
         in_sigma = len(parts) == 3 and parts[0] == SIGMA
         ends = parts[1:] if in_sigma else parts
-        if len(ends) != 2 or not all(map(_is_number, ends)):
+        numbers = [read_number(end) for end in ends]
+        if len(numbers) != 2 or not all(map(math.isfinite, numbers)):
             raise OptionError(f"The guidance interval is {shortly(text)}", EXAMPLES)
-        interval = cls(float(ends[0]), float(ends[1]), in_sigma)
+        interval = cls(numbers[0], numbers[1], in_sigma)
         if not 0 <= interval.low <= interval.high:
             raise OptionError(f"The guidance interval {text} is not from low to high", EXAMPLES)
         return interval
@@ -60,15 +62,13 @@ class Interval:
         Raises:
             OptionError: None is.
         """
-        times = beginnings(visits)
         if self.in_sigma:
-            sigmas = _sigmas(visits, training)
-            inside = (sigmas > self.low * (1 + ROUNDING)) & (sigmas <= self.high * (1 + ROUNDING))
+            where = _sigmas(visits)
+            inside = (where > self.low * (1 + ROUNDING)) & (where <= self.high * (1 + ROUNDING))
         else:
-            slack = ROUNDING * training.last_timestep
-            inside = (times >= self.low - slack) & (times <= self.high + slack)
+            where, slack = beginnings(visits), ROUNDING * training.last_timestep
+            inside = (where >= self.low - slack) & (where <= self.high + slack)
         if not inside.any():
-            where = _sigmas(visits, training) if self.in_sigma else times
             raise OptionError(
                 f"The guidance interval {self} holds no step of the run, which visits "
                 f"{where.min():g} to {where.max():g}",
@@ -79,26 +79,17 @@ class Interval:
 
 def beginnings(visits: Visits) -> Table:
     """The time that decides for each step: a rule that calls twice in an interval decides once."""
-    times = np.asarray(visits.timesteps, dtype=np.float64)
-    if isinstance(visits, FlowSchedule) and len(visits.grid) - 1 < visits.steps:
-        return times[np.arange(visits.steps) // 2 * 2]
-    return times
+    return np.asarray(visits.timesteps, dtype=np.float64)[_deciding(visits)]
 
 
-def _sigmas(visits: Visits, training: Training) -> Table:
-    """The noise over the signal where each step begins."""
-    if isinstance(visits, Schedule):
-        signal, noise = np.sqrt(visits.alpha_bar), np.sqrt(1 - visits.alpha_bar)
-    else:
-        noise = training.noise_level(beginnings(visits))
-        signal = 1 - noise
+def _deciding(visits: Visits) -> list[int]:
+    """The step that decides for each."""
+    return [step // 2 * 2 if visits.calls_twice else step for step in range(visits.steps)]
+
+
+def _sigmas(visits: Visits) -> Table:
+    """The noise over the signal at the step that decides for each."""
+    signal, noise = np.array([visits.amplitudes(step) for step in _deciding(visits)]).T
     with np.errstate(divide="ignore"):  # where no signal is left it is infinite
         sigmas: Table = noise / signal
     return sigmas
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ... import OptionError
-from ..said import shortly
+from .... import OptionError
+from ...said import shortly
+from ..asked import read_number
+from ..schedule import Table, Training, Visits
 from .interval import beginnings
-from .schedule import Table, Training, Visits
 
 CONSTANT, LINEAR, POWER_COSINE = "constant", "linear", "power-cosine"
 POWER, MOST_POWER = 4.0, 100.0  # MDT's own
@@ -44,10 +45,7 @@ class CfgSchedule:
         name, colon, power = text.partition(":") if isinstance(text, str) else ("", "", "")
         if name in (CONSTANT, LINEAR, POWER_COSINE) and not colon:
             return cls(name)
-        try:
-            found = float(power) if name == POWER_COSINE else math.nan
-        except ValueError:
-            found = math.nan
+        found = read_number(power) if name == POWER_COSINE else math.nan
         if not 0 < found <= MOST_POWER:
             raise OptionError(f"The schedule of the guidance scale is {shortly(text)}", REMEDY)
         return cls(name, found)
@@ -57,7 +55,7 @@ class CfgSchedule:
 
     def scales(self, scale: float, visits: Visits, training: Training) -> Table:
         """float64 [steps]: the guidance scale of each step."""
-        gone = 1 - training.noise_level(beginnings(visits))
+        gone = np.clip(1 - training.noise_level(beginnings(visits)), 0, 1)
         share = gone if self.name == LINEAR else (1 - np.cos(np.pi * gone**self.power)) / 2
         if self.name == CONSTANT:
             share = np.ones_like(gone)

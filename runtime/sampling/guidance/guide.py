@@ -2,34 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-from ..bundle.manifest import Manifest
-from .cfg_schedule import CONSTANT, CfgSchedule
-from .interval import Interval
-from .sampler import Latent, Prediction
-from .schedule import Training, Visits
-
-if TYPE_CHECKING:
-    from .settings import Settings
-
-
-def scales_of(settings: Settings, visits: Visits, training: Training) -> tuple[float, ...] | None:
-    """The guidance scale of each step, 1 where it is not guided; None where all are alike.
-
-    Raises:
-        OptionError: No step of the run lies in the guidance interval.
-    """
-    if not settings.guided or not settings.guidance_varies:
-        return None
-    schedule = CfgSchedule.parse(settings.cfg_schedule or CONSTANT)
-    scales = schedule.scales(settings.cfg_scale, visits, training)
-    if settings.cfg_interval is not None:
-        inside = Interval.parse(settings.cfg_interval).holds(visits, training)
-        scales = np.where(inside, scales, 1.0)
-    return tuple(map(float, scales))
+from ...bundle.manifest import Manifest
+from ..sampler import Latent, Prediction
 
 
 def guide(

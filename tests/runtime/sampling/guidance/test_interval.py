@@ -17,9 +17,10 @@ from pitstop import OptionError
 from pitstop.runtime.bundle.manifest import Manifest
 from pitstop.runtime.distance import relative_l2
 from pitstop.runtime.pipeline import Pipeline
-from pitstop.runtime.sampling.interval import Interval
+from pitstop.runtime.sampling.guidance.interval import Interval
+from pitstop.runtime.sampling.init import Init
 from pitstop.runtime.sampling.noise import START, draw_noise
-from pitstop.runtime.sampling.sampler import Latent
+from pitstop.runtime.sampling.sampler import Latent, Prediction
 from pitstop.runtime.sampling.samplers import make_sampler
 from pitstop.runtime.sampling.schedule import Schedule
 from pitstop.runtime.sampling.schedule.betas import Betas
@@ -131,7 +132,22 @@ def test_timesteps_are_those_that_the_denoiser_is_fed() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["0.7", "0:1:2", "a:b", "sigma:1", "nan:1", "0:inf", "", ":", 0.7, None]
+    "text",
+    [
+        "0.7",
+        "0:1_0",
+        "0: 1",
+        "0:\u0661",
+        "0:1:2",
+        "a:b",
+        "sigma:1",
+        "nan:1",
+        "0:inf",
+        "",
+        ":",
+        0.7,
+        None,
+    ],
 )
 def test_what_is_no_interval_is_refused_with_an_example(text: object) -> None:
     with pytest.raises(OptionError) as told:
@@ -237,6 +253,20 @@ def test_a_device_draws_one_calls_rows_itself(
     assert relative_l2(plain, found) > 1e-3
 
 
+def test_a_device_keeps_a_run_whose_interval_would_save_next_to_nothing(tmp_path: Path) -> None:
+    bundle = bundle_with_step(tmp_path / "bundle", toy_manifest(batch=4))
+    keeping = Pipeline.of(open_on("onnxruntime", bundle))
+    fetching = Pipeline(bundle.manifest, FakeSession(), "fp32")
+    settings = Settings(10, "ddim", 3.0, cfg_interval="0:850")  # all steps but the first
+
+    asked = keeping.requests(keeping.manifest.examples(4), range(4), settings)
+
+    assert [request.images for request in asked] == [2, 2]
+    assert keeping.loop.why_not(asked[:1]) is None
+    assert fetching.groups(4, settings) == [slice(0, 4)]
+    assert keeping.groups(4, dataclasses.replace(settings, cfg_interval="0:700")) == [slice(0, 4)]
+
+
 def test_a_device_leaves_packed_rows_to_the_host_and_says_so(tmp_path: Path) -> None:
     bundle = bundle_with_step(tmp_path / "bundle", toy_manifest(batch=4))
     keeping = Pipeline.of(open_on("onnxruntime", bundle))
@@ -247,15 +277,37 @@ def test_a_device_leaves_packed_rows_to_the_host_and_says_so(tmp_path: Path) -> 
     assert "rows go into fewer calls" in str(keeping.loop.why_not([request]))
 
 
-def test_a_run_of_an_interval_is_forecast_by_taylor_and_says_so() -> None:
-    pipeline = Pipeline(toy_manifest(batch=4), FakeSession(), "fp32")
-    settings = Settings(12, "ddim", calls=6, cfg_interval="0:500")
+@pytest.mark.parametrize("strength", [None, 0.8])
+def test_a_run_of_an_interval_is_forecast_from_what_is_guided_alike_and_says_so(
+    strength: float | None,
+) -> None:
+    manifest, image = toy_manifest(batch=4), draw_noise([9], START, SHAPE)[0]
+    pipeline = Pipeline(manifest, FakeSession(), "fp32")
+    init = None if strength is None else Init(image, strength)
+    settings = Settings(20, "ddim", SCALE, calls=7, cfg_interval="200:700")
+    rule = make_sampler("ddim", BETAS, 20, strength=strength or 1.0)
+    [request] = pipeline.requests([manifest.label.told(2)], [5], settings, init=init)
+    guided_at = [200 <= timestep <= 700 for timestep in rule.schedule.timesteps]
 
-    chosen = pipeline.forecast(settings)
+    chosen = pipeline.forecast(settings, init)
 
     assert chosen is not None
-    assert "forecasts are fitted without `--cfg-interval`" in chosen.note
-    assert np.isfinite(pipeline.draw(pipeline.manifest.examples(2), [0, 1], settings)).all()
+    latent, said, before = request.begin(SHAPE, manifest.noise), [], guided_at[0]
+    for step, factors in enumerate(chosen.plan.factors):
+        if guided_at[step] != before:
+            said, before = [], guided_at[step]
+        if factors:
+            found = sum(factor * one for factor, one in zip(factors, said, strict=False))
+            assert len(factors) <= len(said)
+        else:
+            time = float(rule.schedule.timesteps[step])
+            told, untold = (toy_prediction(latent, time, [one]) for one in (2, NULL_CLASS))
+            found = untold + np.float32(SCALE) * (told - untold) if guided_at[step] else told
+            said = [found, *said]
+        latent, _ = rule.step(step, latent, Prediction(found.astype(np.float32)), None, ())
+    drawn = pipeline.draw([manifest.label.told(2)], [5], settings, init=init)
+    assert relative_l2(latent, drawn) <= 1e-5
+    assert ("fitted without `--cfg-interval`" if init is None else "whole runs") in chosen.note
 
 
 def test_settings_that_are_not_given_are_in_no_file() -> None:

@@ -11,8 +11,8 @@ from bundle_helpers import NULL_CLASS, FakeSession, one_line, toy_manifest, toy_
 
 from pitstop import OptionError
 from pitstop.runtime.pipeline import Pipeline
-from pitstop.runtime.sampling.cfg_schedule import CfgSchedule
-from pitstop.runtime.sampling.guidance import scales_of
+from pitstop.runtime.sampling.guidance.cfg_schedule import CfgSchedule
+from pitstop.runtime.sampling.guidance.scales import scales_of
 from pitstop.runtime.sampling.samplers import make_sampler
 from pitstop.runtime.sampling.schedule.betas import Betas
 from pitstop.runtime.sampling.schedule.flow import LinearFlow
@@ -57,7 +57,16 @@ def test_an_interval_cuts_the_schedule() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["cosine", "linear:2", "power-cosine:", "power-cosine:0", "power-cosine:nan", 4]
+    "text",
+    [
+        "cosine",
+        "linear:2",
+        "power-cosine:",
+        "power-cosine:0",
+        "power-cosine:1_0",
+        "power-cosine:nan",
+        4,
+    ],
 )
 def test_another_schedule_is_refused_with_those_that_there_are(text: object) -> None:
     with pytest.raises(OptionError) as told:
@@ -100,10 +109,11 @@ def test_more_channels_than_a_latent_has_are_refused(channels: int | str, said: 
         one_step(channels)
 
 
-@pytest.mark.parametrize("channels", [0, -1, "0", "some", "²", 1.5, True])
+@pytest.mark.parametrize("channels", [0, -1, "0", "some", "²", "12345678901", 1.5, True])
 def test_what_is_no_number_of_channels_is_refused(channels: object) -> None:
-    with pytest.raises(OptionError):
+    with pytest.raises(OptionError) as told:
         Settings(cfg_channels=channels)  # type: ignore[arg-type]
+    assert str(channels) in one_line(told.value)
 
 
 def test_a_schedule_that_begins_unguided_packs_no_rows_for_its_first_step_alone() -> None:
