@@ -15,7 +15,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito
-FLOOR_COLOUR = "#8a8f98"
+GREY = "#8a8f98"  # of axes and floors: seen on white and on black
+INK, LINE, BAD, PAPER = "#1d2129", "#e1e4e8", "#c0262d", "#fefefe"
+THEMED = {  # what the page draws in another colour when it is dark
+    INK: "var(--ink)",
+    LINE: "var(--line)",
+    BAD: "var(--bad)",
+    PAPER: "var(--paper)",
+    COLOURS[0]: "var(--blue)",
+}
 FLOOR_DASHES = (":", "--", "-.")
 NAMESPACE = re.compile(r' xmlns(:\w+)?="[^"]*"')
 WIDTH = 10.6  # inches, of 100 pixels
@@ -27,11 +35,20 @@ STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": "#8a8f98",
+    "axes.edgecolor": GREY,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
     "axes.titlesize": 10,
     "axes.titlelocation": "left",
     "axes.grid": True,
-    "grid.color": "#e6e8eb",
+    "grid.color": LINE,
     "legend.frameon": False,
 }
 
@@ -181,11 +198,11 @@ def _literal(name: str) -> str:
 
 def _name_bad(axes: Axes, place: int, error: float, name: str) -> None:
     if math.isfinite(error):
-        axes.plot([place], [error], "o", ms=11, mfc="none", mec="#c0262d", mew=1.6)
+        axes.plot([place], [error], "o", ms=11, mfc="none", mec=BAD, mew=1.6)
         axes.annotate(
             _literal(name), (place, error), (0, 9), textcoords="offset points",
-            ha="center", color="#c0262d", fontweight="bold",
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+            ha="center", color=BAD, fontweight="bold",
+            bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1},
         )  # fmt: skip
 
 
@@ -198,7 +215,7 @@ def _legend(figure: Figure, names: Sequence[str]) -> None:
 def _styles(curves: Sequence[Curve]) -> list[dict[str, object]]:
     colours, dashes = iter(_cycle(len(curves))), iter(FLOOR_DASHES * len(curves))
     return [
-        {"color": FLOOR_COLOUR, "ls": next(dashes), "lw": 1.4}
+        {"color": GREY, "ls": next(dashes), "lw": 1.4}
         if curve.floor
         else {"color": next(colours), "lw": 1.8}
         for curve in curves
@@ -220,10 +237,12 @@ def _logarithmic(axes: Axes, values: Sequence[float]) -> None:
 
 
 def _svg(figure: Figure) -> str:
-    """The drawing alone: inside a page it needs neither the XML around it nor namespaces."""
+    """The drawing alone, in the page's colours: no XML around it, and no namespaces."""
     file = io.StringIO()
     figure.savefig(
         file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
     )
     text = file.getvalue()
+    for colour, variable in THEMED.items():
+        text = text.replace(colour, variable)
     return NAMESPACE.sub("", text[text.index("<svg") :])
