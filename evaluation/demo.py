@@ -14,6 +14,7 @@ from ..export.graph_pass import PassBroken
 from ..export.pipeline import export_bundle
 from ..runtime.bundle.folder import open_bundle
 from ..runtime.bundle.goldens import Goldens
+from ..runtime.figures import counted
 from ..runtime.image import save_png, to_images
 from ..runtime.pipeline import Pipeline
 from ..runtime.sampling.settings import Settings
@@ -163,7 +164,7 @@ def _ms(clock: StepClock) -> float:
 def _strips(goldens: Goldens, reference_ms: float, rows: Sequence[DemoRow]) -> list[Strip]:
     """PyTorch's images, and for each precision its own and how far they are off."""
     expected = goldens.trajectory[-1]
-    step = f"a step of {min(len(expected), TOGETHER)} images"
+    step = f"a step of {counted(min(len(expected), TOGETHER), 'image')}"
     strips = [
         Strip("PyTorch fp32", to_images(expected[:COLUMNS]), [f"{reference_ms:.0f} ms {step}"])
     ]

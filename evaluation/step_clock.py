@@ -32,4 +32,6 @@ class StepClock:
         """The same over how many images took the step together."""
         if len(self._times) < 2:
             return None
-        return 1000 * float(np.median(np.diff(self._times) / self._images[1:]))
+        return 1000 * float(
+            np.median(np.diff(np.asarray(self._times)) / np.asarray(self._images[1:]))
+        )

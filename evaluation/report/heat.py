@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from ..accuracy.blocks import BlockErrors
+if TYPE_CHECKING:
+    from ..accuracy.blocks import BlockErrors
 
 DECADES = 3  # below the limit, where the colour begins
 
