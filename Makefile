@@ -1,7 +1,7 @@
 # What CI runs and what a developer runs: the same words.
 #
-#   make demo        the shipped model, exported and run in every precision: out/demo. Two minutes on
-#                    two idle cores; before the first, 1.2 GB go into .venv
+#   make demo        the shipped model, exported and run in every precision: out/demo. Two to three
+#                    minutes on two idle cores; before the first, 1.2 GB go into .venv
 #   make test        the fast tests
 #   make test-slow   all tests but those for GPUs
 #   make test-gpu    the tests for machines with CUDA; they need no network
@@ -9,7 +9,8 @@
 #   make fuzz        damaged and odd input, seeded: about 9 minutes on two cores
 #   make bench       every benchmark but that of GPUs, one after the other
 #
-# Each sets up .venv first if need be: the demo only what it needs, the others all. PYTHON=python3.13 chooses the interpreter.
+# Each sets up .venv first if need be: the demo only what it needs, the others all.
+# PYTHON=python3.13 chooses the interpreter.
 
 PYTHON ?= python3
 BIN := .venv/bin

@@ -68,7 +68,7 @@ def _plan(size: Size) -> str:
     from ..evaluation.demo import QUICK
 
     precisions = ", ".join([*size.exported, "int8"])
-    time = "under a minute" if size is QUICK else "about two minutes"
+    time = "under a minute" if size is QUICK else "two to three minutes"
     return (
         f"Exports the shipped model to ONNX, calibrates int8 on {size.trajectories} trajectories, "
         f"draws {size.images} images with PyTorch and in {precisions}, and compares them: {time} "

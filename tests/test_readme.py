@@ -58,3 +58,13 @@ def test_only_the_demo_is_installed_for_the_demo(target: str, tools: bool) -> No
     assert ("tensorrt-stubs" in done.stdout) is tools
     assert "1.2 GB on disk" in done.stdout
     assert "1.2 GB on disk" in README
+
+
+def test_the_demo_says_the_readmes_times() -> None:
+    from pitstop.cli.demo import _plan
+    from pitstop.evaluation.demo import QUICK, WHOLE
+
+    said = " ".join(README.split())
+    for size, time in ((WHOLE, "two to three minutes"), (QUICK, "under a minute")):
+        assert time in _plan(size)
+        assert time in said
