@@ -7,7 +7,7 @@ import datetime
 import io
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,7 +76,7 @@ def render(accuracy: Accuracy, *, command: str | None = None) -> str:
         labels=accuracy.manifest.label.classes_in(accuracy.goldens.told),
         curves=Markup(plot_curves(_curves(accuracy))),
         measured=measured,
-        blocks=Markup(plot_blocks(list(map(_series, measured)))) if measured else None,
+        blocks=Markup(plot_blocks(list(_series(accuracy.rows)))) if measured else None,
         heat=heat_map([row.blocks for row in measured if row.blocks]) if measured else None,
         decades=DECADES,
         sizes={row.name: _graph_bytes(row) for row in accuracy.rows},
@@ -200,9 +200,10 @@ def _curves(accuracy: Accuracy) -> list[Curve]:
     ]
 
 
-def _series(row: Row) -> BlockSeries:
-    assert row.blocks is not None
-    return BlockSeries(row.name, row.blocks.relative_l2, row.blocks.bad, row.blocks.limit)
+def _series(rows: Sequence[Row]) -> Iterator[BlockSeries]:
+    for place, row in enumerate(rows):
+        if (found := row.blocks) is not None:
+            yield BlockSeries(row.name, found.relative_l2, found.bad, found.limit, place)
 
 
 def _graph_bytes(row: Row) -> int:

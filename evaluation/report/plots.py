@@ -72,12 +72,21 @@ class Curve:
 
 @dataclass(frozen=True)
 class BlockSeries:
-    """The errors of a denoiser's blocks, by name, and which of them are bad."""
+    """The errors of a denoiser's blocks, by name, and which of them are bad.
+
+    Attributes:
+        name: For the legend.
+        errors: Relative L2 of what leaves each block.
+        bad: The blocks above the limit.
+        limit: What rounding explains.
+        place: Of the denoiser among the curves, whose colour it has.
+    """
 
     name: str
     errors: Mapping[str, float]
     bad: Sequence[str]
     limit: float
+    place: int = 0
 
 
 @dataclass(frozen=True)
@@ -135,7 +144,8 @@ def plot_blocks(series: Sequence[BlockSeries]) -> str:
         figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
         axes = figure.subplots()
         names = list(series[0].errors)
-        for colour, one in zip(_cycle(len(series)), series, strict=True):
+        for one in series:
+            colour = COLOURS[one.place % len(COLOURS)]
             places = [names.index(name) for name in one.errors if name in names]
             errors = [one.errors[names[place]] for place in places]
             axes.plot(

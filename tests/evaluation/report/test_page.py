@@ -286,6 +286,13 @@ def test_curves_of_equal_sides_can_be_drawn() -> None:
     assert ">same</text>" in drawn
 
 
+def test_a_denoisers_blocks_have_the_colour_of_its_curve() -> None:
+    drawn = plot_blocks([BlockSeries("second", {"a": 1e-7, "b": 1e-3}, [], 1e-2, place=1)])
+
+    assert COLOURS[1] in drawn
+    assert "var(--blue)" not in drawn
+
+
 def test_the_same_plot_gives_the_same_file() -> None:
     series = [BlockSeries("one", {"a": 1e-7, "b": 1e-3}, ["b"], 1e-5)]
 
