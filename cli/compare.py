@@ -13,6 +13,7 @@ from rich.text import Text
 
 from .. import OptionError
 from ..runtime.figures import counted
+from .as_typed import AsTyped, as_typed
 from .options import as_value, sampling_options, session_options, split_names
 from .printing import (
     check_place,
@@ -50,7 +51,7 @@ def checkpoint_option(checkpoint: str | None) -> str | None:
     return checkpoint
 
 
-@click.command()
+@click.command(cls=AsTyped)
 @click.argument(
     "bundles", metavar="BUNDLE...", nargs=-1, required=True, type=click.Path(path_type=Path)
 )
@@ -125,7 +126,7 @@ def compare(report: Path | None, json_path: Path | None, **asked: Any) -> None:
         accuracy = measure(Asked(**asked, whole=report is not None), on_stage)
     write_json(json_path, figures(accuracy))
     if report is not None:
-        write_report(accuracy, report)
+        write_report(accuracy, report, command=as_typed())
     if accuracy.other_noise is not None:
         messages.print(f"note: {accuracy.other_noise}", style="yellow")
     for note in accuracy.forecast_notes:
@@ -190,6 +191,7 @@ def _row_figures(row: Row) -> dict[str, Any]:
         "failure": compared.failure,
         "min_psnr_db": compared.min_psnr_db,
         "max_relative_l2": compared.max_relative_l2,
+        "ms_per_image_step": row.ms_per_image_step,
         "passed": compared.passed,
     }
 

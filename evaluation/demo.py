@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from ..export.graph_pass import PassBroken
 from ..export.pipeline import export_bundle
 from ..runtime.bundle.folder import open_bundle
 from ..runtime.bundle.goldens import Goldens
+from ..runtime.figures import counted
 from ..runtime.image import save_png, to_images
 from ..runtime.pipeline import Pipeline
 from ..runtime.sampling.settings import Settings
@@ -21,16 +22,34 @@ from ..runtime.stage import Moved, OnStage, unheard
 from .accuracy.compare import Comparison, compare
 from .accuracy.quality import judge
 from .accuracy.reference import live_goldens
-from .report.picture import side_by_side
+from .report.picture import Strip, stacked
+from .step_clock import StepClock
 
 SOURCE = "fashion"
 BATCH = 20
-IMAGES = 40  # four of each class
-PRECISIONS = ("fp32", "fp16")  # and int8, by calibration
-TRAJECTORIES = 64
-COLUMNS = 5
+TOGETHER = BATCH // 2  # guided images in a call
+COLUMNS = 10  # of the picture: one image of each class
+GAIN = 32  # of the pictured difference
 SETTINGS = Settings(steps=50, cfg_scale=2.0)
-ZOOM = 2
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much the demo does.
+
+    Attributes:
+        images: Drawn by PyTorch and in each precision, as many of each class.
+        exported: Precisions that are exported; int8 comes by calibration.
+        trajectories: That the calibration looks at.
+    """
+
+    images: int
+    exported: tuple[str, ...]
+    trajectories: int
+
+
+WHOLE = Size(images=40, exported=("fp32", "fp16"), trajectories=64)
+QUICK = Size(images=10, exported=("fp32",), trajectories=8)
 
 
 @dataclass(frozen=True)
@@ -40,7 +59,7 @@ class DemoRow:
     Attributes:
         precision: Of the denoiser's graph.
         bytes: Of its file.
-        ms_per_step: Milliseconds for one guided step of ten images, the sampler included.
+        ms_per_step: Milliseconds for one guided step of `TOGETHER` images, the sampler included.
         comparison: Its distance from PyTorch.
         class_agreement: Share of images, in [0, 1], that the classifier names as asked.
     """
@@ -60,7 +79,7 @@ class Demo:
         rows: One for each precision.
         reference_class_agreement: The same share for PyTorch's own images.
         reference_ms_per_step: PyTorch's time for the same step.
-        picture: The images of all precisions side by side, a PNG.
+        picture: PyTorch's images, and each precision's with its difference, a PNG.
         bundle: The exported bundle.
     """
 
@@ -77,13 +96,15 @@ class Demo:
 
 def run_demo(
     out: Path,
+    size: Size = WHOLE,
     *,
     on_stage: OnStage = unheard,
 ) -> Demo:
-    """Export the shipped PiT, draw forty images with it, and compare them with PyTorch's.
+    """Export the shipped PiT, draw images with it, and compare them with PyTorch's.
 
     Args:
         out: A folder for the bundle and the picture.
+        size: How much of it.
         on_stage: Told what is being done.
 
     Raises:
@@ -91,44 +112,42 @@ def run_demo(
         PassBroken: The export does not match PyTorch.
     """
     bundle, picture = out / "bundle", out / "images.png"
-    _make_bundle(bundle, on_stage)
+    _make_bundle(bundle, size, on_stage)
     manifest = open_bundle(bundle).manifest
-    drawing = f"drawing {IMAGES} images with"
-    clock = _Clock(on_stage(f"{drawing} PyTorch", IMAGES, SETTINGS.steps))
-    goldens = live_goldens(SOURCE, manifest, SETTINGS, IMAGES, on_step=clock.tick)
-    reference_ms = clock.ms_per_step
+    drawing = f"drawing {size.images} images with"
+    clock = StepClock(on_stage(f"{drawing} PyTorch", size.images, SETTINGS.steps))
+    goldens = live_goldens(SOURCE, manifest, SETTINGS, size.images, on_step=clock.tick)
     rows = []
     for precision in manifest.precisions:
-        moved = on_stage(f"{drawing} ONNX Runtime, {precision}", IMAGES, SETTINGS.steps)
+        moved = on_stage(f"{drawing} ONNX Runtime, {precision}", size.images, SETTINGS.steps)
         rows.append(_measure(bundle, precision, goldens, moved))
-    drawn = {
-        f"{row.precision}  {row.bytes / 1e6:.1f} MB": to_images(row.comparison.latents)
-        for row in rows
-    }
-    save_png(side_by_side(drawn, COLUMNS, zoom=ZOOM), picture)
-    agreement = judge(goldens.trajectory[-1]).agreement(manifest.label.classes_in(goldens.told))
+    reference_ms = _ms(clock)
+    classes = manifest.label.classes_in(goldens.told)
+    names = [manifest.label.called(label) for label in classes[:COLUMNS]]
+    save_png(stacked(names, _strips(goldens, reference_ms, rows)), picture)
+    agreement = judge(goldens.trajectory[-1]).agreement(classes)
     return Demo(tuple(rows), agreement, reference_ms, picture, bundle)
 
 
-def _make_bundle(bundle: Path, on_stage: OnStage) -> None:
-    report = export_bundle(SOURCE, bundle, batch=BATCH, precisions=PRECISIONS, on_stage=on_stage)
+def _make_bundle(bundle: Path, size: Size, on_stage: OnStage) -> None:
+    report = export_bundle(SOURCE, bundle, batch=BATCH, precisions=size.exported, on_stage=on_stage)
     if not report.passed:
         raise PassBroken(
             f"The exported graph is {report.parity.worst:.1e} from PyTorch, "
             f"above {report.parity.tolerance:.0e}"
         )
-    recipe = Recipe(num=TRAJECTORIES, steps=SETTINGS.steps, cfg_scale=SETTINGS.cfg_scale)
+    recipe = Recipe(num=size.trajectories, steps=SETTINGS.steps, cfg_scale=SETTINGS.cfg_scale)
     calibrate_bundle(bundle, recipe, on_stage=on_stage)
 
 
 def _measure(bundle: Path, precision: str, goldens: Goldens, moved: Moved) -> DemoRow:
     pipeline = Pipeline.from_bundle(bundle, backend="onnxruntime", precision=precision)
-    clock = _Clock(moved)
+    clock = StepClock(moved)
     compared = compare(pipeline, goldens, reference="PyTorch fp32", on_step=clock.tick)
     return DemoRow(
         precision=precision,
         bytes=(bundle / pipeline.manifest.denoiser(precision).path).stat().st_size,
-        ms_per_step=clock.ms_per_step,
+        ms_per_step=_ms(clock),
         comparison=compared,
         class_agreement=judge(compared.latents).agreement(
             pipeline.manifest.label.classes_in(goldens.told)
@@ -136,18 +155,30 @@ def _measure(bundle: Path, precision: str, goldens: Goldens, moved: Moved) -> De
     )
 
 
-class _Clock:
-    """Counts and times the steps of a run, from the end of its first step."""
+def _ms(clock: StepClock) -> float:
+    """Of a step of a run that had several."""
+    assert clock.ms_per_step is not None
+    return clock.ms_per_step
 
-    def __init__(self, moved: Moved) -> None:
-        self._moved = moved
-        self._times: list[float] = []
 
-    def tick(self, images: int) -> None:
-        self._times.append(time.perf_counter())
-        self._moved(images)
-
-    @property
-    def ms_per_step(self) -> float:
-        """The median time between two steps, in milliseconds."""
-        return 1000 * float(np.median(np.diff(self._times)))
+def _strips(goldens: Goldens, reference_ms: float, rows: Sequence[DemoRow]) -> list[Strip]:
+    """PyTorch's images, and for each precision its own and how far they are off."""
+    expected = goldens.trajectory[-1]
+    step = f"a step of {counted(min(len(expected), TOGETHER), 'image')}"
+    strips = [
+        Strip("PyTorch fp32", to_images(expected[:COLUMNS]), [f"{reference_ms:.0f} ms {step}"])
+    ]
+    scale = f"difference x {GAIN}; white is 1/{GAIN} of the range, or more"
+    for row in rows:
+        found = row.comparison.latents
+        apart = GAIN * np.abs(found - expected)[:COLUMNS] - 1.0  # -1 is black
+        psnr = f"{row.comparison.psnr_db_median:.1f} dB PSNR, the median of {len(expected)} images"
+        strips += [
+            Strip(f"{row.precision}, {row.bytes / 1e6:.1f} MB", to_images(found[:COLUMNS])),
+            Strip(
+                f"{row.precision} from PyTorch: {scale}",
+                to_images(apart),
+                [f"{psnr}; {row.ms_per_step:.0f} ms {step}"],
+            ),
+        ]
+    return strips

@@ -7,13 +7,15 @@ blocks behind it would be as far off.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from ...graphs.graph_file import write_graph
-from ...graphs.interface import MODULATION
+from ...graphs.interface import MODULATION, TIMESTEP
 from ...runtime.backend import Backend, SessionOptions
 from ...runtime.bundle.folder import Bundle, GraphFile
 from ...runtime.bundle.manifest import CONDITIONER, TensorSpec
@@ -30,14 +32,21 @@ class BlockErrors:
 
     Attributes:
         reference: Whose blocks these are held against.
-        relative_l2: Of what leaves each block, the worst call; in the order of the network, the
-            conditioner first.
+        calls: The relative L2 of what leaves each block, one for each call; in the order of the
+            network, the conditioner first.
+        timesteps: Of those calls.
         limit: What the rounding of the precision explains; a block above it is bad.
     """
 
     reference: str
-    relative_l2: Mapping[str, float]
+    calls: Mapping[str, tuple[float, ...]]
+    timesteps: tuple[float, ...]
     limit: float
+
+    @functools.cached_property
+    def relative_l2(self) -> dict[str, float]:
+        """Of each block, the worst call; not a number where one call's is none."""
+        return {name: float(np.max(errors)) for name, errors in self.calls.items()}
 
     @property
     def bad(self) -> list[str]:
@@ -103,18 +112,21 @@ def measure_blocks(
     apart = take_apart(ir.load(bundle.path(spec.path)))
     if list(apart.left) != list(flows[0].leaving):
         raise NotApart(f"its blocks are {_some(apart.left)}, not {_some(flows[0].leaving)}")
-    errors: dict[str, float] = {}
+    errors: dict[str, tuple[float, ...]] = {}
     if CONDITIONER in bundle.manifest.graphs:
         made = make_modulations(bundle, backend, options, [flow.feeds for flow in flows])
-        errors[CONDITIONER] = max(
+        errors[CONDITIONER] = tuple(
             relative_l2(flow.feeds[MODULATION], feeds[MODULATION])
             for flow, feeds in zip(flows, made, strict=True)
         )
-    for flow, answer in zip(flows, _run(apart, backend, options, flows), strict=True):
-        for name, expected in flow.leaving.items():
-            error = relative_l2(expected, answer[apart.left[name]])
-            errors[name] = max(error, errors.get(name, 0.0))
-    return BlockErrors(reference, errors, PRECISIONS[precision].block_limit)
+    answers = _run(apart, backend, options, flows)
+    for name, left in apart.left.items():
+        errors[name] = tuple(
+            relative_l2(flow.leaving[name], answer[left])
+            for flow, answer in zip(flows, answers, strict=True)
+        )
+    timesteps = tuple(float(flow.feeds[TIMESTEP][0]) for flow in flows)
+    return BlockErrors(reference, errors, timesteps, PRECISIONS[precision].block_limit)
 
 
 def _run(

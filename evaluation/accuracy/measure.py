@@ -21,6 +21,7 @@ from ...runtime.pipeline import Pipeline
 from ...runtime.sampling.sampler import Latent
 from ...runtime.sampling.settings import Settings
 from ...runtime.stage import OnStage, unheard
+from ..step_clock import StepClock
 from .compare import Comparison, check_gates, compare
 from .same_model import check_same_model
 from .start_noise import why_other_noise
@@ -91,6 +92,8 @@ class Row:
         comparison: Its distance.
         quality: What the classifier sees, where one was given.
         blocks: The distance of its blocks, where it was measured.
+        ms_per_image_step: Median time in milliseconds between two steps of the run that was
+            compared, over how many images took them together; None with fewer than two steps.
     """
 
     name: str
@@ -98,6 +101,7 @@ class Row:
     comparison: Comparison
     quality: Quality | None = None
     blocks: BlockErrors | None = None
+    ms_per_image_step: float | None = None
 
 
 @dataclass(frozen=True)
@@ -299,7 +303,7 @@ def _compare(
 ) -> Row:
     goldens = pytorch.goldens
     images = len(goldens.seeds)
-    moved = on_stage(_drawing(images, name), images, goldens.settings.steps)
+    clock = StepClock(on_stage(_drawing(images, name), images, goldens.settings.steps))
     comparison = compare(
         pipeline,
         goldens,
@@ -307,10 +311,10 @@ def _compare(
         min_psnr_db=asked.min_psnr_db,
         max_relative_l2=asked.max_relative_l2,
         calls=calls,
-        on_step=moved,
+        on_step=clock.tick,
     )
     quality = None if comparison.failure else _grade(pytorch, comparison.latents)
-    return Row(name, None, comparison, quality)
+    return Row(name, None, comparison, quality, ms_per_image_step=clock.ms_per_image_step)
 
 
 def _compare_floors(

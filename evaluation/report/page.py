@@ -7,7 +7,7 @@ import datetime
 import io
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from markupsafe import Markup, escape
 from PIL import Image
 
 from ... import __version__
+from ...runtime.bundle.folder import WEIGHTS
 from ...runtime.bundle.manifest import CONDITIONER
 from ...runtime.bundle.precision import QUANTIZED
 from ...runtime.distance import latent_peak
@@ -28,6 +29,7 @@ from ...runtime.sampling.sampler import Latent
 from ..accuracy.measure import Accuracy, Row
 from .calibration import Calibration, read_calibration
 from .forecasts import forecasts_of
+from .heat import DECADES, heat_map
 from .plots import BlockSeries, Curve, plot_blocks, plot_curves, plot_drift, plot_forecasts
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -35,18 +37,18 @@ SHOWN = 8  # images of each candidate, the worst first
 GAIN = 8  # of the pictured difference
 
 
-def write_report(accuracy: Accuracy, path: Path) -> None:
-    """Write the page, whole or not at all.
+def write_report(accuracy: Accuracy, path: Path, *, command: str | None = None) -> None:
+    """Write the page, whole or not at all; ``command`` is what made it.
 
     Raises:
         OptionError: ``path`` cannot be written.
     """
-    page = render(accuracy)
+    page = render(accuracy, command=command)
     with written_whole(path, "--report") as beside:
         beside.write_text(page, encoding="utf-8")
 
 
-def render(accuracy: Accuracy) -> str:
+def render(accuracy: Accuracy, *, command: str | None = None) -> str:
     """The page as HTML."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -61,6 +63,8 @@ def render(accuracy: Accuracy) -> str:
         "percent": percent,
         "counted": counted,
         "code": code,
+        "above": above,
+        "megabytes": megabytes,
     }
     measured = [row for row in accuracy.rows if row.blocks is not None]
     forecasts, unusable = forecasts_of([
@@ -72,7 +76,11 @@ def render(accuracy: Accuracy) -> str:
         labels=accuracy.manifest.label.classes_in(accuracy.goldens.told),
         curves=Markup(plot_curves(_curves(accuracy))),
         measured=measured,
-        blocks=Markup(plot_blocks(list(map(_series, measured)))) if measured else None,
+        blocks=Markup(plot_blocks(list(_series(accuracy.rows)))) if measured else None,
+        heat=heat_map([row.blocks for row in measured if row.blocks]) if measured else None,
+        decades=DECADES,
+        sizes={row.name: _graph_bytes(row) for row in accuracy.rows},
+        command=command,
         calibrations=list(_calibrations(accuracy)),
         forecasts=forecasts,
         left_out=[*accuracy.left_out, *unusable],
@@ -106,6 +114,17 @@ def decibel(value: float) -> str:
 def code(text: str) -> Markup:
     """Text whose words in backticks are set as code."""
     return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # escaped
+
+
+def above(margin_db: float) -> str:
+    """``+21.3 dB`` above a gate, or ``-2.0 dB``."""
+    if math.isnan(margin_db):
+        return "none"
+    return "without end" if math.isinf(margin_db) else f"{margin_db:+.1f} dB"
+
+
+def megabytes(count: int) -> str:
+    return f"{count / 1e6:.1f} MB"
 
 
 def small(value: float) -> str:
@@ -181,9 +200,18 @@ def _curves(accuracy: Accuracy) -> list[Curve]:
     ]
 
 
-def _series(row: Row) -> BlockSeries:
-    assert row.blocks is not None
-    return BlockSeries(row.name, row.blocks.relative_l2, row.blocks.bad, row.blocks.limit)
+def _series(rows: Sequence[Row]) -> Iterator[BlockSeries]:
+    for place, row in enumerate(rows):
+        if (found := row.blocks) is not None:
+            yield BlockSeries(row.name, found.relative_l2, found.bad, found.limit, place)
+
+
+def _graph_bytes(row: Row) -> int:
+    """Of the denoiser's file, and of the one beside it where its weights are their own."""
+    assert row.bundle is not None
+    path = row.bundle.path(row.bundle.manifest.denoiser(row.comparison.precision).path)
+    weights = path.with_name(path.name + WEIGHTS)
+    return sum(file.stat().st_size for file in (path, weights) if file.exists())
 
 
 def _graphs(accuracy: Accuracy) -> list[tuple[str, str]]:

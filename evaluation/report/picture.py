@@ -1,35 +1,71 @@
-"""Grids of images side by side, each under its title."""
+"""Strips of images below each other, the same image in the same column, each under its title."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
-from ...runtime.image import make_grid
+CELL = 84  # pixels that an image is enlarged to at most, by whole pixels
+GAP = 4  # pixels between two images
+TITLE_SIZE, TEXT_SIZE = 15, 12  # pixels
+LINE = 20  # pixels of a line of text
+MARGIN = 10  # pixels around all
 
-GAP = 16  # pixels between two grids
-TITLE_SIZE = 18  # pixels
 
+@dataclass(frozen=True)
+class Strip:
+    """A row of images.
 
-def side_by_side(
-    sets: Mapping[str, Sequence[Image.Image]], columns: int, *, zoom: int
-) -> Image.Image:
-    """One picture of several sets of images, the same image at the same place in each.
-
-    Args:
-        sets: Images of one size and mode, as many in each set, by title.
-        columns: Of each grid.
-        zoom: Pixels of the picture for a pixel of an image.
+    Attributes:
+        title: Above it.
+        images: Of one size, one for each column.
+        under: Lines of text below it.
     """
-    grids = [make_grid(images, columns, zoom=zoom) for images in sets.values()]
-    width, height = grids[0].size
-    head = 2 * TITLE_SIZE
-    size = (len(grids) * (width + GAP) - GAP, head + height)
-    whole = Image.new(grids[0].mode, size, "white")
-    drawing, font = ImageDraw.Draw(whole), ImageFont.load_default(TITLE_SIZE)
-    for index, (title, grid) in enumerate(zip(sets, grids, strict=True)):
-        left = index * (width + GAP)
-        drawing.text((left, head // 2), title, fill="black", font=font, anchor="lm")
-        whole.paste(grid, (left, head))
+
+    title: str
+    images: Sequence[Image.Image]
+    under: Sequence[str] = ()
+
+
+def stacked(columns: Sequence[str], strips: Sequence[Strip]) -> Image.Image:
+    """One picture of several strips; each of ``columns`` is named under the first."""
+    zoom = max(1, CELL // max(strips[0].images[0].size))
+    width, height = (side * zoom for side in strips[0].images[0].size)
+    whole = Image.new(
+        "RGB",
+        (
+            2 * MARGIN + len(columns) * (width + GAP) - GAP,
+            2 * MARGIN + LINE + sum(_height(strip, height) for strip in strips),
+        ),
+        "white",
+    )
+    drawing, top = ImageDraw.Draw(whole), MARGIN
+    for strip in strips:
+        _text(drawing, MARGIN, top, strip.title, TITLE_SIZE, "black")
+        top += LINE
+        for column, image in enumerate(strip.images):
+            large = image.resize((width, height), Image.Resampling.NEAREST)
+            whole.paste(large, (MARGIN + column * (width + GAP), top))
+        top += height
+        if strip is strips[0]:
+            for column, name in enumerate(columns):
+                _text(drawing, MARGIN + column * (width + GAP), top, name, TEXT_SIZE, "#444")
+            top += LINE
+        for line in strip.under:
+            _text(drawing, MARGIN, top, line, TEXT_SIZE, "#444")
+            top += LINE
+        top += GAP
     return whole
+
+
+def _height(strip: Strip, images: int) -> int:
+    return LINE + images + LINE * len(strip.under) + GAP
+
+
+def _text(
+    drawing: ImageDraw.ImageDraw, left: int, top: int, text: str, size: int, colour: str
+) -> None:
+    font = ImageFont.load_default(size)
+    drawing.text((left, top + LINE // 2), text, fill=colour, font=font, anchor="lm")

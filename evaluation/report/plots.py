@@ -15,7 +15,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito
-FLOOR_COLOUR = "#8a8f98"
+GREY = "#8a8f98"  # of axes and floors: seen on white and on black
+INK, LINE, BAD, PAPER = "#1d2129", "#e1e4e8", "#c0262d", "#fefefe"
+THEMED = {  # what the page draws in another colour when it is dark
+    INK: "var(--ink)",
+    LINE: "var(--line)",
+    BAD: "var(--bad)",
+    PAPER: "var(--paper)",
+    COLOURS[0]: "var(--blue)",
+}
 FLOOR_DASHES = (":", "--", "-.")
 NAMESPACE = re.compile(r' xmlns(:\w+)?="[^"]*"')
 WIDTH = 10.6  # inches, of 100 pixels
@@ -27,11 +35,20 @@ STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": "#8a8f98",
+    "axes.edgecolor": GREY,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
     "axes.titlesize": 10,
     "axes.titlelocation": "left",
     "axes.grid": True,
-    "grid.color": "#e6e8eb",
+    "grid.color": LINE,
     "legend.frameon": False,
 }
 
@@ -55,12 +72,21 @@ class Curve:
 
 @dataclass(frozen=True)
 class BlockSeries:
-    """The errors of a denoiser's blocks, by name, and which of them are bad."""
+    """The errors of a denoiser's blocks, by name, and which of them are bad.
+
+    Attributes:
+        name: For the legend.
+        errors: Relative L2 of what leaves each block.
+        bad: The blocks above the limit.
+        limit: What rounding explains.
+        place: Of the denoiser among the curves, whose colour it has.
+    """
 
     name: str
     errors: Mapping[str, float]
     bad: Sequence[str]
     limit: float
+    place: int = 0
 
 
 @dataclass(frozen=True)
@@ -118,7 +144,8 @@ def plot_blocks(series: Sequence[BlockSeries]) -> str:
         figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
         axes = figure.subplots()
         names = list(series[0].errors)
-        for colour, one in zip(_cycle(len(series)), series, strict=True):
+        for one in series:
+            colour = COLOURS[one.place % len(COLOURS)]
             places = [names.index(name) for name in one.errors if name in names]
             errors = [one.errors[names[place]] for place in places]
             axes.plot(
@@ -181,11 +208,11 @@ def _literal(name: str) -> str:
 
 def _name_bad(axes: Axes, place: int, error: float, name: str) -> None:
     if math.isfinite(error):
-        axes.plot([place], [error], "o", ms=11, mfc="none", mec="#c0262d", mew=1.6)
+        axes.plot([place], [error], "o", ms=11, mfc="none", mec=BAD, mew=1.6)
         axes.annotate(
             _literal(name), (place, error), (0, 9), textcoords="offset points",
-            ha="center", color="#c0262d", fontweight="bold",
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+            ha="center", color=BAD, fontweight="bold",
+            bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1},
         )  # fmt: skip
 
 
@@ -198,7 +225,7 @@ def _legend(figure: Figure, names: Sequence[str]) -> None:
 def _styles(curves: Sequence[Curve]) -> list[dict[str, object]]:
     colours, dashes = iter(_cycle(len(curves))), iter(FLOOR_DASHES * len(curves))
     return [
-        {"color": FLOOR_COLOUR, "ls": next(dashes), "lw": 1.4}
+        {"color": GREY, "ls": next(dashes), "lw": 1.4}
         if curve.floor
         else {"color": next(colours), "lw": 1.8}
         for curve in curves
@@ -220,10 +247,12 @@ def _logarithmic(axes: Axes, values: Sequence[float]) -> None:
 
 
 def _svg(figure: Figure) -> str:
-    """The drawing alone: inside a page it needs neither the XML around it nor namespaces."""
+    """The drawing alone, in the page's colours: no XML around it, and no namespaces."""
     file = io.StringIO()
     figure.savefig(
         file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
     )
     text = file.getvalue()
+    for colour, variable in THEMED.items():
+        text = text.replace(colour, variable)
     return NAMESPACE.sub("", text[text.index("<svg") :])

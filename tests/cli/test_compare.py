@@ -67,6 +67,21 @@ def test_the_verdict_of_the_page_agrees_with_the_exit_code(
         assert str(page) in done.output.replace("\n", "")
 
 
+def test_the_page_says_what_was_typed_for_it(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a bundle").symlink_to(exported)
+
+    done = run("a bundle", "--report", "page.html")
+
+    assert done.exit_code == 0, done.output
+    page = (tmp_path / "page.html").read_text()
+    typed = "pitstop compare &#39;a bundle&#39; --report page.html"
+    assert f"<dt>command</dt><dd><code>{typed}</code></dd>" in page
+    assert str(tmp_path) not in page
+
+
 def test_a_perturbed_block_is_named_on_the_terminal_and_in_the_figures(
     checkpoint: Path, exported: Path, tmp_path: Path
 ) -> None:

@@ -15,7 +15,7 @@ from stage_helpers import Heard
 from pitstop.cli import main
 from pitstop.evaluation import demo
 from pitstop.evaluation.accuracy.quality import Judgement
-from pitstop.evaluation.report.picture import GAP, TITLE_SIZE
+from pitstop.evaluation.report.picture import CELL, GAP, LINE, MARGIN, Strip
 from pitstop.runtime.bundle.precision import PRECISIONS
 from pitstop.runtime.sampling.sampler import Latent
 from pitstop.runtime.sampling.settings import Settings
@@ -38,9 +38,9 @@ def small(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     folder = tmp_path_factory.mktemp("checkpoint")
     monkeypatch.setattr(demo, "SOURCE", str(tiny_checkpoint(folder / "tiny.safetensors")))
     monkeypatch.setattr(demo, "BATCH", 4)
-    monkeypatch.setattr(demo, "IMAGES", 6)
+    monkeypatch.setattr(demo, "WHOLE", demo.Size(6, ("fp32", "fp16"), 2))
+    monkeypatch.setattr(demo, "QUICK", demo.Size(4, ("fp32",), 1))
     monkeypatch.setattr(demo, "COLUMNS", 3)
-    monkeypatch.setattr(demo, "TRAJECTORIES", 2)
     # Random weights amplify what rounding does.
     hold_to(monkeypatch, fp32=60.0, fp16=40.0, int8=0.0)
     monkeypatch.setattr(demo, "SETTINGS", Settings(steps=4, cfg_scale=2.0))
@@ -65,8 +65,14 @@ def test_the_demo_writes_its_figures_and_a_picture(tmp_path: Path) -> None:
     assert sizes == sorted(sizes, reverse=True)
     assert written["rows"][0]["relative_l2_max"] <= 1e-5
     with Image.open(written["picture"]) as picture:
-        width, height = 3 * 16 * demo.ZOOM, 2 * 16 * demo.ZOOM
-        assert picture.size == (3 * width + 2 * GAP, height + 2 * TITLE_SIZE)
+        side = 16 * (CELL // 16)
+        strips = 1 + 2 * 3  # PyTorch, and each precision with its difference
+        lines = strips + 1 + 4  # titles, the classes, and what is under PyTorch and differences
+        assert picture.size == (
+            2 * MARGIN + 3 * side + 2 * GAP,
+            2 * MARGIN + strips * (side + GAP) + lines * LINE,
+        )
+    assert "Exports the shipped model" in done.stderr
     assert all(f"ONNX {name}" in done.output for name in ("fp32", "fp16", "int8"))
 
 
@@ -81,10 +87,47 @@ def test_a_gate_that_is_not_met_ends_with_1(
     assert (tmp_path / "out" / "images.png").exists()
 
 
+def test_the_quick_demo_is_smaller_and_says_what_it_leaves_out(tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+
+    done = CliRunner().invoke(
+        main, ["demo", "--quick", "--out", str(tmp_path / "out"), "--json", str(figures)]
+    )
+
+    assert done.exit_code == 0, done.output
+    rows = json.loads(figures.read_text())["rows"]
+    assert [row["precision"] for row in rows] == ["fp32", "int8"]
+    assert "draws 4 images with PyTorch and in fp32, int8" in " ".join(done.stderr.split())
+    assert "left out: fp16" in " ".join(done.stdout.split())
+
+
+def test_the_difference_is_drawn_on_the_scale_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Strip] = []
+    monkeypatch.setattr(
+        demo, "stacked", lambda names, strips: drawn.extend(strips) or toy_picture()
+    )
+
+    demo.run_demo(tmp_path / "out", demo.QUICK)
+
+    pytorch, *_, int8, apart = drawn
+    assert apart.title == "int8 from PyTorch: difference x 32; white is 1/32 of the range, or more"
+    assert "dB PSNR, the median of 4 images" in apart.under[0]
+    for expected, found, difference in zip(pytorch.images, int8.images, apart.images, strict=True):
+        levels = np.asarray(found, dtype=np.float64) - np.asarray(expected)
+        wanted = np.clip(demo.GAIN * np.abs(levels), 0, 255)
+        assert np.abs(np.asarray(difference) - wanted).max() <= demo.GAIN + 1  # of rounded levels
+
+
+def toy_picture() -> Image.Image:
+    return Image.new("L", (1, 1))
+
+
 def test_the_demo_tells_of_every_step_that_it_draws(tmp_path: Path) -> None:
     heard = Heard()
 
-    demo.run_demo(tmp_path / "out", on_stage=heard)
+    demo.run_demo(tmp_path / "out", demo.WHOLE, on_stage=heard)
 
     counted = [
         (what, steps)

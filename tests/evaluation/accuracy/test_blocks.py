@@ -153,9 +153,25 @@ def test_blocks_of_another_depth_are_not_compared(exported: Path, flows: list[Fl
 
 
 def test_a_block_that_gives_no_numbers_is_bad() -> None:
-    found = BlockErrors("it", {"a": 1e-7, "b": np.inf, "c": np.nan}, limit=1e-5)
+    calls = {"a": (1e-7, 1e-8), "b": (1e-7, np.inf), "c": (np.nan, 1e-8), "d": (1e-8, np.nan)}
+    found = BlockErrors("it", calls, (0.0, 999.0), limit=1e-5)
 
-    assert found.bad == ["b", "c"]
+    assert found.bad == ["b", "c", "d"]
+
+
+def test_a_block_has_an_error_at_every_golden_timestep_and_the_worst_counts(
+    exported: Path, flows: list[Flow]
+) -> None:
+    bundle = open_bundle(exported)
+
+    found = measure(bundle, flows, "fp16")
+
+    goldens = read_goldens(bundle.path(bundle.manifest.goldens))
+    assert found.timesteps == tuple(goldens.timesteps.tolist())
+    for name, errors in found.calls.items():
+        assert len(errors) == len(found.timesteps)
+        assert found.relative_l2[name] == max(errors)
+    assert len(set(found.calls["blocks.0.mlp"])) > 1
 
 
 @pytest.mark.parametrize("batch", [1, 3])

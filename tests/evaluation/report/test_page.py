@@ -16,8 +16,24 @@ from PIL import Image
 
 from pitstop import OptionError
 from pitstop.evaluation.accuracy.measure import Accuracy, Asked, Row, measure
-from pitstop.evaluation.report.page import SHOWN, code, decibel, render, small, write_report
-from pitstop.evaluation.report.plots import COLOURS, BlockSeries, Curve, plot_blocks, plot_curves
+from pitstop.evaluation.report.heat import heat
+from pitstop.evaluation.report.page import (
+    SHOWN,
+    above,
+    code,
+    decibel,
+    render,
+    small,
+    write_report,
+)
+from pitstop.evaluation.report.plots import (
+    COLOURS,
+    THEMED,
+    BlockSeries,
+    Curve,
+    plot_blocks,
+    plot_curves,
+)
 from pitstop.runtime.bundle.folder import Bundle
 from pitstop.runtime.sampling.settings import Settings
 
@@ -131,6 +147,65 @@ def test_the_images_are_pytorchs_the_candidates_and_their_difference_worst_first
     assert times_8.max() > 100
 
 
+def test_every_block_has_a_figure_at_every_timestep_in_the_colour_of_its_margin(
+    broken: Accuracy,
+) -> None:
+    page, blocks = render(broken), broken.rows[0].blocks
+    assert blocks is not None
+
+    for name, errors in blocks.calls.items():
+        cells = "".join(
+            rf'<td class="[^"]*" style="--h: {heat(error, blocks.limit):.2f}">{small(error)}</td>'
+            for error in errors
+        )
+        assert re.search(f"<tr><td>{re.escape(name)}</td>{cells}</tr>", page)
+    assert page.count('missed" style="--h: 1.00"') == sum(
+        error > blocks.limit for errors in blocks.calls.values() for error in errors
+    )
+
+
+def test_the_colour_goes_from_a_thousandth_of_the_limit_to_the_limit() -> None:
+    found = [
+        heat(error, 1e-2) for error in (None, 0.0, 1e-6, 1e-5, 1e-3, 1e-2, 1.0, np.inf, np.nan)
+    ]
+
+    assert found == pytest.approx([0, 0, 0, 0, 2 / 3, 1, 1, 1, 1])
+
+
+def test_margins_sizes_and_times_are_told(sound: Accuracy) -> None:
+    text = Reader(render(sound)).text
+
+    for row in sound.rows:
+        assert row.bundle is not None
+        compared = row.comparison
+        graph = row.bundle.folder / row.bundle.manifest.denoiser(compared.precision).path
+        assert f"(margin {above(compared.psnr_db_median - compared.min_psnr_db)})" in text
+        assert row.ms_per_image_step is not None
+        told = f"{graph.stat().st_size / 1e6:.1f} MB {row.ms_per_image_step:.3g} ms passed"
+        assert told in text
+    allowed = 1e-5 / sound.rows[0].comparison.relative_l2_max
+    assert f"at most 1.0e-05 ({allowed:.2g} times as much)" in text
+
+
+def test_the_command_that_made_the_page_is_told(sound: Accuracy) -> None:
+    assert "command pitstop compare x --report y.html" in (
+        Reader(render(sound, command="pitstop compare x --report y.html")).text
+    )
+
+
+def test_the_plots_take_the_pages_colours(sound: Accuracy) -> None:
+    page = render(sound)
+    drawings = "".join(re.findall(r"<svg.*?</svg>", page, re.DOTALL))
+
+    assert "prefers-color-scheme: dark" in page
+    for fixed in THEMED:
+        assert fixed not in drawings
+    for variable in ("--ink", "--line", "--blue"):
+        assert f"var({variable})" in drawings
+        assert page.count(f"{variable}:") == 2  # light and dark
+    assert "#ffffff" not in drawings
+
+
 def picture(source: str) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))))
 
@@ -211,6 +286,13 @@ def test_curves_of_equal_sides_can_be_drawn() -> None:
     assert ">same</text>" in drawn
 
 
+def test_a_denoisers_blocks_have_the_colour_of_its_curve() -> None:
+    drawn = plot_blocks([BlockSeries("second", {"a": 1e-7, "b": 1e-3}, [], 1e-2, place=1)])
+
+    assert COLOURS[1] in drawn
+    assert "var(--blue)" not in drawn
+
+
 def test_the_same_plot_gives_the_same_file() -> None:
     series = [BlockSeries("one", {"a": 1e-7, "b": 1e-3}, ["b"], 1e-5)]
 
@@ -257,6 +339,34 @@ def test_a_browser_shows_the_page_whole(broken: Accuracy, tmp_path: Path) -> Non
     for colour in (COLOURS[0], "#c0262d"):  # the curve, and the verdict with the bad block
         rgb = np.array([int(colour[at : at + 2], 16) for at in (1, 3, 5)])
         assert (np.abs(pixels - rgb).max(axis=1) <= 4).sum() > 200
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@pytest.mark.parametrize("width", [420, 1280])
+def test_nothing_but_tables_and_plots_is_wider_than_the_window(
+    sound: Accuracy, tmp_path: Path, width: int
+) -> None:
+    """Asked of the browser itself, in a frame of that width: its own windows are never narrow."""
+    page = tmp_path / "page.html"
+    look = (
+        "<script>document.title = 'over:' + (document.documentElement.scrollWidth"
+        " - document.documentElement.clientWidth) + ':' + innerWidth</script></body>"
+    )
+    page.write_text(render(sound, command="pitstop compare a.bundle").replace("</body>", look))
+    frame = tmp_path / "frame.html"
+    frame.write_text(
+        f'<iframe src="page.html" style="width:{width}px;height:900px;border:0" onload="'
+        'document.title = this.contentDocument.title"></iframe>'
+    )
+    asked = [
+        str(CHROMIUM), "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+        "--allow-file-access-from-files", f"--user-data-dir={tmp_path / 'profile'}",
+        "--window-size=1400,1000", "--dump-dom", frame.as_uri(),
+    ]  # fmt: skip
+
+    done = subprocess.run(asked, capture_output=True, text=True, timeout=120, check=True)
+
+    assert f"<title>over:0:{width}</title>" in done.stdout
 
 
 def test_a_dollar_in_a_name_is_no_mathematics() -> None:
