@@ -2,8 +2,8 @@
 
 The forecast, Taylor's series, solvers of fewer steps, and the caches of FORA and TaylorSeer, at 25,
 17, 13, 10 and 8 calls, on the noise of 50-step DDIM. Every cell is kept in the work folder, so that
-a run goes on where it was stopped; `--time` adds milliseconds of an image, all methods in turns,
-on a machine that does nothing else. `--quick` draws 256 images of what the bars need, and says of
+a run goes on where it was stopped; `--time` adds milliseconds of an image drawn alone, all methods in
+turns, on a machine that does nothing else. `--quick` draws 256 images of what the bars need, and says of
 each bar whether it is met. Needs the Debian package dataset-fashion-mnist for the Fréchet distance
 to real images, and goes without where it is not there.
 """
@@ -16,14 +16,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 import torch
-from fewer_calls.bars import cells_of_bars, judge_bars
+from fewer_calls.bars import MEDIAN_DB, cells_of_bars, judge_bars
 from fewer_calls.cells import SCALE, STEPS, Cell, Figures, Judged, read_cell, write_cell
 from fewer_calls.methods import ALL, CACHES, FORECAST, GROUP, METHODS, TAYLOR, Drawer
 from fewer_calls.plot import plot_calls
@@ -48,7 +48,7 @@ from pitstop.runtime.pipeline import Pipeline
 from pitstop.runtime.sampling.settings import Settings
 
 PITSTOP = [sys.executable, "-c", "from pitstop.cli import main; main(prog_name='pitstop')"]
-INT8 = "int8"
+INT8, TORCH = "int8", "torch"
 CALLS = (50, 25, 17, 13, 10, 8)
 IMAGES, QUICK_IMAGES = 1000, 256
 WORK = Path(tempfile.gettempdir()) / "pitstop-calls"
@@ -87,13 +87,17 @@ def main(
     cells = cells_of_bars() if quick else _every_cell(methods, asked)
     cells = [cell for cell in cells if int8 or cell.precision != INT8]
     plain, fitted = _bundles(work, int8)
-    drawer = Drawer(plain, fitted, images, backend, SessionOptions(threads=threads))
+    options = SessionOptions(threads=threads)
+    drawer = Drawer(plain, fitted, images, backend, options)
     done = _draw_all(work, drawer, cells, images, _real(data))
-    times = _times(work, drawer, done, rounds, threads) if rounds else _read_times(work)
+    timed = dict.fromkeys([*done, *(Cell(FORECAST, calls, INT8) for calls in MEDIAN_DB if int8)])
+    times = _times(work, timed, rounds, backend, options) if rounds else _read_times(work)
     bars = judge_bars(done)
     _print(done, times)
     for bar in bars:
         click.echo(bar)
+    for name, times_faster in _faster(times).items():
+        click.echo(f"{name}: {times_faster:.2f}x the fastest PyTorch with all calls")
     plot = RESULTS / "calls.png" if keep else work / "calls.png"
     plot_calls(done, times, plot)
     click.echo(plot)
@@ -105,6 +109,7 @@ def main(
         "psnr_db_min_of_pytorch_to_the_graph": _against_torch(work, drawer, images),
         "cells": {cell.name: dataclasses.asdict(found) for cell, found in done.items()},
         "ms_per_image": times,
+        "faster_than_pytorch": _faster(times),
         "bars": [dataclasses.asdict(bar) for bar in bars],
     }
     if keep:
@@ -192,29 +197,53 @@ def _against_torch(work: Path, drawer: Drawer, images: int) -> float | None:
 
 
 def _times(
-    work: Path, drawer: Drawer, done: Mapping[Cell, Figures], rounds: int, threads: int | None
+    work: Path, cells: Iterable[Cell], rounds: int, backend: str, options: SessionOptions
 ) -> dict[str, float]:
-    """Milliseconds of an image of each cell at the main guidance, and of PyTorch's fastest ways."""
+    """Milliseconds of an image that is drawn alone, of each cell and of PyTorch's ways.
+
+    By a bundle of one guided image a call, whose forecasts are Taylor's: they cost the same.
+    """
+    alone = _alone(work)
+    drawer = Drawer(alone, alone, 1, backend, options, group=1)
     ways: dict[str, tuple[Pipeline, Settings]] = {
-        cell.name: drawer.way(cell)[:2] for cell in done if cell.cfg_scale == SCALE
+        cell.name: drawer.way(cell)[:2] for cell in cells if cell.cfg_scale == SCALE
     }
     manifest = drawer.pipeline(TAYLOR, "fp32").manifest
     for compiled in (False, True):
         for precision in ("fp32", "bf16"):
-            name = f"torch {'compile' if compiled else 'eager'} {precision}"
+            name = f"{TORCH} {'compile' if compiled else 'eager'} {precision}"
             try:
                 session = open_torch(
-                    SOURCE, manifest, precision, compiled=compiled, threads=threads
+                    SOURCE, manifest, precision, compiled=compiled, threads=options.threads
                 )
                 pipeline = Pipeline(manifest, session, "fp32")
-                pipeline.draw(manifest.examples(GROUP), range(GROUP), Settings(2))
+                pipeline.draw(manifest.examples(1), [0], Settings(2))
             except BackendUnavailable as error:
                 click.echo(f"{name}: {error}")
                 continue
             ways[name] = pipeline, Settings(STEPS, "ddim", SCALE)
-    times = time_images(ways, GROUP, rounds)
+    times = time_images(ways, 1, rounds)
     (work / "times.json").write_text(json.dumps(times, indent=2) + "\n")
     return times
+
+
+def _alone(work: Path) -> Path:
+    """The demo for one guided image a call, calibrated in short: ranges do not change its speed."""
+    alone = work / "alone"
+    if not alone.exists():
+        beside = work / "exporting"
+        shutil.rmtree(beside, ignore_errors=True)
+        assert export_bundle(SOURCE, beside, batch=2).passed
+        calibrate_bundle(beside, Recipe(num=2, steps=4))
+        beside.rename(alone)
+    return alone
+
+
+def _faster(times: Mapping[str, float]) -> dict[str, float]:
+    """How many times the images a second of the fastest PyTorch, by each row of a forecast."""
+    torchs = [ms for name, ms in times.items() if name.startswith(TORCH)]
+    ours = {name: ms for name, ms in times.items() if name.startswith(FORECAST)}
+    return {name: min(torchs) / ms for name, ms in ours.items()} if torchs else {}
 
 
 def _read_times(work: Path) -> dict[str, float]:
@@ -240,7 +269,7 @@ def _print(done: Mapping[Cell, Figures], times: Mapping[str, float]) -> None:
             _number(found.frechet_real),
             _number(times.get(cell.name)),
         )
-    for name in (name for name in times if name.startswith("torch ")):
+    for name in (name for name in times if name.startswith(TORCH)):
         table.add_row(name, str(STEPS), "", "", "", "", _number(times[name]))
     Console().print(table)
 

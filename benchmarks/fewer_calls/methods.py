@@ -66,7 +66,13 @@ class Drawer:
     """Draws cells, with everything opened once."""
 
     def __init__(
-        self, plain: Path, fitted: Path, images: int, backend: str, options: SessionOptions
+        self,
+        plain: Path,
+        fitted: Path,
+        images: int,
+        backend: str,
+        options: SessionOptions,
+        group: int = GROUP,
     ) -> None:
         """Take two bundles of one model, which differ in the forecasts in them.
 
@@ -76,9 +82,11 @@ class Drawer:
             images: Of a cell.
             backend: Of the graphs.
             options: Of their sessions.
+            group: Images of one call in PyTorch.
         """
         self._plain, self._fitted = plain, fitted
         self._images, self._backend, self._options = images, backend, options
+        self._group = group
         self._open: dict[tuple[Path, str], Pipeline] = {}
 
     @functools.cached_property
@@ -136,4 +144,4 @@ class Drawer:
     @property
     def _wide(self) -> Manifest:
         """With a group of images in a call, as PyTorch takes them, whatever the bundle's batch."""
-        return dataclasses.replace(self.pipeline(TAYLOR, "fp32").manifest, batch=2 * GROUP)
+        return dataclasses.replace(self.pipeline(TAYLOR, "fp32").manifest, batch=2 * self._group)

@@ -10,7 +10,7 @@ from fewer_calls.cells import EXACT_DB, Cell, Figures
 from fewer_calls.methods import CACHES, FORECAST
 from matplotlib.figure import Figure
 
-from pitstop.evaluation.report.plots import COLOURS, FLOOR_COLOUR, STYLE
+from pitstop.evaluation.report.plots import COLOURS, FLOOR_COLOUR, FLOOR_DASHES, STYLE
 
 
 def plot_calls(done: Mapping[Cell, Figures], times: Mapping[str, float], path: Path) -> None:
@@ -32,10 +32,11 @@ def plot_calls(done: Mapping[Cell, Figures], times: Mapping[str, float], path: P
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.0, 5.0), layout="constrained")
         axes = figure.subplots()
-        colours = iter(COLOURS * len(lines))
+        colours, dashes = iter(COLOURS * len(lines)), iter(FLOOR_DASHES * len(lines))
         for label, points in lines.items():
             ours = label.startswith(FORECAST)
-            colour = FLOOR_COLOUR if label in CACHES else next(colours)
+            cached = label in CACHES
+            colour = FLOOR_COLOUR if cached else next(colours)
             points.sort()
             axes.plot(
                 [point[0] for point in points],
@@ -44,6 +45,7 @@ def plot_calls(done: Mapping[Cell, Figures], times: Mapping[str, float], path: P
                 markersize=3,
                 linewidth=2.5 if ours else 1.2,
                 color=colour,
+                linestyle=next(dashes) if cached else "-",
                 label=label,
             )
             for across, decibels, calls in points if ours else ():
