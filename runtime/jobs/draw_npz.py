@@ -13,6 +13,7 @@ from PIL import Image
 
 from ... import OptionError
 from ..figures import counted
+from ..picture import read_drawn
 from ..pipeline import Pipeline
 from ..sampling.asked import as_seeds
 from ..sampling.init import Init
@@ -117,9 +118,7 @@ def _is_done(npz: Path, told: dict[str, Any]) -> bool:
 
 def _pictures(plan: Sequence[PlannedImage], folder: Path, moved: Moved) -> Iterator[Image.Image]:
     for image in plan:
-        with Image.open(folder / f"{image.stem}{PICTURE}") as picture:
-            picture.load()
-        yield picture
+        yield read_drawn(folder / f"{image.stem}{PICTURE}")
         moved(1)
 
 
