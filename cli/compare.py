@@ -13,6 +13,7 @@ from rich.text import Text
 
 from .. import OptionError
 from ..runtime.figures import counted
+from .inputs import check_input
 from .options import as_value, sampling_options, session_options, split_names
 from .printing import (
     check_place,
@@ -40,6 +41,7 @@ LIVE = ("images", "steps", "sampler", "cfg_scale")  # options of `--checkpoint` 
     click.option(
         "--checkpoint",
         metavar="CHECKPOINT|PRESET",
+        callback=check_input,
         help="Run PyTorch live instead of reading the goldens.",
     ),
 )
@@ -52,7 +54,12 @@ def checkpoint_option(checkpoint: str | None) -> str | None:
 
 @click.command()
 @click.argument(
-    "bundles", metavar="BUNDLE...", nargs=-1, required=True, type=click.Path(path_type=Path)
+    "bundles",
+    metavar="BUNDLE...",
+    nargs=-1,
+    required=True,
+    type=click.Path(path_type=Path),
+    callback=check_input,
 )
 @checkpoint_option
 @click.option(
@@ -99,6 +106,7 @@ def checkpoint_option(checkpoint: str | None) -> str | None:
 @click.option(
     "--classifier",
     metavar="FILE|fashion",
+    callback=check_input,
     help="Judge the images: class agreement, and from 129 images on the Fréchet distance.",
 )
 @click.option(
