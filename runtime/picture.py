@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import struct
+import warnings
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,7 +48,9 @@ def open_picture(path: str | os.PathLike[str], formats: Sequence[str] = FORMATS)
     """
     if os.path.exists(path) and not os.path.isfile(path):
         raise OSError("it is no file")
-    return Image.open(path, formats=list(formats))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large, and may be
+        return Image.open(path, formats=list(formats))
 
 
 def read_drawn(path: Path) -> Image.Image:

@@ -18,8 +18,9 @@ def shortly(value: object) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """What an error says; what it is where it says nothing."""
-    return str(error) or type(error).__name__
+    """What an error says in its first line; what it is where it says nothing."""
+    first, *_ = str(error).splitlines() or ("",)
+    return first or type(error).__name__
 
 
 def is_finite(value: SupportsFloat) -> bool:

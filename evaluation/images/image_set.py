@@ -23,7 +23,21 @@ Pixels = npt.NDArray[np.uint8]
 """uint8 [image, row, column, 3]; grey images have three equal channels."""
 
 MODES = ("L", "RGB")
-UNREAD = (".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")
+UNREAD = (
+    ".jpg",
+    ".jpeg",
+    ".webp",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".gif",
+    ".avif",
+    ".ppm",
+    ".pgm",
+    ".jp2",
+    ".jfif",
+    ".tga",
+)
 HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -162,9 +176,14 @@ def _shape(path: Path, file: IO[bytes], length: int) -> tuple[int, int, int, int
     if version not in HEADERS:
         raise OptionError(f"{path} has a header of version {version}", "Save it with np.savez")
     shape, by_columns, dtype = HEADERS[version](file, max_header_size=MAX_HEADER)
-    whole = len(shape) == 4 and all(shape) and shape[-1] == 3 and not by_columns
+    whole = len(shape) == 4 and min(shape) > 0 and shape[-1] == 3
     if dtype != np.uint8 or not whole:
         raise OptionError(f"{ARRAY} in {path} is {dtype} {list(shape)}", NPZ)
+    if by_columns:
+        raise OptionError(
+            f"{ARRAY} in {path} is {dtype} {list(shape)} in Fortran's order",
+            "Save `numpy.ascontiguousarray` of it",
+        )
     images, rows, columns, channels = shape
     if length - file.tell() != images * rows * columns * channels:
         raise OptionError(f"{path} holds fewer images than it says", "Draw or copy it again")

@@ -25,7 +25,7 @@ from .npz_file import read_npz_parameters, write_npz
 from .parameters import shared_settings
 from .plan import PlannedImage
 
-REMEDY = "Choose another file with `--npz`, or draw anew with `--overwrite`"
+REMEDY = "Choose another file with `--npz`, remove this one, or draw anew with `--overwrite`"
 
 
 def draw_npz(

@@ -28,7 +28,8 @@ def read_latents(path: Path, shape: tuple[int, int, int]) -> Latent:
             is_archive = file.read(len(ARCHIVE)) == ARCHIVE
         if is_archive:
             raise OptionError(f"{path} is an archive, which holds several arrays", REMEDY)
-        stored = np.lib.format.open_memmap(path, mode="r")
+        with np.errstate(all="ignore"):  # of a shape that the header made up
+            stored = np.lib.format.open_memmap(path, mode="r")
     except OSError as error:
         raise OptionError(f"{path} cannot be read ({error.strerror or error})", REMEDY) from error
     except BROKEN as error:

@@ -208,6 +208,15 @@ def test_a_picture_of_pillows_that_is_cut_off_or_wide_is_refused_too(tmp_path: P
         assert found in one_line(caught.value)
 
 
+def test_a_large_picture_is_read_without_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture("RGB", (40, 24)).save(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 900)
+
+    assert begun(tmp_path / "large.png").shape == (3, 24, 40)
+
+
 def test_five_and_six_bits_a_channel_are_no_more_than_eight(tmp_path: Path) -> None:
     levels = np.zeros((24, 40), "<u2")
     masks = struct.pack("<III", 0xF800, 0x07E0, 0x001F)

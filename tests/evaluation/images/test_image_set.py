@@ -106,13 +106,24 @@ def test_a_large_set_is_never_in_memory(tmp_path: Path) -> None:
         (np.zeros((2, 3, 4, 4), np.uint8), "uint8 [2, 3, 4, 4]"),
         (np.zeros((0, 4, 4, 3), np.uint8), "uint8 [0, 4, 4, 3]"),
         (np.array([{"a": 1}], dtype=object), "object [1]"),
-        (np.asfortranarray(np.zeros((2, 4, 4, 3), np.uint8)), "uint8 [2, 4, 4, 3]"),
+        (np.asfortranarray(np.zeros((2, 4, 4, 3), np.uint8)), "[2, 4, 4, 3] in Fortran's order"),
     ],
 )
 def test_an_array_of_another_kind_is_told(tmp_path: Path, array: np.ndarray, said: str) -> None:
     np.savez(tmp_path / "a.npz", array)
 
     assert said in refusal(tmp_path / "a.npz")
+
+
+def test_a_shape_below_0_and_a_long_header_are_told_in_pitstops_words(tmp_path: Path) -> None:
+    for name, shape in (("below", "(-2, -4, 4, 3)"), ("long", f"(2, 4, 4, {' ' * 20_000}3)")):
+        header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}}}\n".encode()
+        with zipfile.ZipFile(tmp_path / f"{name}.npz", "w") as archive:
+            size = len(header).to_bytes(2, "little")
+            archive.writestr("arr_0.npy", b"\x93NUMPY\x01\x00" + size + header + bytes(96))
+
+    assert "uint8 [-2, -4, 4, 3]" in refusal(tmp_path / "below.npz")
+    assert "allow_pickle" not in refusal(tmp_path / "long.npz")
 
 
 def test_a_damaged_or_missing_set_is_told(tmp_path: Path) -> None:

@@ -129,7 +129,6 @@ NO_LATENTS: list[tuple[Callable[[Path], object], str]] = [
 
 
 @pytest.mark.parametrize(("write", "found"), NO_LATENTS)
-@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 def test_a_file_of_something_else_is_refused(
     tmp_path: Path, write: Callable[[Path], object], found: str
 ) -> None:
