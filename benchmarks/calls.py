@@ -2,10 +2,10 @@
 
 The forecast, Taylor's series, solvers of fewer steps, and the caches of FORA and TaylorSeer, at 25,
 17, 13, 10 and 8 calls, on the noise of 50-step DDIM. Every cell is kept in the work folder, so that
-a run goes on where it was stopped; `--time` adds milliseconds of an image drawn alone, all methods in
-turns, on a machine that does nothing else. `--quick` draws 256 images of what the bars need, and says of
-each bar whether it is met. Needs the Debian package dataset-fashion-mnist for the Fréchet distance
-to real images, and goes without where it is not there.
+a run goes on where it was stopped; `--time` adds milliseconds of an image that is drawn alone, all
+methods in turns, on a machine that does nothing else. `--quick` draws 256 images of what the bars
+need, and says of each bar whether it is met. Needs the Debian package dataset-fashion-mnist for the
+Fréchet distance to real images, and goes without where it is not there.
 """
 
 from __future__ import annotations

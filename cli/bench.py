@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .inputs import check_input
 from .options import session_options, split_names
 from .printing import check_place, console, json_option, megabytes, messages, table, write_json
 from .progress import shown_stages
@@ -20,7 +21,12 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument(
-    "bundles", metavar="BUNDLE...", nargs=-1, required=True, type=click.Path(path_type=Path)
+    "bundles",
+    metavar="BUNDLE...",
+    nargs=-1,
+    required=True,
+    type=click.Path(path_type=Path),
+    callback=check_input,
 )
 @click.option(
     "--backend",
@@ -53,6 +59,7 @@ if TYPE_CHECKING:
     "--checkpoint",
     metavar="CHECKPOINT|PRESET",
     default="",
+    callback=check_input,
     help="What PyTorch runs; by default the preset that the bundle is named after.",
 )
 @click.option(

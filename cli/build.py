@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .inputs import check_input
 from .options import split_names
 from .printing import console, json_option, megabytes, table, write_json
 from .progress import shown_stages
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=click.Path(path_type=Path), callback=check_input)
 @click.option("--backend", "builder", required=True, help="tensorrt or tensorrt-rtx.")
 @click.option("--precision", help="Of the denoiser; by default the most exact in the bundle.")
 @click.option(

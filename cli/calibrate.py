@@ -12,6 +12,7 @@ import click
 from click.core import ParameterSource
 
 from .. import OptionError
+from .inputs import check_input
 from .options import as_value, session_options
 from .printing import console, decibel, json_option, pairs, table, write_json
 from .progress import shown_stages
@@ -74,18 +75,20 @@ def recipe_options(attention: bool, bridge: bool | None, **fields: Any) -> Recip
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=click.Path(path_type=Path), callback=check_input)
 @recipe_options
 @click.option(
     "--set",
     "set_path",
     type=click.Path(path_type=Path),
+    callback=check_input,
     help="A calibration set from elsewhere, instead of drawing one.",
 )
 @click.option(
     "--ranges",
     "ranges_path",
     type=click.Path(path_type=Path),
+    callback=check_input,
     help="A ranges.json of this very graph, instead of taking ranges.",
 )
 @session_options

@@ -14,6 +14,7 @@ from rich.text import Text
 from .. import OptionError
 from ..runtime.figures import counted
 from .as_typed import AsTyped, as_typed
+from .inputs import check_input
 from .options import as_value, sampling_options, session_options, split_names
 from .printing import (
     check_place,
@@ -41,6 +42,7 @@ LIVE = ("images", "steps", "sampler", "cfg_scale")  # options of `--checkpoint` 
     click.option(
         "--checkpoint",
         metavar="CHECKPOINT|PRESET",
+        callback=check_input,
         help="Run PyTorch live instead of reading the goldens.",
     ),
 )
@@ -53,7 +55,12 @@ def checkpoint_option(checkpoint: str | None) -> str | None:
 
 @click.command(cls=AsTyped)
 @click.argument(
-    "bundles", metavar="BUNDLE...", nargs=-1, required=True, type=click.Path(path_type=Path)
+    "bundles",
+    metavar="BUNDLE...",
+    nargs=-1,
+    required=True,
+    type=click.Path(path_type=Path),
+    callback=check_input,
 )
 @checkpoint_option
 @click.option(
@@ -100,6 +107,7 @@ def checkpoint_option(checkpoint: str | None) -> str | None:
 @click.option(
     "--classifier",
     metavar="FILE|fashion",
+    callback=check_input,
     help="Judge the images: class agreement, and from 129 images on the Fréchet distance.",
 )
 @click.option(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .inputs import check_input
 from .printing import console, json_option, messages, pairs, write_json
 from .progress import shown_stages
 
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("images", type=click.Path(path_type=Path))
-@click.argument("reference", type=click.Path(path_type=Path), required=False)
+@click.argument("images", type=click.Path(path_type=Path), callback=check_input)
+@click.argument("reference", type=click.Path(path_type=Path), required=False, callback=check_input)
 @click.option(
     "--features",
     default="auto",
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     "--weights",
     type=click.Path(path_type=Path),
     metavar="FILE",
+    callback=check_input,
     help="Inception's, as torch-fidelity or clean-fid publishes them.",
 )
 @json_option

@@ -13,6 +13,7 @@ import click
 
 from .. import CalibrationError, PitstopError
 from .escaped import escaped
+from .inputs import check_input
 from .options import as_value, hint_options, parse_image_size, revision_option, split_names
 from .passes_table import passes_table
 from .printing import console, json_option, megabytes, pairs, write_json
@@ -74,7 +75,7 @@ def by_hand_options(**fields: Any) -> ByHand:
 
 
 @click.command()
-@click.argument("source", metavar="CHECKPOINT|PRESET|REPOSITORY")
+@click.argument("source", metavar="CHECKPOINT|PRESET|REPOSITORY", callback=check_input)
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Folder for the bundle."
 )
@@ -118,6 +119,7 @@ def by_hand_options(**fields: Any) -> ByHand:
     "--vae",
     type=click.Path(path_type=Path),
     metavar="DIR|REPOSITORY",
+    callback=check_input,
     help="A diffusers folder with the VAE whose decoder and encoder go into the bundle.",
 )
 @vae_shape_options

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .forecasts_table import forecast_figures, print_forecast
+from .inputs import check_input
 from .options import sampling_options, session_options
 from .printing import console, json_option, pairs, write_json
 from .progress import shown_stages
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=click.Path(path_type=Path), callback=check_input)
 @sampling_options("steps", "sampler", "eta", "spacing")
 @click.option(
     "--cfg-scale",
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 @click.option(
     "--router",
     type=click.Path(path_type=Path),
+    callback=check_input,
     help="Learning-to-Cache's, whose steps are called; needs PyTorch.",
 )
 @click.option("--num", default=32, show_default=True, help="Trajectories to fit on.")

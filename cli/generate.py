@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .inputs import check_input
 from .options import init_options, sampling_options, session_options
 from .printing import check_place, console, json_option, messages, pairs, write_json
 from .progress import shown_stages
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=click.Path(path_type=Path), callback=check_input)
 @click.option("--label", "labels", multiple=True, help="A class, by number or name; repeatable.")
 @click.option("--num", type=click.IntRange(1, 1_000_000), help="Images in all, the labels in turn.")
 @sampling_options()
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     "--latents",
     type=click.Path(path_type=Path),
     metavar="FILE.npy",
+    callback=check_input,
     help="Noise to start from, float32 [image, channel, row, column]; by default the seeds'.",
 )
 @init_options

@@ -20,6 +20,7 @@ from .engine_kernels import (
     print_kernels,
 )
 from .forecasts_table import forecasts_in, print_forecasts
+from .inputs import check_input
 from .options import hint_options, revision_option
 from .passes_table import moves_lines, passes_table, skipped_lines
 from .printing import console, json_option, megabytes, pairs, table, write_json
@@ -41,7 +42,7 @@ PREDICTED = {
 
 
 @click.command()
-@click.argument("target", metavar="BUNDLE|CHECKPOINT|PRESET|REPOSITORY")
+@click.argument("target", metavar="BUNDLE|CHECKPOINT|PRESET|REPOSITORY", callback=check_input)
 @hint_options
 @revision_option
 @click.option("--engine", metavar="KEY", help="List the kernels of this engine of a bundle.")

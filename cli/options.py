@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .. import OptionError
+from .inputs import check_input
 
 if TYPE_CHECKING:
     from ..models.format import Hints
@@ -173,6 +174,7 @@ def _settings(**fields: Any) -> Settings:
         "picture",
         type=click.Path(path_type=Path),
         metavar="IMAGE",
+        callback=check_input,
         help="A picture to begin with, in the place of noise alone.",
     ),
     click.option(
@@ -185,6 +187,7 @@ def _settings(**fields: Any) -> Settings:
         "--mask",
         type=click.Path(path_type=Path),
         metavar="IMAGE",
+        callback=check_input,
         help="White where the picture is drawn anew, black where it is kept.",
     ),
 )

@@ -107,7 +107,7 @@ def _resized(
     if any(side < factor or side % factor for side in asked):
         raise CheckpointError(
             f"The image size is {said}, but a latent pixel is {factor} image pixels wide",
-            f"Choose a multiple of {factor}",
+            f"Choose a multiple of {factor} above 0",
         )
     _check_sides(checkpoint, (asked[0] // factor, asked[1] // factor), factor)
     return with_input_size(checkpoint, (asked[0] // factor, asked[1] // factor))

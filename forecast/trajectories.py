@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import BundleError, NonFiniteError
+from ..runtime.array_file import BROKEN
 from ..runtime.pipeline import OnStep, Pipeline
 from ..runtime.sampling.condition import stack
 from ..runtime.sampling.host_loop import HostLoop
@@ -22,7 +22,6 @@ from ..runtime.whole_file import whole_file
 from .recorded import Recording
 
 FIRST_SEED = 1 << 62  # no seed of a calibration's, or that images are compared with
-BROKEN = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True)

@@ -121,9 +121,13 @@ def shards_of(index: Path) -> list[str]:
     """
     shards = read_json(index).get("weight_map")
     files = {str(file) for file in shards.values()} if isinstance(shards, Mapping) else {""}
-    if not all(file and file == Path(file).name for file in files):
+    if not all(_is_name(file) for file in files):
         raise CheckpointError(f"{index} does not say where the weights are", NOT_WHOLE)
     return sorted(files)
+
+
+def _is_name(file: str) -> bool:
+    return file == Path(file).name and file not in {"", ".."} and "\0" not in file
 
 
 def _weight_files(folder: Path, variant: str | None, remedy: str) -> list[str]:

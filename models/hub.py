@@ -7,6 +7,7 @@ HF_HUB_OFFLINE.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator, Set
@@ -15,11 +16,13 @@ from pathlib import Path, PurePosixPath
 
 from .. import CheckpointError
 from .checkpoint_files import PIPELINE, read_json, shards_of
-from .hub_errors import not_cached, told
+from .hub_errors import no_hub, not_cached, told
 from .hub_files import CARD, CHECKPOINTS, SAID_BESIDE, Needed, model_files, vae_files
 
 NAME = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(.+))?", re.ASCII)
 MAIN = "main"
+PART = 1 << 20  # bytes of a file in memory
+COMMIT, SHA256 = re.compile("[0-9a-f]{40}"), re.compile("[0-9a-f]{64}")
 
 OnDownload = Callable[[str, int], Callable[[int], object]]
 """Told what is fetched and of how many files; what it gives is called after each."""
@@ -100,7 +103,7 @@ def _fetch(
     repository: str, revision: str, choose: Callable[[Set[str]], Needed], on_download: OnDownload
 ) -> Downloaded:
     _check_installed(repository)
-    with _quiet(), told(repository, revision):
+    with _quiet():
         commit, names = _listing(repository, revision)
         needed = choose(names)
         moved = on_download(f"downloading {repository}", len(needed.files))
@@ -144,9 +147,17 @@ def _listing(repository: str, revision: str) -> tuple[str, Set[str]]:
 
     if constants.HF_HUB_OFFLINE:
         return _cached(repository, revision)
-    info = HfApi().model_info(repository, revision=revision)
-    names = {file.rfilename for file in info.siblings or ()}
-    return str(info.sha), {name for name in names if ".." not in PurePosixPath(name).parts}
+    with told(repository, revision):
+        info = HfApi().model_info(repository, revision=revision)
+        names = {file.rfilename for file in info.siblings or () if _is_plain(file.rfilename)}
+    if not isinstance(info.sha, str) or not COMMIT.fullmatch(info.sha):
+        raise no_hub(f"the commit of {repository} is {info.sha!r:.60}")
+    return info.sha, names
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a file's name stays inside its repository on every system."""
+    return not {"", ".", ".."} & set(re.split(r"[/\\]", name)) and "\0" not in name
 
 
 def _cached(repository: str, revision: str) -> tuple[str, Set[str]]:
@@ -168,7 +179,30 @@ def _cached(repository: str, revision: str) -> tuple[str, Set[str]]:
 def _download(repository: str, name: str, revision: str) -> Path:
     from huggingface_hub import hf_hub_download
 
-    return Path(hf_hub_download(repository, name, revision=revision))
+    with told(repository, revision):
+        path = Path(hf_hub_download(repository, name, revision=revision))
+        _check_bytes(path, f"{name} of {repository}")
+    return path
+
+
+def _check_bytes(path: Path, named: str) -> None:
+    """Compare a file with its sha256 where the cache names it so: huggingface_hub does not.
+
+    Raises:
+        CheckpointError: They differ.
+    """
+    kept = path.resolve()
+    if not SHA256.fullmatch(kept.name):
+        return
+    digest = hashlib.sha256()
+    with kept.open("rb") as file:
+        while part := file.read(PART):
+            digest.update(part)
+    if digest.hexdigest() != kept.name:
+        raise CheckpointError(
+            f"{named} is damaged: its bytes are not those of its sha256",
+            f"Remove {kept} and run again, which fetches it anew",
+        )
 
 
 def _check_whole(repository: str, folder: Path, needed: Needed) -> None:

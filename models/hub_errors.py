@@ -15,10 +15,10 @@ LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 
 @contextlib.contextmanager
 def told(repository: str, revision: str) -> Iterator[None]:
-    """Turn what goes wrong on the way into one line.
+    """Turn what goes wrong when a hub is asked into one line.
 
     Raises:
-        CheckpointError: The repository or revision is not to be had.
+        CheckpointError: The repository or revision is not to be had, or the hub is none.
     """
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
@@ -28,6 +28,18 @@ def told(repository: str, revision: str) -> Iterator[None]:
         yield
     except failures as error:
         raise _why(error, repository, revision) from error
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise no_hub(str(error) or type(error).__name__) from error
+
+
+def no_hub(found: str) -> CheckpointError:
+    """The error of an answer that no hub gives, such as a page to log in to."""
+    from huggingface_hub import constants
+
+    return CheckpointError(
+        f"{constants.ENDPOINT} does not answer as a hub does ({found})",
+        "Check HF_ENDPOINT and what stands between, such as a proxy or a page to log in to",
+    )
 
 
 def not_cached(problem: str) -> CheckpointError:
@@ -77,8 +89,17 @@ def _why(error: Exception, repository: str, revision: str) -> CheckpointError:
         )
     if constants.HF_HUB_OFFLINE:
         return not_cached(f"huggingface_hub's cache lacks a file of {repository}")
+    if isinstance(error.__cause__, errors.HfHubHTTPError):  # of a file that is not in the cache
+        return _answered(error.__cause__.response.status_code, repository, hub)
+    if isinstance(error.__cause__, errors.FileMetadataError):
+        return no_hub(str(error.__cause__))
+    if isinstance(error, OSError) and not isinstance(error, (FileNotFoundError, ConnectionError)):
+        return CheckpointError(
+            f"What {hub} sent of {repository} is not whole ({error})", "Try again later"
+        )
     return CheckpointError(
-        f"There is no {repository} here, and {hub} cannot be reached ({type(error).__name__})",
+        f"{repository} is not here, or not whole, and {hub} cannot be reached "
+        f"({type(error.__cause__ or error).__name__})",
         "Check the name and the network; HF_HUB_OFFLINE=1 takes what the cache has, and "
         "HF_ENDPOINT names another hub",
     )

@@ -15,6 +15,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from .. import OptionError
+from .picture import PNG, open_picture
 from .sampling.sampler import Latent
 from .whole_file import whole_file
 
@@ -98,9 +99,10 @@ def read_parameters(path: Path, *, whole: bool = True) -> dict[str, Any] | None:
         whole: Read the pixels too.
 
     Raises:
-        OSError: There is no such file, or it is no whole picture.
+        OSError: There is no such file, or its pixels have changed.
+        Exception: It is no whole picture: one of `picture.BROKEN`.
     """
-    with Image.open(path) as image:
+    with open_picture(path, PNG) as image:
         if whole:
             image.load()
             if image.info.get(PIXELS_KEY) not in {None, _sha256(image)}:

@@ -7,9 +7,7 @@ a word is refused: another shape, transparency, more than 8 bits, several frames
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +17,7 @@ from .. import BundleError, OptionError
 from .bundle.manifest import Manifest
 from .decoder import Pixels
 from .encoder import Encode, encoder_latent
-from .said import shortly
+from .said import reason, shortly
 from .sampling.asked import a_number
 from .sampling.init import Init, sha256_of
 from .sampling.sampler import Latent
@@ -126,10 +124,10 @@ def read_levels(picture: Picture, mode: str, size: tuple[int, int], what: str) -
     """
     from PIL import Image
 
-    with _opened(picture, what) as (image, named):
-        _check_shape(image.size, size, named)
-        shown = image.convert(mode).resize(size, Image.Resampling.LANCZOS)
-        return np.asarray(shown, dtype=np.uint8)
+    image, named = _read(picture, what)
+    _check_shape(image.size, size, named)
+    shown = image.convert(mode).resize(size, Image.Resampling.LANCZOS)
+    return np.asarray(shown, dtype=np.uint8)
 
 
 def to_pixels(levels: Levels) -> Pixels:
@@ -139,35 +137,45 @@ def to_pixels(levels: Levels) -> Pixels:
     return 2 * share - 1
 
 
-@contextlib.contextmanager
-def _opened(picture: Picture, what: str) -> Iterator[tuple[Image, str]]:
-    """A picture the right way up, and its name in messages."""
-    from PIL import Image, ImageOps
+def _read(picture: Picture, what: str) -> tuple[Image, str]:
+    """A picture the right way up, and what messages call it."""
+    from PIL import Image
 
-    if isinstance(picture, Image.Image):
-        named = f"The {what}"
-        _check_kind(picture, named)
-        yield ImageOps.exif_transpose(picture), named
-        return
-    if not isinstance(picture, str | os.PathLike):
+    from .picture import BROKEN, open_picture
+
+    if not isinstance(picture, Image.Image | str | os.PathLike):
         raise OptionError(
             f"The {what} is {shortly(picture)}", "Give the path of a file, or an image of Pillow's"
         )
-    named = f"The {what} {os.fspath(picture)}"
+    named = f"The {what}"
     try:
-        with Image.open(picture) as image:
-            _check_kind(image, named)
-            image.load()
-            yield ImageOps.exif_transpose(image), named
+        if isinstance(picture, Image.Image):
+            return _upright(picture, named), named
+        named = f"{named} {os.fspath(picture)}"
+        with open_picture(picture) as image:
+            return _upright(image, named), named
     except FileNotFoundError as error:
         raise OptionError(f"There is no {what} at {picture}", "Name another file") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise OptionError(f"{named} cannot be read ({error})", ANOTHER) from error
+    except BROKEN as error:
+        raise OptionError(f"{named} cannot be read ({reason(error)})", ANOTHER) from error
+
+
+def _upright(image: Image, named: str) -> Image:
+    """A copy of what is of a kind that can be begun with, turned as its EXIF says."""
+    from PIL import ImageOps
+
+    _check_kind(image, named)
+    image.load()
+    return ImageOps.exif_transpose(image)
 
 
 def _check_kind(image: Image, named: str) -> None:
+    from .picture import has_wide_channels
+
     if image.mode not in EIGHT_BITS:
         raise OptionError(f"{named} has pixels of the mode {image.mode}, not of 8 bits", ANOTHER)
+    if has_wide_channels(image):
+        raise OptionError(f"{named} has channels of more than 8 bits", ANOTHER)
     if getattr(image, "n_frames", 1) > 1:
         raise OptionError(
             f"{named} has {getattr(image, 'n_frames', 1)} frames", "Save one of them by itself"

@@ -17,6 +17,12 @@ def shortly(value: object) -> str:
     return said if len(said) <= MOST else f"{said[:MOST]}…"
 
 
+def reason(error: BaseException) -> str:
+    """What an error says in its first line; what it is where it says nothing."""
+    first, *_ = str(error).splitlines() or ("",)
+    return first or type(error).__name__
+
+
 def is_finite(value: SupportsFloat) -> bool:
     """As `math.isfinite`; a whole number that no float holds is not."""
     try:

@@ -31,6 +31,9 @@ class Hub:
         gated: Names whose files nobody may have.
         asked: Method and path of every request.
         answer: A status for all requests, or None.
+        listing: What it says instead of a repository's list, or None.
+        headers: Of files, in the place of its own; one of None is left out.
+        files: A status for all files, or None.
     """
 
     url: str = ""
@@ -38,6 +41,9 @@ class Hub:
     gated: set[str] = field(default_factory=set)
     asked: list[tuple[str, str]] = field(default_factory=list)
     answer: int | None = None
+    listing: bytes | None = None
+    headers: dict[str, str | None] = field(default_factory=dict)
+    files: int | None = None
 
     def fetched(self) -> set[str]:
         """The names of the files that were sent."""
@@ -56,18 +62,24 @@ def _answer_of(hub: Hub, path: str) -> tuple[int, dict[str, str], bytes]:
         return 401, {"X-Error-Code": "RepoNotFound"}, b""
     if match[2] not in {"main", "v1", COMMIT}:
         return 404, {"X-Error-Code": "RevisionNotFound"}, b""
+    if match.re is LISTS and hub.listing is not None:
+        return 200, {"Content-Type": "text/html"}, hub.listing
     if match.re is LISTS:
         names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
         told: dict[str, Any] = {"id": match[1], "modelId": match[1], "sha": COMMIT, "tags": []}
         told |= {"private": False, "downloads": 0, "siblings": [{"rfilename": n} for n in names]}
         return 200, {"Content-Type": "application/json"}, json.dumps(told).encode()
+    if hub.files is not None:
+        return hub.files, {}, b""
     if match[1] in hub.gated:
         return 403, TERMS, b""
     if not (folder / match[3]).is_file():
         return 404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT}, b""
     content = (folder / match[3]).read_bytes()
     etag = f'"{hashlib.sha1(content).hexdigest()}"'
-    return 200, {"ETag": etag, "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}, content
+    own = {"ETag": etag, "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+    headers = {k: v for k, v in {**own, **hub.headers}.items() if v is not None}
+    return 200, headers, content
 
 
 @contextlib.contextmanager

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from ... import CalibrationError, OptionError
+from ...runtime.array_file import BROKEN
 from ...runtime.bundle.fields import why_not_numbers
-from ...runtime.bundle.goldens import BROKEN, take_named
+from ...runtime.bundle.goldens import take_named
 from ...runtime.bundle.manifest import Manifest
 from ...runtime.sampling.sampler import Latent
 from ...runtime.sampling.samplers import sampler_for

@@ -63,4 +63,4 @@ def frechet_distance(first: Gaussian, second: Gaussian) -> float:
     values, vectors = np.linalg.eigh(c1)
     root = (vectors * np.sqrt(np.clip(values, 0.0, None))) @ vectors.T
     roots = np.sqrt(np.clip(np.linalg.eigvalsh(root @ c2 @ root), 0.0, None))
-    return float(means @ means + np.trace(c1) + np.trace(c2) - 2 * roots.sum())
+    return max(0.0, float(means @ means + np.trace(c1) + np.trace(c2) - 2 * roots.sum()))

@@ -11,17 +11,33 @@ from typing import IO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from ... import OptionError
-from ...runtime.jobs.folder import INDEX_FILE, NUMBERED
+from ...runtime import array_file, picture
+from ...runtime.jobs.folder import INDEX_FILE, NUMBERED, PICTURE
 from ...runtime.jobs.npz_file import ARRAY
+from ...runtime.picture import has_wide_channels, open_picture
+from ...runtime.said import reason
 
 Pixels = npt.NDArray[np.uint8]
 """uint8 [image, row, column, 3]; grey images have three equal channels."""
 
 MODES = ("L", "RGB")
-UNREAD = (".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+UNREAD = (
+    ".jpg",
+    ".jpeg",
+    ".webp",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".gif",
+    ".avif",
+    ".ppm",
+    ".pgm",
+    ".jp2",
+    ".jfif",
+    ".tga",
+)
 HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -29,7 +45,6 @@ HEADERS = {
 MAX_HEADER = 10_000  # bytes, NumPy's own bound
 MEMBER = f"{ARRAY}.npy"
 STATISTICS = ("mu.npy", "sigma.npy")  # that ADM's reference sets have beside their images
-BROKEN = (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError)
 NPZ = "Name an .npz with `arr_0`, uint8 [image, row, column, 3], or a folder of PNGs"
 
 
@@ -82,7 +97,8 @@ def open_set(path: Path) -> ImageSet:
     """Look at a set, without its images but the first.
 
     A folder has no order of its own: its images are taken in one that a fixed seed gives, so that
-    no class comes all at once. Where ``pitstop generate`` drew into it, its grid is left out.
+    no class comes all at once. Of folders that ``pitstop generate`` drew into, the grid is left
+    out.
 
     Raises:
         OptionError: There is none, or it holds nothing that can be read.
@@ -97,13 +113,17 @@ def open_set(path: Path) -> ImageSet:
 
 
 def _open_folder(path: Path) -> ImageSet:
-    drawn = (path / INDEX_FILE).is_file()
-    files = sorted(file for file in path.rglob("*.png") if file.is_file())
-    if drawn:
-        files = [file for file in files if NUMBERED.fullmatch(file.name)]
+    found = sorted(file for file in path.rglob("*") if file.is_file())
+    drawn = {file.parent for file in found if file.name == INDEX_FILE}
+    files = [
+        file
+        for file in found
+        if file.suffix.lower() == PICTURE
+        and (file.parent not in drawn or NUMBERED.fullmatch(file.name))
+    ]
     if not files:
         raise OptionError(f"{path} has no PNGs", NPZ)
-    unread = sum(file.suffix.lower() in UNREAD for file in path.rglob("*"))
+    unread = sum(file.suffix.lower() in UNREAD for file in found)
     if unread:
         raise OptionError(
             f"{path} has {unread} images beside its PNGs that would not be read",
@@ -117,16 +137,22 @@ def _open_folder(path: Path) -> ImageSet:
 
 def _read_picture(file: Path) -> Pixels:
     try:
-        with Image.open(file) as picture:
-            if picture.mode not in MODES:
+        with open_picture(file) as image:
+            if image.mode not in MODES or has_wide_channels(image):
+                bits = " of 16 bits" if has_wide_channels(image) else ""
                 raise OptionError(
-                    f"{file} has pixels of {picture.mode}, not of {' or '.join(MODES)}",
+                    f"{file} has pixels of {image.mode}{bits}, not of {' or '.join(MODES)}",
                     "Convert it to 8-bit RGB or grey",
                 )
-            return np.asarray(picture.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            if image.has_transparency_data or getattr(image, "n_frames", 1) > 1:
+                raise OptionError(
+                    f"{file} is transparent in places, or has several frames",
+                    "Convert it to one opaque picture",
+                )
+            return np.asarray(image.convert("RGB"))
+    except picture.BROKEN as error:
         raise OptionError(
-            f"{file} is no whole picture ({error})", "Draw or copy it again"
+            f"{file} is no whole picture ({reason(error)})", "Draw or copy it again"
         ) from error
 
 
@@ -140,8 +166,8 @@ def _array(path: Path) -> Iterator[tuple[IO[bytes], tuple[int, int, int, int]]]:
                 raise OptionError(f"{path} has no array {ARRAY}", NPZ)
             file = opened.enter_context(archive.open(MEMBER))
             shape = _shape(path, file, archive.getinfo(MEMBER).file_size)
-        except BROKEN as error:
-            raise OptionError(f"{path} cannot be read ({error})", NPZ) from error
+        except array_file.BROKEN as error:
+            raise OptionError(f"{path} cannot be read ({reason(error)})", NPZ) from error
         yield file, shape
 
 
@@ -150,9 +176,14 @@ def _shape(path: Path, file: IO[bytes], length: int) -> tuple[int, int, int, int
     if version not in HEADERS:
         raise OptionError(f"{path} has a header of version {version}", "Save it with np.savez")
     shape, by_columns, dtype = HEADERS[version](file, max_header_size=MAX_HEADER)
-    whole = len(shape) == 4 and all(shape) and shape[-1] == 3 and not by_columns
+    whole = len(shape) == 4 and min(shape) > 0 and shape[-1] == 3
     if dtype != np.uint8 or not whole:
         raise OptionError(f"{ARRAY} in {path} is {dtype} {list(shape)}", NPZ)
+    if by_columns:
+        raise OptionError(
+            f"{ARRAY} in {path} is {dtype} {list(shape)} in Fortran's order",
+            "Save `numpy.ascontiguousarray` of it",
+        )
     images, rows, columns, channels = shape
     if length - file.tell() != images * rows * columns * channels:
         raise OptionError(f"{path} holds fewer images than it says", "Draw or copy it again")
@@ -163,8 +194,10 @@ def _read_part(path: Path, file: IO[bytes], shape: tuple[int, ...]) -> Pixels:
     count = int(np.prod(shape))
     try:
         content = file.read(count)
-    except BROKEN as error:
-        raise OptionError(f"{path} is damaged ({error})", "Draw or copy it again") from error
+    except array_file.BROKEN as error:
+        raise OptionError(
+            f"{path} is damaged ({reason(error)})", "Draw or copy it again"
+        ) from error
     if len(content) != count:
         raise OptionError(f"{path} ends too early", "Draw or copy it again")
     return np.frombuffer(bytearray(content), np.uint8).reshape(shape)  # PyTorch wants to write

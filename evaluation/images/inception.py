@@ -23,6 +23,16 @@ from .features import FIDELITY, Network, Seen
 from .image_set import Pixels
 
 CHANNELS = 7  # of the spatial features
+UNREADABLE = (  # what PyTorch raises at a file that is something else, or holds something else
+    OSError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    pickle.UnpicklingError,
+)
 FILES = {
     FIDELITY: "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
     "weights-inception-2015-12-05-6726825d.pth",
@@ -58,7 +68,7 @@ def _refusing(package: str, weights: Path) -> Iterator[None]:
             f"{package} needs {error.name}, which is not installed",
             f"Install it with: pip install {error.name}",
         ) from error
-    except (OSError, RuntimeError, ValueError, AttributeError, pickle.UnpicklingError) as error:
+    except UNREADABLE as error:
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"{weights} is not Inception's file of {package} ({why})",

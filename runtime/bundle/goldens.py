@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ... import BundleError
+from ..array_file import BROKEN
 from ..sampling.sampler import Latent
 from ..sampling.schedule import Table, Timesteps
 from ..sampling.settings import Settings
@@ -23,19 +22,6 @@ FILE_NAME = "goldens.npz"
 ARRAYS = ("timesteps", "latents", "predictions", "seeds", "trajectory")
 NAMED = ("conditions", "told")  # groups of arrays, each as ``group.name``
 OLD_NAMES = {"labels": "conditions.label", "classes": "told.label"}  # before schema version 3
-BROKEN = (  # what NumPy raises at one kind of broken file or another
-    OSError,
-    EOFError,
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    RuntimeError,
-    OverflowError,
-    MemoryError,  # of a shape that the header made up
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from ..figures import counted
 from ..image import make_grid, save_png
+from ..picture import read_drawn
 from ..pipeline import Pipeline
 from ..samples import Samples
 from ..sampling.asked import as_seeds
@@ -207,10 +207,7 @@ def _why_on_host(
 
 def _save_grid(plan: Sequence[PlannedImage], out: Path, settings: Mapping[str, Any]) -> Path:
     with adding_to(out, settings):
-        pictures = []
-        for image in plan:
-            with Image.open(out / f"{image.stem}{PICTURE}") as picture:
-                pictures.append(picture.copy())
+        pictures = [read_drawn(out / f"{image.stem}{PICTURE}") for image in plan]
         columns = math.ceil(math.sqrt(len(plan)))
         zoom = 2 if max(pictures[0].size) < ZOOM_LIMIT else 1
         told = {**settings, **_of_each(plan), "columns": columns, "zoom": zoom}

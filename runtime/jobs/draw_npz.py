@@ -13,6 +13,7 @@ from PIL import Image
 
 from ... import OptionError
 from ..figures import counted
+from ..picture import read_drawn
 from ..pipeline import Pipeline
 from ..sampling.asked import as_seeds
 from ..sampling.init import Init
@@ -24,7 +25,7 @@ from .npz_file import read_npz_parameters, write_npz
 from .parameters import shared_settings
 from .plan import PlannedImage
 
-REMEDY = "Choose another file with `--npz`, or draw anew with `--overwrite`"
+REMEDY = "Choose another file with `--npz`, remove this one, or draw anew with `--overwrite`"
 
 
 def draw_npz(
@@ -124,9 +125,7 @@ def _is_done(npz: Path, told: dict[str, Any]) -> bool:
 
 def _pictures(plan: Sequence[PlannedImage], folder: Path, moved: Moved) -> Iterator[Image.Image]:
     for image in plan:
-        with Image.open(folder / f"{image.stem}{PICTURE}") as picture:
-            picture.load()
-        yield picture
+        yield read_drawn(folder / f"{image.stem}{PICTURE}")
         moved(1)
 
 

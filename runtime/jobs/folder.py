@@ -14,11 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL.Image import DecompressionBombError
-
 from ... import OptionError
 from ..bundle.in_place import held
 from ..image import read_parameters, written_whole
+from ..picture import BROKEN
 from ..said import shortly
 from .latent_file import read_latent_parameters, told_beside
 from .plan import PlannedImage
@@ -31,14 +30,6 @@ NUMBERED = re.compile(rf"[0-9]{{6,}}-.*({re.escape(PICTURE)}|{re.escape(LATENT)}
 OF_ONE = ("label", "label_name", "seed", "latent_sha256")  # parameters of one image alone
 PLACE = ("backend", "step_sha256")  # and of where it was drawn
 MARK = "pitstop"  # a parameter that every image has which pitstop drew
-UNREADABLE = (  # what Pillow and JSON raise at what is no image of pitstop's
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    RecursionError,
-    DecompressionBombError,
-)
 REMEDY = "Choose another folder with `--out`, or draw anew in this one with `--overwrite`"
 
 Parameters = Mapping[str, Any]
@@ -146,7 +137,7 @@ def _said(name: str, settings: Parameters) -> str:
 def _check_latents(out: Path, may_go: set[str]) -> None:
     """Latents of an older pitstop do not say what drew them."""
     for path in _numbered(out):
-        if path.suffix == LATENT and path.stem not in may_go and not told_beside(path).exists():
+        if path.suffix == LATENT and path.stem not in may_go and not told_beside(path).is_file():
             raise OptionError(
                 f"Nothing says what {path} was drawn with",
                 "Move it away, or choose another folder with `--out`",
@@ -190,7 +181,8 @@ def _images(out: Path) -> Iterator[tuple[Path, Parameters]]:
 
 def _numbered(out: Path) -> list[Path]:
     """The files of a folder that are named as images are."""
-    return sorted(path for path in out.iterdir() if NUMBERED.fullmatch(path.name))
+    names = (path for path in out.iterdir() if NUMBERED.fullmatch(path.name))
+    return sorted(path for path in names if path.is_file())
 
 
 def _seed(path: Path) -> int:
@@ -199,10 +191,12 @@ def _seed(path: Path) -> int:
 
 def _read(path: Path, *, whole: bool = False) -> dict[str, Any] | None:
     """The parameters of an image; None where there is none of pitstop's, or it is not whole."""
+    if not path.is_file():
+        return None
     read = read_latent_parameters if path.suffix == LATENT else read_parameters
     try:
         found = read(path, whole=whole)
-    except UNREADABLE:
+    except BROKEN:
         return None
     return found if found and MARK in found else None
 
@@ -214,6 +208,10 @@ def _read_index(out: Path) -> dict[str, Any] | None:
         OptionError: It is another version's, or may not be read.
     """
     path = out / INDEX_FILE
+    if path.exists() and not path.is_file():
+        raise OptionError(
+            f"{path} cannot be read (it is no file)", "Choose another folder with `--out`"
+        )
     try:
         content = json.loads(path.read_bytes())
         version, settings = content["version"], content["settings"]

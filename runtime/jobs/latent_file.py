@@ -46,7 +46,10 @@ def read_latent_parameters(path: Path, *, whole: bool = True) -> dict[str, Any]:
         OSError: There are none, or they have changed.
         ValueError: What lies beside them is no table.
     """
-    parameters = dict(json.loads(told_beside(path).read_text(encoding="utf-8")))
+    told = told_beside(path)
+    if not told.is_file():
+        raise OSError(f"there is no file {told}")
+    parameters = dict(json.loads(told.read_text(encoding="utf-8")))
     digest = parameters.pop(SHA256, None)
     if whole and digest != _sha256(path):
         raise OSError(f"the latents of {path} have changed")

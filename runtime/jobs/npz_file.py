@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from ..array_file import BROKEN
 from ..image import written_whole
 
 ARRAY = "arr_0"
@@ -76,7 +77,9 @@ def read_npz_parameters(path: Path) -> dict[str, Any] | None:
     try:
         with zipfile.ZipFile(path) as archive:
             told = json.loads(archive.comment)
-    except (zipfile.BadZipFile, ValueError, RecursionError):
+    except FileNotFoundError:
+        raise
+    except BROKEN:
         return None
     return told if isinstance(told, dict) else None
 

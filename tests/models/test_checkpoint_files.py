@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import pytest
 import torch
 from format_helpers import refusal, write_diffusers, write_dit
 
+from pitstop import CheckpointError
 from pitstop.models.checkpoint import load_checkpoint
+from pitstop.models.checkpoint_files import shards_of
 from pitstop.models.format import Hints
 
 SHARDED: list[dict[str, Any]] = [{}, {"max_shard_size": "100KB"}, {"safe_serialization": False}]
@@ -64,3 +67,11 @@ def test_a_file_has_no_variants_and_a_folder_no_sets(tmp_path: Path) -> None:
     assert "is no folder, which alone has variants" in refusal(path, Hints(variant="bf16"))
     write_diffusers(tmp_path)
     assert "Leave `--weights` out" in refusal(tmp_path, Hints(weights="ema"))
+
+
+@pytest.mark.parametrize("file", ["..", ".", "", "a/b.safetensors", "a\0b"])
+def test_a_list_of_shards_names_files_beside_it_alone(tmp_path: Path, file: str) -> None:
+    index = tmp_path / "a.index.json"
+    index.write_text(json.dumps({"weight_map": {"weight": file}}))
+    with pytest.raises(CheckpointError, match="does not say where the weights are"):
+        shards_of(index)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import socket
@@ -195,6 +196,105 @@ def test_a_file_that_a_list_names_and_nobody_serves_is_told(hub: Hub, tmp_path: 
     (tmp_path / REPOSITORY / index).write_text('{"weight_map": {"a": "none.safetensors"}}')
 
     assert "lacks a file that its own lists name" in refusal()
+
+
+def told(**changed: object) -> bytes:
+    said = {"id": REPOSITORY, "sha": COMMIT, "siblings": [{"rfilename": "DiT.pt"}]}
+    return json.dumps({**said, **changed}).encode()
+
+
+@pytest.mark.parametrize(
+    "listing",
+    [
+        b"<html>log in here</html>",
+        b"[]",
+        b"null",
+        b"{}",
+        told(siblings=5),
+        told(siblings=[{"name": "a"}]),
+        told(siblings=[{"rfilename": None}]),
+        told(sha=None),
+        told(sha="None"),
+        told(sha=5),
+    ],
+)
+def test_an_answer_that_no_hub_gives_is_told_as_that(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listing: bytes
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    repository(hub, tmp_path, "DiT.pt")
+    hub.listing = listing
+
+    line = refusal()
+
+    assert f"{hub.url} does not answer as a hub does" in line
+    assert "Check HF_ENDPOINT" in line
+
+
+def test_a_hubs_commit_names_no_file_of_the_users(hub: Hub, tmp_path: Path) -> None:
+    repository(hub, tmp_path, "DiT.pt")
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    hub.listing = told(sha=f"../../../{os.path.relpath(precious, tmp_path)}")
+    hub.headers = {"X-Repo-Commit": "theirs"}
+
+    assert "does not answer as a hub does" in refusal()
+    assert precious.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "name", ["/a.pt", "../a.pt", "..\\a.pt", "a//b.pt", "./a.pt", "a\0.pt", ""]
+)
+def test_a_name_that_leaves_the_repository_is_no_file_of_it(
+    hub: Hub, tmp_path: Path, name: str
+) -> None:
+    repository(hub, tmp_path, "DiT.pt")
+    hub.listing = told(siblings=[{"rfilename": name}])
+
+    assert "but no file at all" in refusal()
+
+
+def test_a_file_is_held_to_the_sha256_that_names_it(hub: Hub, tmp_path: Path) -> None:
+    repository(hub, tmp_path, "DiT.pt")
+    hub.headers = {"ETag": f'"{64 * "a"}"'}
+
+    line = refusal()
+
+    assert "is damaged: its bytes are not those of its sha256" in line
+    assert "Remove " in line
+
+    (weights,) = (tmp_path / REPOSITORY).glob("*.pt")
+    (tmp_path / REPOSITORY / "README.md").unlink()
+    hub.headers = {"ETag": f'"{hashlib.sha256(weights.read_bytes()).hexdigest()}"'}
+    assert fetch().path.read_bytes() == weights.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "found"),
+    [
+        ({}, 500, "answers with 500"),
+        ({"ETag": None}, None, "does not answer as a hub does"),
+        ({"X-Repo-Commit": None}, None, "does not answer as a hub does"),
+        ({"X-Repo-Commit": "../../.."}, None, "does not answer as a hub does"),
+        ({"X-Linked-Size": "3"}, None, "is not whole"),
+    ],
+)
+def test_a_file_that_does_not_come_is_not_told_as_a_missing_repository(
+    hub: Hub,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    headers: dict[str, str | None],
+    status: int | None,
+    found: str,
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    repository(hub, tmp_path, "DiT.pt")
+    hub.headers, hub.files = headers, status
+
+    line = refusal()
+
+    assert found in line
+    assert "There is no" not in line
 
 
 @pytest.mark.parametrize("status", [429, 503])

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import struct
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +124,48 @@ def sixteen_bits(path: Path) -> None:
     Image.fromarray(np.full((24, 40), 40_000, np.uint16)).save(path)
 
 
+def wide_png(colour: int, channels: int) -> Callable[[Path], None]:
+    """A PNG of 16 bits a channel, which Pillow opens as one of 8."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        check = struct.pack(">I", zlib.crc32(name + content))
+        return struct.pack(">I", len(content)) + name + content + check
+
+    def write(path: Path) -> None:
+        levels = np.full((24, 40, channels), 0xFFFF, ">u2")
+        head = struct.pack(">IIBBBBB", 40, 24, 16, colour, 0, 0, 0)
+        rows = zlib.compress(b"".join(b"\0" + row.tobytes() for row in levels))
+        chunks = chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
+
+    return write
+
+
+def wide_tiff(path: Path) -> None:
+    picture("RGB", (40, 24)).save(path, "TIFF")
+    content, bits = path.read_bytes(), struct.pack("<HHH", 8, 8, 8)
+    assert content.count(bits) == 1
+    path.write_bytes(content.replace(bits, struct.pack("<HHH", 16, 16, 16)) + bytes(9000))
+
+
+def wide_ppm(path: Path) -> None:
+    path.write_bytes(b"P6\n40 24\n65535\n" + bytes(40 * 24 * 6))
+
+
+def damaged_avif(path: Path) -> None:
+    picture("RGB", (40, 24)).save(path, "AVIF")
+    content = path.read_bytes()
+    path.write_bytes(content[:-60] + bytes(60))
+
+
+def broken_stream(path: Path) -> None:
+    """One that Pillow's reader says SyntaxError or zlib's own error of."""
+    picture().save(path)
+    content = bytearray(path.read_bytes())
+    content[60:400] = bytes(340)
+    path.write_bytes(content)
+
+
 def frames(path: Path) -> None:
     first, second = picture("RGB", (40, 24)), picture("RGB", (40, 24), seed=1)
     first.save(path, save_all=True, append_images=[second])
@@ -133,6 +179,15 @@ def cut_short(path: Path) -> None:
 REFUSED = {
     "clear": (clear, "is transparent in places"),
     "sixteen_bits": (sixteen_bits, "of the mode I;16, not of 8 bits"),
+    "wide_rgb": (wide_png(2, 3), "more than 8 bits"),
+    "wide_grey_alpha": (wide_png(4, 2), "more than 8 bits"),
+    "wide_rgba": (wide_png(6, 4), "more than 8 bits"),
+    "wide_tiff": (wide_tiff, "more than 8 bits"),
+    "wide_ppm": (wide_ppm, "more than 8 bits"),
+    "damaged_avif": (damaged_avif, "cannot be read"),
+    "broken_stream": (broken_stream, "cannot be read"),
+    "pipe": (os.mkfifo, "cannot be read (it is no file)"),
+    "device": (lambda path: path.symlink_to("/dev/zero"), "cannot be read (it is no file)"),
     "frames": (frames, "has 2 frames"),
     "cut_short": (cut_short, "cannot be read"),
     "text": (lambda path: path.write_text("hello"), "cannot be read"),
@@ -154,6 +209,38 @@ def test_what_would_change_the_picture_without_a_word_is_refused(kind: str, tmp_
     message = one_line(caught.value)
     assert found in message
     assert str(path) in message
+
+
+def test_a_picture_of_pillows_that_is_cut_off_or_wide_is_refused_too(tmp_path: Path) -> None:
+    cut_short(tmp_path / "cut.png")
+    wide_png(2, 3)(tmp_path / "wide.png")
+    for name, found in (("cut", "cannot be read"), ("wide", "more than 8 bits")):
+        with (
+            Image.open(tmp_path / f"{name}.png") as image,
+            pytest.raises(OptionError) as caught,
+        ):
+            begun(image)
+        assert found in one_line(caught.value)
+
+
+def test_a_large_picture_is_read_without_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture("RGB", (40, 24)).save(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 900)
+
+    assert begun(tmp_path / "large.png").shape == (3, 24, 40)
+
+
+def test_five_and_six_bits_a_channel_are_no_more_than_eight(tmp_path: Path) -> None:
+    levels = np.zeros((24, 40), "<u2")
+    masks = struct.pack("<III", 0xF800, 0x07E0, 0x001F)
+    info = struct.pack("<IiiHHIIiiII", 40, 40, 24, 1, 16, 3, levels.nbytes, 0, 0, 0, 0)
+    start = 14 + len(info) + len(masks)
+    file = b"BM" + struct.pack("<IHHI", start + levels.nbytes, 0, 0, start)
+    (tmp_path / "a.bmp").write_bytes(file + info + masks + levels.tobytes())
+
+    assert (begun(tmp_path / "a.bmp") == -1).all()
 
 
 @pytest.mark.parametrize("strength", [0, -0.5, 1.01, float("nan"), "much"])

@@ -49,6 +49,12 @@ def test_the_distance_is_the_formula_with_scipys_matrix_root(seed: int) -> None:
     assert frechet_distance(fitted(a, 64), fitted(b, 64)) == pytest.approx(expected, rel=1e-9)
 
 
+def test_the_distance_of_a_set_to_itself_is_never_below_0() -> None:
+    for seed in range(40):
+        one = fit(features(12, 6, seed))
+        assert 0 <= frechet_distance(one, one) < 1e-9
+
+
 def test_the_distance_of_too_few_images_is_finite_and_0_to_themselves() -> None:
     few = features(5, 16, 0)
 

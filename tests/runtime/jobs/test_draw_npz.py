@@ -111,6 +111,25 @@ def test_a_file_of_the_same_images_is_kept_and_one_of_others_refused(
     assert done.drawn == 5
 
 
+def test_a_stopped_overwrite_goes_on_once_the_old_file_is_removed(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    npz = tmp_path / "a.npz"
+    draw(pipeline, npz)
+    others = dataclasses.replace(SETTINGS, steps=4)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        stop_after(2, monkeypatch, "save_png")
+        with pytest.raises(KeyboardInterrupt):
+            draw(pipeline, npz, settings=others, overwrite=True)
+    with pytest.raises(OptionError, match="remove this one"):
+        draw(pipeline, npz, settings=others)
+    npz.unlink()
+
+    done = draw(pipeline, npz, settings=others)
+
+    assert (done.drawn, done.kept) == (3, 2)
+
+
 def test_a_file_of_somebody_elses_is_not_written_over(pipeline: Pipeline, tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", np.zeros(3))
 

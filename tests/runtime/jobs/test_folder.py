@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -66,7 +67,7 @@ def refused(pipeline: Pipeline, out: Path, num: int = 2, **asked: object) -> str
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
 
 
 def elsewhere(pipeline: Pipeline, device: str = "other") -> Pipeline:
@@ -241,6 +242,26 @@ def test_an_index_that_is_a_folder_is_refused(pipeline: Pipeline, out: Path) -> 
 
     with pytest.raises(OptionError, match=r"pitstop-run.json cannot be read .*`--out`"):
         draw(pipeline, out)
+
+
+def test_pipes_in_the_places_of_its_files_are_not_waited_for(pipeline: Pipeline, out: Path) -> None:
+    out.mkdir()
+    os.mkfifo(out / "000000-shirt.png")
+    assert draw(pipeline, out).drawn == 2
+
+    (out / INDEX).unlink()
+    os.mkfifo(out / INDEX)
+    assert "cannot be read (it is no file)" in refused(pipeline, out)
+
+
+def test_a_pipe_in_the_place_of_what_a_latent_says_is_not_waited_for(out: Path) -> None:
+    vae = latents_of_a_vae()
+    draw(vae, out)
+    [first, *_] = sorted(out.glob("*.npy"))
+    first.with_suffix(".json").unlink()
+    os.mkfifo(first.with_suffix(".json"))
+
+    assert "Nothing says what" in refused(vae, out)
 
 
 def test_a_picture_that_lacks_a_setting_was_drawn_by_another_pitstop(

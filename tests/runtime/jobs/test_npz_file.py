@@ -96,6 +96,17 @@ def test_twenty_thousand_pictures_take_no_more_memory_than_a_few(tmp_path: Path)
     assert peak < 1_000_000
 
 
+def test_a_damaged_file_says_nothing_of_what_drew_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    write_npz(path, iter(pictures(2)), 2, {"steps": 3})
+    whole = path.read_bytes()
+    directory = whole.index(b"PK\x01\x02")
+    for place in range(directory, len(whole)):
+        for value in (0, 99, 255):
+            path.write_bytes(whole[:place] + bytes([value]) + whole[place + 1 :])
+            assert read_npz_parameters(path) in (None, {"steps": 3}) or place > len(whole) - 20
+
+
 def test_a_file_of_others_says_nothing_of_what_drew_it(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", np.zeros((1, 2, 2, 3), np.uint8))
     (tmp_path / "b.npz").write_text("no archive")
