@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,16 @@ from ..sampling.asked import as_seeds
 from ..sampling.init import Init
 from ..sampling.settings import Settings
 from ..stage import Moved, OnStage, unheard
-from . import RunReport, draw_images, starts_of
+from . import RunReport, draw_images
 from .folder import MARK, PICTURE, adding_to, check_same, leave_folder
-from .npz_file import read_npz_parameters, write_npz
+from .npz_file import is_whole, read_npz_parameters, write_npz
 from .parameters import shared_settings
 from .plan import PlannedImage
 
-REMEDY = "Choose another file with `--npz`, or draw anew with `--overwrite`"
+REMEDY = (
+    "Choose another file with `--npz`, remove this one (images that are drawn already are kept), "
+    "or draw all anew with `--overwrite`"
+)
 
 
 def draw_npz(
@@ -64,24 +67,31 @@ def draw_npz(
     settings = pipeline.settle(settings)
     as_seeds([image.seed for image in plan], len(plan))
     told = _told(pipeline, plan, settings, init)
-    done = npz.exists() and not overwrite and _is_done(npz, told)
+    shared = shared_settings(pipeline, settings, init)
+    done = not overwrite and _is_done(npz, told)
     beside = npz.with_name(f"{npz.name}.images")
     if done and not strict and out is None:
-        _leave(beside)
-        return _kept(pipeline, plan, settings, init, npz)
+        left = _leave(beside, shared, plan)
+        return dataclasses.replace(_kept(pipeline, plan, settings, init, npz), left=left)
+
+    def pack(report: RunReport) -> None:
+        if report.drawn or not done:
+            moved = on_stage(f"writing {npz.name}", len(plan))
+            with adding_to(out or beside, shared):
+                write_npz(
+                    npz, _pictures(plan, out or beside, moved), len(plan), told,
+                    before_place=lambda: overwrite or _is_done(npz, told),
+                )  # fmt: skip
+
     report = draw_images(
         pipeline, plan, settings, out or beside,
-        overwrite=overwrite, strict=strict, init=init, on_stage=on_stage,
+        overwrite=overwrite, strict=strict, init=init, on_stage=on_stage, when_whole=pack,
     )  # fmt: skip
-    if report.drawn or not done:
-        moved = on_stage(f"writing {npz.name}", len(plan))
-        with adding_to(out or beside, shared_settings(pipeline, settings, init)):
-            write_npz(npz, _pictures(plan, out or beside, moved), len(plan), told)
     report = dataclasses.replace(report, npz=npz)
     if out is not None:
         return report
-    _leave(beside)
-    return dataclasses.replace(report, grid=None, why_no_grid=_no_grid(plan))
+    left = _leave(beside, shared, plan)
+    return dataclasses.replace(report, grid=None, why_no_grid=_no_grid(plan), left=left)
 
 
 def _told(
@@ -89,30 +99,32 @@ def _told(
 ) -> dict[str, Any]:
     """What a file of these images says of them."""
     each = np.array([(image.label, image.seed) for image in plan], np.uint64)
-    starts = starts_of(plan)
-    latents = (
-        {} if starts is None else {"latents_sha256": hashlib.sha256(starts.tobytes()).hexdigest()}
-    )
+    latents = [image.latent for image in plan if image.latent is not None]
+    digest = hashlib.sha256()
+    for latent in latents:
+        digest.update(latent.tobytes())
     return {
         **shared_settings(pipeline, settings, init),
         "images": len(plan),
         "seed": plan[0].seed,
         "labels_and_seeds_sha256": hashlib.sha256(each.astype("<u8").tobytes()).hexdigest(),
-        **latents,
+        **({"latents_sha256": digest.hexdigest()} if latents else {}),
     }
 
 
 def _is_done(npz: Path, told: dict[str, Any]) -> bool:
-    """Whether a file that is there holds these images.
+    """Whether a file is there, holds these images, and is whole.
 
     Raises:
         OptionError: It holds others.
     """
+    if not npz.exists():
+        return False
     found = read_npz_parameters(npz)
     if found is None or MARK not in found:
         raise OptionError(f"{npz} is there, and does not say what drew it", REMEDY)
     check_same(npz, found, told, REMEDY)
-    return True
+    return is_whole(npz, told["images"])
 
 
 def _pictures(plan: Sequence[PlannedImage], folder: Path, moved: Moved) -> Iterator[Image.Image]:
@@ -123,9 +135,11 @@ def _pictures(plan: Sequence[PlannedImage], folder: Path, moved: Moved) -> Itera
         moved(1)
 
 
-def _leave(beside: Path) -> None:
+def _leave(beside: Path, shared: Mapping[str, Any], plan: Sequence[PlannedImage]) -> Path | None:
+    """Leave the folder beside the file, which is given where it stays."""
     if beside.is_dir():
-        leave_folder(beside)
+        leave_folder(beside, shared, plan)
+    return beside if beside.is_dir() else None
 
 
 def _no_grid(plan: Sequence[PlannedImage]) -> str:

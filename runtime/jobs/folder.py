@@ -2,17 +2,19 @@
 
 What is true of one image stands in that image. The index says what a run must have in common with
 the images to add to them, so that no folder holds images of several settings without a word.
-Several processes may draw into one folder: it is held where the index or an image is written.
+Several processes may draw into one folder: it is held where the index or an image is written. Each
+holds the index for as long as it draws, so that no other takes the folder for one that is left.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from PIL.Image import DecompressionBombError
 
@@ -28,6 +30,7 @@ INDEX_VERSION = 1
 GRID_FILE = "grid.png"
 PICTURE, LATENT = ".png", ".npy"
 NUMBERED = re.compile(rf"[0-9]{{6,}}-.*({re.escape(PICTURE)}|{re.escape(LATENT)})", re.DOTALL)
+PARTIAL_FILE = re.compile(r"\..+\.[0-9a-f]{8}\.partial", re.DOTALL)  # as `whole_file` names it
 OF_ONE = ("label", "label_name", "seed", "latent_sha256")  # parameters of one image alone
 PLACE = ("backend", "step_sha256")  # and of where it was drawn
 MARK = "pitstop"  # a parameter that every image has which pitstop drew
@@ -44,9 +47,10 @@ REMEDY = "Choose another folder with `--out`, or draw anew in this one with `--o
 Parameters = Mapping[str, Any]
 
 
-def enter_folder(
+@contextlib.contextmanager
+def drawing_into(
     out: Path, settings: Parameters, plan: Sequence[PlannedImage], *, overwrite: bool
-) -> None:
+) -> Iterator[None]:
     """Make a folder ready for a run, or refuse the run before anything is drawn.
 
     Args:
@@ -60,19 +64,28 @@ def enter_folder(
             cannot be written.
     """
     _make_folder(out)
-    with _holding(out):
-        _check_latents(out, {image.stem for image in plan} if overwrite else set())
-        index = _read_index(out)
-        if overwrite:
-            _remove_others(out, settings, plan)
-        elif index is not None:
-            check_same(out, index, settings)
-        else:
-            for path, found in _images(out):
-                check_same(path, _shared(found), settings)
-        _check_seeds(out, plan)
-        if index != settings:
-            _write_index(out, settings)
+    with contextlib.ExitStack() as drawing:
+        with _holding(out):
+            _enter(out, settings, plan, overwrite=overwrite)
+            drawing.enter_context(_index_held(out))
+        yield
+
+
+def _enter(
+    out: Path, settings: Parameters, plan: Sequence[PlannedImage], *, overwrite: bool
+) -> None:
+    _check_latents(out, {image.stem for image in plan} if overwrite else set())
+    index = _read_index(out)
+    if overwrite:
+        _remove_others(out, settings, plan)
+    elif index is None:
+        for path, found in _images(out):
+            check_same(path, _shared(found), settings)
+    elif any(_images(out)) or _is_drawn_into(out):
+        check_same(out, index, settings)
+    _check_seeds(out, plan)
+    if index != settings:
+        _write_index(out, settings)
 
 
 @contextlib.contextmanager
@@ -82,6 +95,11 @@ def adding_to(out: Path, settings: Parameters) -> Iterator[None]:
     Raises:
         OptionError: One has.
     """
+    if not out.exists():
+        raise OptionError(
+            f"{out} is gone: it was removed while images were drawn",
+            "Start the run again, or choose another folder with `--out`",
+        )
     with _holding(out, shared=True):
         if _read_index(out) != settings:
             raise OptionError(
@@ -109,18 +127,27 @@ def is_drawn(path: Path, parameters: Parameters, *, strict: bool) -> bool:
     return not strict or found == parameters
 
 
-def leave_folder(out: Path) -> None:
-    """Remove pitstop's own images and index from a folder, and the folder where nothing is left.
+def leave_folder(out: Path, settings: Parameters, plan: Sequence[PlannedImage]) -> None:
+    """Remove a run's images and index from a folder, and the folder where nothing is left.
+
+    It stays as it is where it holds images of other runs too, or another run draws into it.
 
     Raises:
         OptionError: That could not be done.
     """
     with _holding(out):
+        planned = {image.stem for image in plan}
+        images = list(_images(out))
+        if _is_drawn_into(out) or any(
+            path.stem not in planned or _shared(found) != settings for path, found in images
+        ):
+            return
         try:
-            for path, _ in _images(out):
+            for path, _ in images:
                 path.unlink(missing_ok=True)
-            for name in (GRID_FILE, INDEX_FILE):
-                (out / name).unlink(missing_ok=True)
+            for path in list(out.iterdir()):
+                if path.name in {GRID_FILE, INDEX_FILE} or PARTIAL_FILE.fullmatch(path.name):
+                    path.unlink(missing_ok=True)
             if not any(out.iterdir()):
                 out.rmdir()
         except OSError as error:
@@ -237,6 +264,31 @@ def _write_index(out: Path, settings: Parameters) -> None:
     content = {"version": INDEX_VERSION, "settings": settings}
     with written_whole(out / INDEX_FILE) as beside:
         beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _index_held(out: Path) -> Iterator[IO[bytes]]:
+    """Hold a folder's index beside other runs; who calls this holds the folder."""
+    try:
+        file = (out / INDEX_FILE).open("rb")
+    except OSError as error:
+        raise _not_written(out, error) from error
+    with file:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_SH)
+        yield file
+
+
+def _is_drawn_into(out: Path) -> bool:
+    """Whether a run holds a folder's index; who calls this holds the folder."""
+    try:
+        with (out / INDEX_FILE).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # there is no index, or the file system has no locks
+        return False
+    return False
 
 
 @contextlib.contextmanager
