@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import init_options, sampling_options, session_options
+from .places import check_apart, check_beside_images, check_outside
 from .printing import check_place, console, json_option, messages, pairs, write_json
 from .progress import shown_stages
 
@@ -84,6 +85,7 @@ def generate(
     from ..runtime.jobs.start_latents import read_latents
     from ..runtime.pipeline import Pipeline
 
+    _check_places(bundle, {"--npz": npz, "--json": json_path}, out, latents, begins)
     draw: Callable[..., RunReport]
     if npz is not None:
         draw = functools.partial(draw_npz, npz=npz, out=out)
@@ -113,6 +115,21 @@ def generate(
             )
     write_json(json_path, done.figures())
     _print(done, out, opened)
+
+
+def _check_places(
+    bundle: Path,
+    writes: Mapping[str, Path | None],
+    out: Path | None,
+    latents: Path | None,
+    begins: Mapping[str, Any],
+) -> None:
+    """Refuse files that would be lost before anything is drawn."""
+    reads = {"`--latents`": latents, "`--init`": begins["picture"], "`--mask`": begins["mask"]}
+    check_apart(writes, reads)
+    check_outside(writes, bundle)
+    if out is not None:
+        check_beside_images(writes, out)
 
 
 def _print(done: RunReport, out: Path | None, opened: Pipeline) -> None:

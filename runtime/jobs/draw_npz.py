@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ... import OptionError
+from ... import FolderError, OptionError
 from ..figures import counted
 from ..pipeline import Pipeline
 from ..sampling.asked import as_seeds
@@ -19,7 +20,7 @@ from ..sampling.init import Init
 from ..sampling.settings import Settings
 from ..stage import Moved, OnStage, unheard
 from . import RunReport, draw_images
-from .folder import MARK, PICTURE, adding_to, check_same, leave_folder
+from .folder import MARK, PICTURE, adding_to, difference, leave_folder
 from .npz_file import is_whole, read_npz_parameters, write_npz
 from .parameters import shared_settings
 from .plan import PlannedImage
@@ -71,7 +72,8 @@ def draw_npz(
     done = not overwrite and _is_done(npz, told)
     beside = npz.with_name(f"{npz.name}.images")
     if done and not strict and out is None:
-        left = _leave(beside, shared, plan)
+        with _as_of(npz):
+            left = _leave(beside, shared, plan)
         return dataclasses.replace(_kept(pipeline, plan, settings, init, npz), left=left)
 
     def pack(report: RunReport) -> None:
@@ -83,15 +85,29 @@ def draw_npz(
                     before_place=lambda: overwrite or _is_done(npz, told),
                 )  # fmt: skip
 
-    report = draw_images(
-        pipeline, plan, settings, out or beside,
-        overwrite=overwrite, strict=strict, init=init, on_stage=on_stage, when_whole=pack,
-    )  # fmt: skip
-    report = dataclasses.replace(report, npz=npz)
-    if out is not None:
-        return report
-    left = _leave(beside, shared, plan)
+    with contextlib.nullcontext() if out else _as_of(npz):
+        report = draw_images(
+            pipeline, plan, settings, out or beside,
+            overwrite=overwrite, strict=strict, init=init, on_stage=on_stage, when_whole=pack,
+        )  # fmt: skip
+        report = dataclasses.replace(report, npz=npz)
+        if out is not None:
+            return report
+        left = _leave(beside, shared, plan)
     return dataclasses.replace(report, grid=None, why_no_grid=_no_grid(plan), left=left)
+
+
+@contextlib.contextmanager
+def _as_of(npz: Path) -> Iterator[None]:
+    """Tell what is wrong with the folder beside a file as of that file, which was asked for."""
+    try:
+        yield
+    except FolderError as error:
+        anew = ", or draw anew with `--overwrite`" if "--overwrite" in error.remedy else ""
+        raise OptionError(
+            f"The images of {npz} are kept beside it until it is whole, and {error.problem}",
+            f"Choose another file with `--npz`, or a folder for them with `--out`{anew}",
+        ) from error
 
 
 def _told(
@@ -123,7 +139,8 @@ def _is_done(npz: Path, told: dict[str, Any]) -> bool:
     found = read_npz_parameters(npz)
     if found is None or MARK not in found:
         raise OptionError(f"{npz} is there, and does not say what drew it", REMEDY)
-    check_same(npz, found, told, REMEDY)
+    if differs := difference(found, told):
+        raise OptionError(f"{npz} {differs}", REMEDY)
     return is_whole(npz, told["images"])
 
 

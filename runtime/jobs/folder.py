@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from PIL.Image import DecompressionBombError
 
-from ... import OptionError
+from ... import FolderError
 from ..bundle.in_place import held
 from ..image import read_parameters, written_whole
 from ..said import shortly
@@ -60,7 +60,7 @@ def drawing_into(
         overwrite: Remove the images that the run draws anew, and those that it does not go with.
 
     Raises:
-        OptionError: The folder holds images of other settings, gives a seed another label, or
+        FolderError: The folder holds images of other settings, gives a seed another label, or
             cannot be written.
     """
     _make_folder(out)
@@ -93,16 +93,16 @@ def adding_to(out: Path, settings: Parameters) -> Iterator[None]:
     """Hold a folder while images are written, so that no other run takes it over meanwhile.
 
     Raises:
-        OptionError: One has.
+        FolderError: One has.
     """
     if not out.exists():
-        raise OptionError(
+        raise FolderError(
             f"{out} is gone: it was removed while images were drawn",
             "Start the run again, or choose another folder with `--out`",
         )
     with _holding(out, shared=True):
         if _read_index(out) != settings:
-            raise OptionError(
+            raise FolderError(
                 f"{out} was taken over while images were drawn: its {INDEX_FILE} has changed",
                 "Choose another folder with `--out`",
             )
@@ -118,7 +118,7 @@ def is_drawn(path: Path, parameters: Parameters, *, strict: bool) -> bool:
         strict: Whether it must have been drawn by the same backend too.
 
     Raises:
-        OptionError: A whole image of pitstop's is there, drawn with other parameters.
+        FolderError: A whole image of pitstop's is there, drawn with other parameters.
     """
     found = _read(path, whole=True)
     if found is None:
@@ -133,7 +133,7 @@ def leave_folder(out: Path, settings: Parameters, plan: Sequence[PlannedImage]) 
     It stays as it is where it holds images of other runs too, or another run draws into it.
 
     Raises:
-        OptionError: That could not be done.
+        FolderError: That could not be done.
     """
     with _holding(out):
         planned = {image.stem for image in plan}
@@ -154,16 +154,28 @@ def leave_folder(out: Path, settings: Parameters, plan: Sequence[PlannedImage]) 
             raise _not_written(out, error) from error
 
 
-def check_same(there: Path, found: Parameters, asked: Parameters, remedy: str = REMEDY) -> None:
+def is_named_as_own(name: str) -> bool:
+    """Whether a file of a folder is named as one of an image, the grid, or the index."""
+    return name in {GRID_FILE, INDEX_FILE} or re.match("[0-9]{6,}-", name) is not None
+
+
+def check_same(there: Path, found: Parameters, asked: Parameters) -> None:
     """See that what is there was drawn as a run asks.
 
     Raises:
-        OptionError: It was not; the message names the first setting that differs.
+        FolderError: It was not; the message names the first setting that differs.
     """
+    if differs := difference(found, asked):
+        raise FolderError(f"{there} {differs}", REMEDY)
+
+
+def difference(found: Parameters, asked: Parameters) -> str | None:
+    """The first setting in which what was drawn is not what a run asks."""
     for name in {**asked, **found}:
         if name not in found or name not in asked or found[name] != asked[name]:
             here, wanted = (_said(name, settings) for settings in (found, asked))
-            raise OptionError(f"{there} was drawn with {here}, this run has {wanted}", remedy)
+            return f"was drawn with {here}, this run has {wanted}"
+    return None
 
 
 def _said(name: str, settings: Parameters) -> str:
@@ -174,7 +186,7 @@ def _check_latents(out: Path, may_go: set[str]) -> None:
     """Latents of an older pitstop do not say what drew them."""
     for path in _numbered(out):
         if path.suffix == LATENT and path.stem not in may_go and not told_beside(path).exists():
-            raise OptionError(
+            raise FolderError(
                 f"Nothing says what {path} was drawn with",
                 "Move it away, or choose another folder with `--out`",
             )
@@ -186,7 +198,7 @@ def _check_seeds(out: Path, plan: Sequence[PlannedImage]) -> None:
     for path in _numbered(out):
         seed = _seed(path)
         if seed in seeds and path.stem not in planned and (found := _read(path)) is not None:
-            raise OptionError(
+            raise FolderError(
                 f"{path} was drawn with label {shortly(found.get('label_name'))}, this run has "
                 f"label {shortly(seeds[seed])} for seed {seed}",
                 f"{REMEDY}, or other seeds with `--seed`",
@@ -238,7 +250,7 @@ def _read_index(out: Path) -> dict[str, Any] | None:
     """The settings in a folder's index; None where there is none, or it is damaged.
 
     Raises:
-        OptionError: It is another version's, or may not be read.
+        FolderError: It is another version's, or may not be read.
     """
     path = out / INDEX_FILE
     try:
@@ -247,13 +259,13 @@ def _read_index(out: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise OptionError(
+        raise FolderError(
             f"{path} cannot be read ({error.strerror})", "Choose another folder with `--out`"
         ) from error
     except (ValueError, TypeError, LookupError, RecursionError):
         return None
     if version != INDEX_VERSION:
-        raise OptionError(
+        raise FolderError(
             f"{path} has version {shortly(version)}, this pitstop reads {INDEX_VERSION}",
             "Choose another folder with `--out`, or draw with the pitstop that wrote it",
         )
@@ -305,13 +317,13 @@ def _make_folder(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OptionError(
+        raise FolderError(
             f"{out} cannot be made ({error.strerror})", "Choose another folder with `--out`"
         ) from error
 
 
-def _not_written(out: Path, error: OSError) -> OptionError:
-    return OptionError(
+def _not_written(out: Path, error: OSError) -> FolderError:
+    return FolderError(
         f"{out} cannot be written ({error.strerror})", "Choose another folder with `--out`"
     )
 

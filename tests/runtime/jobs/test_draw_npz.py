@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -298,3 +299,35 @@ def test_the_command_says_that_the_folder_beside_the_file_stays(tmp_path: Path) 
 
     assert done.exit_code == 0, done.output
     assert "not all in it is this run's" in " ".join(done.stdout.split())
+
+
+def put_a_file(beside: Path) -> None:
+    beside.write_text("mine")
+
+
+def put_images_of_other_options(beside: Path) -> None:
+    pipeline = Pipeline.from_bundle(beside.parent / "bundle")
+    other = dataclasses.replace(SETTINGS, steps=4)
+    draw_images(pipeline, plan_images(pipeline.manifest, ["bag", 0], 5, 7), other, beside)
+
+
+@pytest.mark.parametrize(
+    ("put", "said", "anew"),
+    [
+        (put_a_file, "a.npz.images cannot be made", False),
+        (put_images_of_other_options, "a.npz.images was drawn with steps 4", True),
+    ],
+)
+def test_a_folder_that_is_in_the_way_is_told_as_the_one_beside_the_file(
+    pipeline: Pipeline, tmp_path: Path, put: Callable[[Path], None], said: str, anew: bool
+) -> None:
+    put(tmp_path / "a.npz.images")
+
+    with pytest.raises(OptionError) as told:
+        draw(pipeline, tmp_path / "a.npz")
+
+    line = str(told.value)
+    assert "a.npz are kept beside it until it is whole" in line
+    assert said in line
+    assert "another file with `--npz`" in line
+    assert ("draw anew with `--overwrite`" in line) is anew
