@@ -139,7 +139,11 @@ def _print(done: RunReport, out: Path | None, opened: Pipeline) -> None:
             ("images", f"{done.drawn} drawn, {done.kept} kept from before"),
             *([("file", str(done.npz))] if done.npz else []),
             *([("folder", str(out))] if out else []),
-            *([("stays", f"{done.left}: not all in it is this run's")] if done.left else []),
+            *(
+                [("stays", f"{done.left}: it holds more, or another run draws there")]
+                if done.left
+                else []
+            ),
             ("grid", str(done.grid) if done.grid else done.why_no_grid),
             ("backend", f"{done.device}, {done.precision}"),
             *([("auto", f"took {chosen.name}: {chosen.why}")] if chosen and chosen.why else []),
