@@ -14,6 +14,7 @@ PitstopError
 ├── BackendUnavailable  a backend cannot run on this machine
 ├── EngineError         an engine is missing, does not fit, or cannot be built
 ├── OptionError         an option has a value that does not exist or does not fit
+│   └── FolderError     a folder cannot take the images of a run
 └── NonFiniteError      a latent left the finite numbers
 """
 
@@ -112,6 +113,10 @@ class EngineError(PitstopError):
 
 class OptionError(PitstopError):
     """An option has a value that does not exist, or that does not fit this bundle."""
+
+
+class FolderError(OptionError):
+    """A folder cannot take the images of a run: it holds others, or cannot be written."""
 
 
 class NonFiniteError(PitstopError):

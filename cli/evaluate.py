@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .inputs import check_input
+from .places import check_apart
 from .printing import console, json_option, messages, pairs, write_json
 from .progress import shown_stages
 
@@ -51,6 +52,8 @@ def evaluate(
     from ..evaluation.images.evaluate import evaluate as score
     from ..evaluation.images.evaluate import figures
 
+    reads = {"IMAGES": images, "REFERENCE": reference, "`--weights`": weights}
+    check_apart({"--json": json_path}, reads)
     with shown_stages() as on_stage:
         done = score(images, reference, features=features, weights=weights, on_stage=on_stage)
     write_json(json_path, figures(done))

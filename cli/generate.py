@@ -11,6 +11,7 @@ import click
 
 from .inputs import check_input
 from .options import init_options, sampling_options, session_options
+from .places import check_apart, check_beside_images, check_outside
 from .printing import check_place, console, json_option, messages, pairs, write_json
 from .progress import shown_stages
 
@@ -86,6 +87,7 @@ def generate(
     from ..runtime.jobs.start_latents import read_latents
     from ..runtime.pipeline import Pipeline
 
+    _check_places(bundle, {"--npz": npz, "--json": json_path}, out, latents, begins)
     draw: Callable[..., RunReport]
     if npz is not None:
         draw = functools.partial(draw_npz, npz=npz, out=out)
@@ -117,6 +119,21 @@ def generate(
     _print(done, out, opened)
 
 
+def _check_places(
+    bundle: Path,
+    writes: Mapping[str, Path | None],
+    out: Path | None,
+    latents: Path | None,
+    begins: Mapping[str, Any],
+) -> None:
+    """Refuse files that would be lost before anything is drawn."""
+    reads = {"`--latents`": latents, "`--init`": begins["picture"], "`--mask`": begins["mask"]}
+    check_apart(writes, reads)
+    check_outside(writes, bundle)
+    if out is not None:
+        check_beside_images(writes, out)
+
+
 def _print(done: RunReport, out: Path | None, opened: Pipeline) -> None:
     chosen = opened.chosen
     console.print(
@@ -124,6 +141,11 @@ def _print(done: RunReport, out: Path | None, opened: Pipeline) -> None:
             ("images", f"{done.drawn} drawn, {done.kept} kept from before"),
             *([("file", str(done.npz))] if done.npz else []),
             *([("folder", str(out))] if out else []),
+            *(
+                [("stays", f"{done.left}: it holds more, or another run draws there")]
+                if done.left
+                else []
+            ),
             ("grid", str(done.grid) if done.grid else done.why_no_grid),
             ("backend", f"{done.device}, {done.precision}"),
             *([("auto", f"took {chosen.name}: {chosen.why}")] if chosen and chosen.why else []),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -81,9 +82,11 @@ def written_whole(path: Path, option: str = "--out") -> Iterator[Path]:
         with whole_file(path) as beside:
             yield beside
     except OSError as error:
+        elsewhere = f"hoose another place with `{option}`"
+        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
         raise OptionError(
             f"{path} cannot be written ({error.strerror or error})",
-            f"Free some space there, or choose another folder with `{option}`",
+            f"Free some space there, or c{elsewhere}" if full else f"C{elsewhere}",
         ) from error
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from ..sampling.init import Init
 from ..sampling.sampler import Latent
 from ..sampling.settings import Settings
 from ..stage import OnStage, unheard
-from .folder import GRID_FILE, LATENT, PICTURE, adding_to, enter_folder, is_drawn
+from .folder import GRID_FILE, LATENT, PICTURE, adding_to, drawing_into, is_drawn
 from .latent_file import save_latent
 from .parameters import parameters, shared_settings
 from .plan import PlannedImage
@@ -48,6 +48,7 @@ class RunReport:
         why_on_host: Why the latents came back to the host at every step, where the denoiser has a
             loop that could have kept them.
         npz: The file that holds all images, where one was asked for.
+        left: The folder beside that file, where it stays: it holds more than the run's images.
     """
 
     drawn: int
@@ -62,6 +63,7 @@ class RunReport:
     why_no_grid: str = ""
     why_on_host: str = ""
     npz: Path | None = None
+    left: Path | None = None
 
     @property
     def ms_per_step(self) -> float | None:
@@ -95,6 +97,7 @@ def draw_images(
     strict: bool = False,
     init: Init | None = None,
     on_stage: OnStage = unheard,
+    when_whole: Callable[[RunReport], object] = lambda report: None,
 ) -> RunReport:
     """Draw what is planned and not yet in ``out``, each image written as soon as it is done.
 
@@ -109,6 +112,7 @@ def draw_images(
         strict: Draw again what another backend drew.
         init: What all images begin with, in the place of noise alone.
         on_stage: Told of the drawing, an image and a step at a time.
+        when_whole: Called when all images are there, and no other run may remove the folder yet.
 
     Raises:
         PitstopError: ``out`` cannot be written or holds images of other settings, or an option
@@ -117,17 +121,33 @@ def draw_images(
     settings = pipeline.settle(settings)
     # Refuses options that do not fit before anything is written.
     pipeline.requests(pipeline.manifest.examples(1), [0], settings, init=init)
-    steps = pipeline.sampler(settings, init).schedule.steps
     shared = shared_settings(pipeline, settings, init)
     as_seeds([image.seed for image in plan], len(plan))
-    enter_folder(out, shared, plan, overwrite=overwrite)
-    pending = [
-        image
-        for image in plan
-        if not is_drawn(
-            _path(pipeline, image, out), parameters(pipeline, image, shared), strict=strict
-        )
-    ]
+    with drawing_into(out, shared, plan, overwrite=overwrite):
+        pending = [
+            image
+            for image in plan
+            if not is_drawn(
+                _path(pipeline, image, out), parameters(pipeline, image, shared), strict=strict
+            )
+        ]
+        report = _draw(pipeline, plan, pending, settings, shared, out, init, on_stage)
+        when_whole(report)
+    return report
+
+
+def _draw(
+    pipeline: Pipeline,
+    plan: Sequence[PlannedImage],
+    pending: Sequence[PlannedImage],
+    settings: Settings,
+    shared: Mapping[str, Any],
+    out: Path,
+    init: Init | None,
+    on_stage: OnStage,
+) -> RunReport:
+    """Draw the images of a plan that are not there yet."""
+    steps = pipeline.sampler(settings, init).schedule.steps
     groups = pipeline.groups(len(pending), settings, init)
     moved = on_stage(f"drawing {counted(len(pending), 'image')}", len(pending), steps)
     started, seconds_saving = time.perf_counter(), 0.0

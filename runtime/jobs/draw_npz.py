@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from ... import OptionError
+from ... import FolderError, OptionError
 from ..figures import counted
 from ..picture import read_drawn
 from ..pipeline import Pipeline
@@ -20,12 +21,15 @@ from ..sampling.init import Init
 from ..sampling.settings import Settings
 from ..stage import Moved, OnStage, unheard
 from . import RunReport, draw_images
-from .folder import MARK, PICTURE, adding_to, check_same, leave_folder
-from .npz_file import read_npz_parameters, write_npz
+from .folder import MARK, PICTURE, adding_to, difference, leave_folder
+from .npz_file import is_whole, read_npz_parameters, write_npz
 from .parameters import shared_settings
 from .plan import PlannedImage
 
-REMEDY = "Choose another file with `--npz`, remove this one, or draw anew with `--overwrite`"
+REMEDY = (
+    "Choose another file with `--npz`, remove this one (images that are drawn already are kept), "
+    "or draw all anew with `--overwrite`"
+)
 
 
 def draw_npz(
@@ -65,24 +69,46 @@ def draw_npz(
     settings = pipeline.settle(settings)
     as_seeds([image.seed for image in plan], len(plan))
     told = _told(pipeline, plan, settings, init)
-    done = npz.exists() and not overwrite and _is_done(npz, told)
+    shared = shared_settings(pipeline, settings, init)
+    done = not overwrite and _is_done(npz, told)
     beside = npz.with_name(f"{npz.name}.images")
     if done and not strict and out is None:
-        _leave(beside)
-        return _kept(pipeline, plan, settings, init, npz)
-    report = draw_images(
-        pipeline, plan, settings, out or beside,
-        overwrite=overwrite, strict=strict, init=init, on_stage=on_stage,
-    )  # fmt: skip
-    if report.drawn or not done:
-        moved = on_stage(f"writing {npz.name}", len(plan))
-        with adding_to(out or beside, shared_settings(pipeline, settings, init)):
-            write_npz(npz, _pictures(plan, out or beside, moved), len(plan), told)
-    report = dataclasses.replace(report, npz=npz)
-    if out is not None:
-        return report
-    _leave(beside)
-    return dataclasses.replace(report, grid=None, why_no_grid=_no_grid(plan))
+        with _as_of(npz):
+            left = _leave(beside, shared, plan)
+        return dataclasses.replace(_kept(pipeline, plan, settings, init, npz), left=left)
+
+    def pack(report: RunReport) -> None:
+        if report.drawn or not done:
+            moved = on_stage(f"writing {npz.name}", len(plan))
+            with adding_to(out or beside, shared):
+                write_npz(
+                    npz, _pictures(plan, out or beside, moved), len(plan), told,
+                    before_place=lambda: overwrite or _is_done(npz, told),
+                )  # fmt: skip
+
+    with contextlib.nullcontext() if out else _as_of(npz):
+        report = draw_images(
+            pipeline, plan, settings, out or beside,
+            overwrite=overwrite, strict=strict, init=init, on_stage=on_stage, when_whole=pack,
+        )  # fmt: skip
+        report = dataclasses.replace(report, npz=npz)
+        if out is not None:
+            return report
+        left = _leave(beside, shared, plan)
+    return dataclasses.replace(report, grid=None, why_no_grid=_no_grid(plan), left=left)
+
+
+@contextlib.contextmanager
+def _as_of(npz: Path) -> Iterator[None]:
+    """Tell what is wrong with the folder beside a file as of that file, which was asked for."""
+    try:
+        yield
+    except FolderError as error:
+        anew = ", or draw anew with `--overwrite`" if "--overwrite" in error.remedy else ""
+        raise OptionError(
+            f"The images of {npz} are kept beside it until it is whole, and {error.problem}",
+            f"Choose another file with `--npz`, or a folder for them with `--out`{anew}",
+        ) from error
 
 
 def _told(
@@ -111,16 +137,19 @@ def _latents_told(plan: Sequence[PlannedImage]) -> dict[str, str]:
 
 
 def _is_done(npz: Path, told: dict[str, Any]) -> bool:
-    """Whether a file that is there holds these images.
+    """Whether a file is there, holds these images, and is whole.
 
     Raises:
         OptionError: It holds others.
     """
+    if not npz.exists():
+        return False
     found = read_npz_parameters(npz)
     if found is None or MARK not in found:
         raise OptionError(f"{npz} is there, and does not say what drew it", REMEDY)
-    check_same(npz, found, told, REMEDY)
-    return True
+    if differs := difference(found, told):
+        raise OptionError(f"{npz} {differs}", REMEDY)
+    return is_whole(npz, told["images"])
 
 
 def _pictures(plan: Sequence[PlannedImage], folder: Path, moved: Moved) -> Iterator[Image.Image]:
@@ -129,9 +158,11 @@ def _pictures(plan: Sequence[PlannedImage], folder: Path, moved: Moved) -> Itera
         moved(1)
 
 
-def _leave(beside: Path) -> None:
+def _leave(beside: Path, shared: Mapping[str, Any], plan: Sequence[PlannedImage]) -> Path | None:
+    """Leave the folder beside the file, which is given where it stays."""
     if beside.is_dir():
-        leave_folder(beside)
+        leave_folder(beside, shared, plan)
+    return beside if beside.is_dir() else None
 
 
 def _no_grid(plan: Sequence[PlannedImage]) -> str:

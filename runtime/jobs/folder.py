@@ -2,19 +2,21 @@
 
 What is true of one image stands in that image. The index says what a run must have in common with
 the images to add to them, so that no folder holds images of several settings without a word.
-Several processes may draw into one folder: it is held where the index or an image is written.
+Several processes may draw into one folder: it is held where the index or an image is written. Each
+holds the index for as long as it draws, so that no other takes the folder for one that is left.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from ... import OptionError
+from ... import FolderError
 from ..bundle.in_place import held
 from ..image import read_parameters, written_whole
 from ..picture import BROKEN
@@ -27,6 +29,7 @@ INDEX_VERSION = 1
 GRID_FILE = "grid.png"
 PICTURE, LATENT = ".png", ".npy"
 NUMBERED = re.compile(rf"[0-9]{{6,}}-.*({re.escape(PICTURE)}|{re.escape(LATENT)})", re.DOTALL)
+PARTIAL_FILE = re.compile(r"\..+\.[0-9a-f]{8}\.partial", re.DOTALL)  # as `whole_file` names it
 OF_ONE = ("label", "label_name", "seed", "latent_sha256")  # parameters of one image alone
 PLACE = ("backend", "step_sha256")  # and of where it was drawn
 MARK = "pitstop"  # a parameter that every image has which pitstop drew
@@ -35,9 +38,10 @@ REMEDY = "Choose another folder with `--out`, or draw anew in this one with `--o
 Parameters = Mapping[str, Any]
 
 
-def enter_folder(
+@contextlib.contextmanager
+def drawing_into(
     out: Path, settings: Parameters, plan: Sequence[PlannedImage], *, overwrite: bool
-) -> None:
+) -> Iterator[None]:
     """Make a folder ready for a run, or refuse the run before anything is drawn.
 
     Args:
@@ -47,23 +51,32 @@ def enter_folder(
         overwrite: Remove the images that the run draws anew, and those that it does not go with.
 
     Raises:
-        OptionError: The folder holds images of other settings, gives a seed another label, or
+        FolderError: The folder holds images of other settings, gives a seed another label, or
             cannot be written.
     """
     _make_folder(out)
-    with _holding(out):
-        _check_latents(out, {image.stem for image in plan} if overwrite else set())
-        index = _read_index(out)
-        if overwrite:
-            _remove_others(out, settings, plan)
-        elif index is not None:
-            check_same(out, index, settings)
-        else:
-            for path, found in _images(out):
-                check_same(path, _shared(found), settings)
-        _check_seeds(out, plan)
-        if index != settings:
-            _write_index(out, settings)
+    with contextlib.ExitStack() as drawing:
+        with _holding(out):
+            _enter(out, settings, plan, overwrite=overwrite)
+            drawing.enter_context(_index_held(out))
+        yield
+
+
+def _enter(
+    out: Path, settings: Parameters, plan: Sequence[PlannedImage], *, overwrite: bool
+) -> None:
+    _check_latents(out, {image.stem for image in plan} if overwrite else set())
+    index = _read_index(out)
+    if overwrite:
+        _remove_others(out, settings, plan)
+    elif index is None:
+        for path, found in _images(out):
+            check_same(path, _shared(found), settings)
+    elif any(_images(out)) or _is_drawn_into(out):
+        check_same(out, index, settings)
+    _check_seeds(out, plan)
+    if index != settings:
+        _write_index(out, settings)
 
 
 @contextlib.contextmanager
@@ -71,11 +84,16 @@ def adding_to(out: Path, settings: Parameters) -> Iterator[None]:
     """Hold a folder while images are written, so that no other run takes it over meanwhile.
 
     Raises:
-        OptionError: One has.
+        FolderError: One has.
     """
+    if not out.exists():
+        raise FolderError(
+            f"{out} is gone: it was removed while images were drawn",
+            "Start the run again, or choose another folder with `--out`",
+        )
     with _holding(out, shared=True):
         if _read_index(out) != settings:
-            raise OptionError(
+            raise FolderError(
                 f"{out} was taken over while images were drawn: its {INDEX_FILE} has changed",
                 "Choose another folder with `--out`",
             )
@@ -91,7 +109,7 @@ def is_drawn(path: Path, parameters: Parameters, *, strict: bool) -> bool:
         strict: Whether it must have been drawn by the same backend too.
 
     Raises:
-        OptionError: A whole image of pitstop's is there, drawn with other parameters.
+        FolderError: A whole image of pitstop's is there, drawn with other parameters.
     """
     found = _read(path, whole=True)
     if found is None:
@@ -100,34 +118,55 @@ def is_drawn(path: Path, parameters: Parameters, *, strict: bool) -> bool:
     return not strict or found == parameters
 
 
-def leave_folder(out: Path) -> None:
-    """Remove pitstop's own images and index from a folder, and the folder where nothing is left.
+def leave_folder(out: Path, settings: Parameters, plan: Sequence[PlannedImage]) -> None:
+    """Remove a run's images and index from a folder, and the folder where nothing is left.
+
+    It stays as it is where it holds images of other runs too, or another run draws into it.
 
     Raises:
-        OptionError: That could not be done.
+        FolderError: That could not be done.
     """
     with _holding(out):
+        planned = {image.stem for image in plan}
+        images = list(_images(out))
+        if _is_drawn_into(out) or any(
+            path.stem not in planned or _shared(found) != settings for path, found in images
+        ):
+            return
         try:
-            for path, _ in _images(out):
+            for path, _ in images:
                 path.unlink(missing_ok=True)
-            for name in (GRID_FILE, INDEX_FILE):
-                (out / name).unlink(missing_ok=True)
+            for path in list(out.iterdir()):
+                if path.name in {GRID_FILE, INDEX_FILE} or PARTIAL_FILE.fullmatch(path.name):
+                    path.unlink(missing_ok=True)
             if not any(out.iterdir()):
                 out.rmdir()
         except OSError as error:
             raise _not_written(out, error) from error
 
 
-def check_same(there: Path, found: Parameters, asked: Parameters, remedy: str = REMEDY) -> None:
+def is_named_as_own(name: str) -> bool:
+    """Whether a file of a folder is named as one of an image, the grid, or the index."""
+    return name in {GRID_FILE, INDEX_FILE} or re.match("[0-9]{6,}-", name) is not None
+
+
+def check_same(there: Path, found: Parameters, asked: Parameters) -> None:
     """See that what is there was drawn as a run asks.
 
     Raises:
-        OptionError: It was not; the message names the first setting that differs.
+        FolderError: It was not; the message names the first setting that differs.
     """
+    if differs := difference(found, asked):
+        raise FolderError(f"{there} {differs}", REMEDY)
+
+
+def difference(found: Parameters, asked: Parameters) -> str | None:
+    """The first setting in which what was drawn is not what a run asks."""
     for name in {**asked, **found}:
         if name not in found or name not in asked or found[name] != asked[name]:
             here, wanted = (_said(name, settings) for settings in (found, asked))
-            raise OptionError(f"{there} was drawn with {here}, this run has {wanted}", remedy)
+            return f"was drawn with {here}, this run has {wanted}"
+    return None
 
 
 def _said(name: str, settings: Parameters) -> str:
@@ -138,7 +177,7 @@ def _check_latents(out: Path, may_go: set[str]) -> None:
     """Latents of an older pitstop do not say what drew them."""
     for path in _numbered(out):
         if path.suffix == LATENT and path.stem not in may_go and not told_beside(path).is_file():
-            raise OptionError(
+            raise FolderError(
                 f"Nothing says what {path} was drawn with",
                 "Move it away, or choose another folder with `--out`",
             )
@@ -150,7 +189,7 @@ def _check_seeds(out: Path, plan: Sequence[PlannedImage]) -> None:
     for path in _numbered(out):
         seed = _seed(path)
         if seed in seeds and path.stem not in planned and (found := _read(path)) is not None:
-            raise OptionError(
+            raise FolderError(
                 f"{path} was drawn with label {shortly(found.get('label_name'))}, this run has "
                 f"label {shortly(seeds[seed])} for seed {seed}",
                 f"{REMEDY}, or other seeds with `--seed`",
@@ -205,11 +244,11 @@ def _read_index(out: Path) -> dict[str, Any] | None:
     """The settings in a folder's index; None where there is none, or it is damaged.
 
     Raises:
-        OptionError: It is another version's, or may not be read.
+        FolderError: It is another version's, or may not be read.
     """
     path = out / INDEX_FILE
     if path.exists() and not path.is_file():
-        raise OptionError(
+        raise FolderError(
             f"{path} cannot be read (it is no file)", "Choose another folder with `--out`"
         )
     try:
@@ -218,13 +257,13 @@ def _read_index(out: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise OptionError(
+        raise FolderError(
             f"{path} cannot be read ({error.strerror})", "Choose another folder with `--out`"
         ) from error
     except (ValueError, TypeError, LookupError, RecursionError):
         return None
     if version != INDEX_VERSION:
-        raise OptionError(
+        raise FolderError(
             f"{path} has version {shortly(version)}, this pitstop reads {INDEX_VERSION}",
             "Choose another folder with `--out`, or draw with the pitstop that wrote it",
         )
@@ -235,6 +274,31 @@ def _write_index(out: Path, settings: Parameters) -> None:
     content = {"version": INDEX_VERSION, "settings": settings}
     with written_whole(out / INDEX_FILE) as beside:
         beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _index_held(out: Path) -> Iterator[IO[bytes]]:
+    """Hold a folder's index beside other runs; who calls this holds the folder."""
+    try:
+        file = (out / INDEX_FILE).open("rb")
+    except OSError as error:
+        raise _not_written(out, error) from error
+    with file:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_SH)
+        yield file
+
+
+def _is_drawn_into(out: Path) -> bool:
+    """Whether a run holds a folder's index; who calls this holds the folder."""
+    try:
+        with (out / INDEX_FILE).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # there is no index, or the file system has no locks
+        return False
+    return False
 
 
 @contextlib.contextmanager
@@ -251,13 +315,13 @@ def _make_folder(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OptionError(
+        raise FolderError(
             f"{out} cannot be made ({error.strerror})", "Choose another folder with `--out`"
         ) from error
 
 
-def _not_written(out: Path, error: OSError) -> OptionError:
-    return OptionError(
+def _not_written(out: Path, error: OSError) -> FolderError:
+    return FolderError(
         f"{out} cannot be written ({error.strerror})", "Choose another folder with `--out`"
     )
 

@@ -7,7 +7,7 @@ import math
 from ... import OptionError
 from ..said import shortly
 from .asked import a_number, read_number
-from .schedule.shift import DYNAMIC, MOST_SHIFT, REMEDY, DynamicShift
+from .schedule.shift import DYNAMIC, LEAST_SHIFT, MOST_SHIFT, REMEDY, DynamicShift
 
 
 def read_shift(said: object) -> float | DynamicShift:
@@ -18,7 +18,7 @@ def read_shift(said: object) -> float | DynamicShift:
     """
     name, *ends = said.split(":") if isinstance(said, str) else ("",)
     numbers = [_number(end) for end in ends] if name == DYNAMIC else [_number(said)]
-    if name != DYNAMIC and 0 < numbers[0] <= MOST_SHIFT:
+    if name != DYNAMIC and LEAST_SHIFT <= numbers[0] <= MOST_SHIFT:
         return numbers[0]
     if name == DYNAMIC and not numbers:
         return DynamicShift()

@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from pitstop import OptionError
-from pitstop.runtime.image import make_grid, read_parameters, save_png, to_images
+from pitstop.runtime.image import make_grid, read_parameters, save_png, to_images, written_whole
 
 PARAMETERS = {"label_name": "Übergröße", "seed": 2**64 - 1, "cfg_scale": 0.1, "grid": None}
 
@@ -98,7 +100,7 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path: Path, place: str) -> N
         save_png(flat(7), tmp_path / place)
 
     assert one_line(told.value).startswith(f"{tmp_path / place} cannot be written (")
-    assert "choose another folder with `--out`" in told.value.remedy
+    assert told.value.remedy == "Choose another place with `--out`"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 
 
@@ -116,3 +118,21 @@ def test_a_picture_whose_pixels_have_changed_is_not_taken_for_the_one_that_was_d
 
     with pytest.raises(OSError, match="have changed"):
         read_parameters(path)
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.EROFS, "Choose another place with `--out`"),
+        (errno.EACCES, "Choose another place with `--out`"),
+        (errno.ENOSPC, "Free some space there, or choose another place with `--out`"),
+        (errno.EDQUOT, "Free some space there, or choose another place with `--out`"),
+    ],
+)
+def test_space_is_asked_for_only_where_there_is_none(
+    tmp_path: Path, number: int, remedy: str
+) -> None:
+    with pytest.raises(OptionError) as told, written_whole(tmp_path / "a"):
+        raise OSError(number, os.strerror(number))
+
+    assert told.value.remedy == remedy

@@ -13,7 +13,10 @@ from ..asked import read_number
 from ..schedule import Table, Training, Visits
 
 SIGMA = "sigma"
-EXAMPLES = f"Give LOW:HIGH in the model's own time, such as 0:0.7, or {SIGMA}:0.28:5.42"
+EXAMPLES = (
+    "Give LOW:HIGH in the model's own time, such as 0:0.7 for a flow and 200:800 for timesteps, or "
+    f"{SIGMA}:0.28:5.42"
+)
 ROUNDING = 1e-9  # of the model's whole time: an end that a time meets but for rounding
 
 
@@ -72,9 +75,20 @@ class Interval:
             raise OptionError(
                 f"The guidance interval {self} holds no step of the run, which visits "
                 f"{where.min():g} to {where.max():g}",
-                EXAMPLES,
+                _in_range(where, in_sigma=self.in_sigma),
             )
         return [bool(step) for step in inside]
+
+
+def _in_range(where: Table, *, in_sigma: bool) -> str:
+    """The remedy with the middle of a run as its example; the sigma of noise alone is infinite."""
+    finite = where[np.isfinite(where)]
+    if not finite.size:
+        return EXAMPLES
+    low = 0.99 * np.quantile(finite, 0.25, method="lower")  # so that rounding loses no step
+    high = 1.01 * np.quantile(finite, 0.75, method="higher")
+    prefix = f"{SIGMA}:" if in_sigma else ""
+    return f"Give LOW:HIGH in that range, such as {prefix}{low:.4g}:{high:.4g}"
 
 
 def beginnings(visits: Visits) -> Table:

@@ -9,9 +9,10 @@ from .... import OptionError
 
 DYNAMIC, EXPONENTIAL, LINEAR = "dynamic", "exponential", "linear"
 MOST_SHIFT = 1000.0
+LEAST_SHIFT = 1 / MOST_SHIFT  # of far less, times are lost to rounding
 REMEDY = (
-    f"Choose a number above 0, up to {MOST_SHIFT:g}, or {DYNAMIC}, which goes by the image's size; "
-    f"{DYNAMIC}:0.5:1.15 says for which mu"
+    f"Choose a number from {LEAST_SHIFT:g} to {MOST_SHIFT:g}, or {DYNAMIC}, which goes by the "
+    f"image's size; {DYNAMIC}:0.5:1.15 says for which mu"
 )
 
 
@@ -39,11 +40,11 @@ class DynamicShift:
         """The shift of an image of so many tokens, as `LinearFlow` has it.
 
         Raises:
-            OptionError: There is none above 0.
+            OptionError: There is none in the range.
         """
         slope = (self.most - self.base) / (self.most_tokens - self.base_tokens)
         mu = self.base + slope * (tokens - self.base_tokens)
         shift = math.exp(min(mu, 700.0)) if self.kind == EXPONENTIAL else mu
-        if not 0 < shift <= MOST_SHIFT:
+        if not LEAST_SHIFT <= shift <= MOST_SHIFT:
             raise OptionError(f"The dynamic shift of {tokens} tokens is {shift:g}", REMEDY)
         return shift

@@ -2,6 +2,8 @@
 
 import dataclasses
 import hashlib
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +14,13 @@ from PIL import Image
 
 from pitstop import OptionError
 from pitstop.runtime.jobs import RunReport, draw_images
-from pitstop.runtime.jobs.draw_npz import draw_npz
+from pitstop.runtime.jobs.draw_npz import _told, draw_npz
 from pitstop.runtime.jobs.npz_file import read_npz_parameters
 from pitstop.runtime.jobs.plan import plan_images
 from pitstop.runtime.pipeline import Pipeline
 from pitstop.runtime.sampling.noise import START, draw_noise
 from pitstop.runtime.sampling.settings import Settings
+from pitstop.runtime.stage import Moved
 
 SETTINGS = Settings(steps=3, cfg_scale=2.0)
 
@@ -197,3 +200,168 @@ def test_a_file_keeps_the_hash_of_all_that_its_images_start_from(
     told = read_npz_parameters(tmp_path / "a.npz")
     assert told is not None
     assert told["latents_sha256"] == hashlib.sha256(latents.tobytes()).hexdigest()
+
+
+def test_the_images_of_a_longer_run_stay_beside_the_file(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    beside = tmp_path / "a.npz.images"
+    draw_images(pipeline, plan_images(pipeline.manifest, ["bag", 0], 9, 7), SETTINGS, beside)
+
+    done = draw(pipeline, tmp_path / "a.npz", 2)
+
+    assert done.left == beside
+    assert len(list(beside.glob("0*.png"))) == 9
+    assert draw(pipeline, tmp_path / "a.npz", 9, overwrite=True).left is None
+
+
+def test_a_file_that_is_kept_leaves_images_of_other_options(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    draw(pipeline, tmp_path / "a.npz")
+    other, beside = dataclasses.replace(SETTINGS, steps=4), tmp_path / "a.npz.images"
+    draw_images(pipeline, plan_images(pipeline.manifest, ["bag", 0], 5, 7), other, beside)
+
+    done = draw(pipeline, tmp_path / "a.npz")
+
+    assert (done.kept, done.left) == (5, beside)
+    assert len(list(beside.glob("0*.png"))) == 5
+
+
+def test_a_run_that_ends_first_leaves_the_images_to_the_one_that_draws_them_too(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    ended: list[RunReport] = []
+
+    def end_first(what: str, parts: int = 0, steps: int = 1) -> Moved:
+        if what.startswith("writing") and not ended:
+            ended.append(draw(pipeline, tmp_path / "a.npz"))
+        return lambda moved: None
+
+    done = draw(pipeline, tmp_path / "a.npz", on_stage=end_first)
+
+    assert [report.kept for report in ended] == [5]
+    assert done.left is None
+    assert np.load(tmp_path / "a.npz")["arr_0"].shape == (5, 8, 8, 3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "bundle"]
+
+
+@pytest.mark.parametrize("theirs", ["somebody's", "another run's"])
+def test_a_file_that_appears_while_images_are_drawn_is_not_written_over(
+    pipeline: Pipeline, tmp_path: Path, theirs: str
+) -> None:
+    npz = tmp_path / "a.npz"
+
+    def appear(what: str, parts: int = 0, steps: int = 1) -> Moved:
+        if what.startswith("writing") and not npz.exists():
+            if theirs == "somebody's":
+                npz.write_text("precious")
+            else:
+                other = dataclasses.replace(SETTINGS, steps=4)
+                draw(pipeline, npz, settings=other, out=tmp_path / "other")
+        return lambda moved: None
+
+    with pytest.raises(OptionError, match=r"does not say what drew it|drawn with steps 4"):
+        draw(pipeline, npz, out=tmp_path / "out", on_stage=appear)
+
+    assert len(list((tmp_path / "out").glob("0*.png"))) == 5
+    if theirs == "somebody's":
+        assert npz.read_text() == "precious"
+    assert not list(tmp_path.glob(".*.partial"))
+
+
+def test_a_file_that_is_damaged_is_drawn_again(pipeline: Pipeline, tmp_path: Path) -> None:
+    draw(pipeline, tmp_path / "a.npz")
+    before = (tmp_path / "a.npz").read_bytes()
+    damaged = bytearray(before)
+    damaged[len(before) // 2] ^= 1
+    (tmp_path / "a.npz").write_bytes(damaged)
+
+    assert draw(pipeline, tmp_path / "a.npz").drawn == 5
+    assert (tmp_path / "a.npz").read_bytes() == before
+
+
+def test_what_a_killed_run_left_half_written_goes_with_its_images(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    beside = tmp_path / "a.npz.images"
+    beside.mkdir()
+    (beside / ".000007-bag.png.0123abcd.partial").write_text("half")
+    (beside / ".mine").write_text("mine")
+
+    assert draw(pipeline, tmp_path / "a.npz").left == beside
+    assert [path.name for path in beside.iterdir()] == [".mine"]
+
+
+def test_a_file_that_is_in_the_way_of_a_stopped_run_may_be_removed(
+    pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw(pipeline, tmp_path / "a.npz")
+    other = dataclasses.replace(SETTINGS, steps=4)
+    with monkeypatch.context() as patch:
+        stop_after(2, patch, "save_png")
+        with pytest.raises(KeyboardInterrupt):
+            draw(pipeline, tmp_path / "a.npz", settings=other, overwrite=True)
+
+    with pytest.raises(OptionError, match=r"remove this one .*drawn already are kept"):
+        draw(pipeline, tmp_path / "a.npz", settings=other)
+    (tmp_path / "a.npz").unlink()
+    assert draw(pipeline, tmp_path / "a.npz", settings=other).kept == 2
+
+
+def test_the_latents_of_a_run_are_not_copied_to_be_hashed(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    latents = np.zeros((4096, *pipeline.manifest.latent_shape), np.float32)
+    plan = plan_images(pipeline.manifest, [], None, 0, latents)
+
+    tracemalloc.start()
+    told = _told(pipeline, plan, SETTINGS, None)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert told["latents_sha256"] == hashlib.sha256(latents.tobytes()).hexdigest()
+    assert peak < latents.nbytes
+
+
+def test_the_command_says_that_the_folder_beside_the_file_stays(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "bundle", toy_manifest())
+    (tmp_path / "a.npz.images").mkdir()
+    (tmp_path / "a.npz.images" / "notes.txt").write_text("mine")
+
+    done = run("generate", bundle, "--steps", 2, "--num", 1, "--npz", tmp_path / "a.npz")
+
+    assert done.exit_code == 0, done.output
+    assert "itholdsmore,oranotherrundrawsthere" in "".join(done.stdout.split())  # folded
+
+
+def put_a_file(beside: Path) -> None:
+    beside.write_text("mine")
+
+
+def put_images_of_other_options(beside: Path) -> None:
+    pipeline = Pipeline.from_bundle(beside.parent / "bundle")
+    other = dataclasses.replace(SETTINGS, steps=4)
+    draw_images(pipeline, plan_images(pipeline.manifest, ["bag", 0], 5, 7), other, beside)
+
+
+@pytest.mark.parametrize(
+    ("put", "said", "anew"),
+    [
+        (put_a_file, "a.npz.images cannot be made", False),
+        (put_images_of_other_options, "a.npz.images was drawn with steps 4", True),
+    ],
+)
+def test_a_folder_that_is_in_the_way_is_told_as_the_one_beside_the_file(
+    pipeline: Pipeline, tmp_path: Path, put: Callable[[Path], None], said: str, anew: bool
+) -> None:
+    put(tmp_path / "a.npz.images")
+
+    with pytest.raises(OptionError) as told:
+        draw(pipeline, tmp_path / "a.npz")
+
+    line = str(told.value)
+    assert "a.npz are kept beside it until it is whole" in line
+    assert said in line
+    assert "another file with `--npz`" in line
+    assert ("draw anew with `--overwrite`" in line) is anew

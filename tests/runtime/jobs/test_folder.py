@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -413,3 +414,42 @@ def test_a_sampler_and_spacing_that_are_said_are_those_that_are_taken(
     said = Settings(steps=3, sampler="ddim", cfg_scale=2.0, spacing="leading")
 
     assert draw(pipeline, out, settings=said).kept == 2
+
+
+def test_a_run_that_drew_nothing_does_not_bind_its_folder(pipeline: Pipeline, out: Path) -> None:
+    def stop(moved: int) -> None:
+        raise KeyboardInterrupt
+
+    plan = plan_images(pipeline.manifest, [], 2, 0)
+    with pytest.raises(KeyboardInterrupt):
+        draw_images(pipeline, plan, SETTINGS, out, on_stage=lambda what, parts=0, steps=1: stop)
+
+    assert sorted(files(out)) == [INDEX]
+    assert draw(pipeline, out, settings=Settings(steps=4, cfg_scale=2.0)).drawn == 2
+
+
+def test_a_run_that_has_not_drawn_its_first_image_keeps_its_folder(
+    pipeline: Pipeline, out: Path
+) -> None:
+    lines = []
+
+    def try_another(moved: int) -> None:
+        if not lines:
+            lines.append(refused(pipeline, out, settings=Settings(steps=4, cfg_scale=2.0)))
+
+    plan = plan_images(pipeline.manifest, [], 2, 0)
+    draw_images(pipeline, plan, SETTINGS, out, on_stage=lambda what, parts=0, steps=1: try_another)
+
+    assert "was drawn with steps 3, this run has steps 4" in lines[0]
+
+
+def test_a_folder_that_is_removed_while_images_are_drawn_is_told(
+    pipeline: Pipeline, out: Path
+) -> None:
+    plan = plan_images(pipeline.manifest, [], 2, 0)
+
+    def remove(moved: int) -> None:
+        shutil.rmtree(out, ignore_errors=True)
+
+    with pytest.raises(OptionError, match=r"is gone: it was removed .*Start the run again"):
+        draw_images(pipeline, plan, SETTINGS, out, on_stage=lambda what, parts=0, steps=1: remove)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pitstop.runtime.jobs.npz_file import read_npz_parameters, write_npz
+from pitstop.runtime.jobs.npz_file import is_whole, read_npz_parameters, write_npz
 
 
 def pictures(count: int, *, mode: str = "RGB", side: int = 4) -> list[Image.Image]:
@@ -113,3 +113,27 @@ def test_a_file_of_others_says_nothing_of_what_drew_it(tmp_path: Path) -> None:
 
     assert read_npz_parameters(tmp_path / "a.npz") is None
     assert read_npz_parameters(tmp_path / "b.npz") is None
+
+
+@pytest.mark.parametrize("at", [0.2, 0.5, 0.9])
+def test_a_file_with_a_changed_pixel_is_not_whole(tmp_path: Path, at: float) -> None:
+    path = tmp_path / "a.npz"
+    write_npz(path, iter(pictures(9, side=16)), 9, {})
+    content = bytearray(path.read_bytes())
+
+    assert is_whole(path, 9)
+    assert not is_whole(path, 8)
+    content[int(at * len(content))] ^= 1
+    path.write_bytes(content)
+    assert not is_whole(path, 9)
+
+
+def test_an_archive_without_pictures_or_of_packed_ones_is_not_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w"):
+        pass
+    assert not is_whole(path, 2)
+    np.savez_compressed(path, np.zeros((2, 4, 4, 3), np.uint8))
+    assert not is_whole(path, 2)
+    np.savez(path, np.zeros((2, 4, 4, 3), np.float32))
+    assert not is_whole(path, 2)

@@ -169,6 +169,23 @@ def test_an_interval_of_another_models_times_is_refused_before_it_draws_unguided
     assert "holds no step of the run, which visits 0 to 750" in one_line(told.value)
 
 
+@pytest.mark.parametrize("interval", ["5000:6000", "sigma:5000:6000", "0.2:0.7"])
+@pytest.mark.parametrize("steps", [1, 2, 4, 25])
+def test_the_example_of_an_interval_is_one_of_the_run(steps: int, interval: str) -> None:
+    pipeline = Pipeline(toy_manifest(), FakeSession(), "fp32")
+    with pytest.raises(OptionError) as told:
+        pipeline([0], steps=steps, cfg_interval=interval if steps > 1 else "5000:6000")
+
+    example = told.value.remedy.rpartition(" ")[2]
+    assert example.startswith("sigma:") == (steps > 1 and interval.startswith("sigma:"))
+    pipeline([0], steps=steps, cfg_interval=example)
+
+
+def test_a_run_from_noise_alone_has_no_sigma_for_an_example() -> None:
+    with pytest.raises(OptionError, match=r"visits inf to inf\. Give LOW:HIGH"):
+        drawn(REPA, "euler", 1, "sigma:0:5")
+
+
 def test_an_interval_of_no_guidance_is_refused() -> None:
     with pytest.raises(OptionError, match="a guidance scale of 1 is no guidance"):
         Settings(cfg_scale=1.0, cfg_interval="0:1")

@@ -108,6 +108,8 @@ def test_an_image_of_another_shift_is_another_and_the_same_where_it_is_the_model
         "static",
         "",
         1e9,
+        1e-17,
+        "9e-4",
     ],
 )
 def test_what_is_no_shift_is_refused(said: object) -> None:
