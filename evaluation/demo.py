@@ -171,7 +171,8 @@ def _strips(goldens: Goldens, reference_ms: float, rows: Sequence[DemoRow]) -> l
     scale = f"difference x {GAIN}; white is 1/{GAIN} of the range, or more"
     for row in rows:
         found = row.comparison.latents
-        apart = GAIN * np.abs(found - expected)[:COLUMNS] - 1.0  # -1 is black
+        seen = (np.clip(latents[:COLUMNS], -1, 1) for latents in (found, expected))
+        apart = GAIN * np.abs(np.subtract(*seen)) - 1.0  # -1 is black
         psnr = f"{row.comparison.psnr_db_median:.1f} dB PSNR, the median of {len(expected)} images"
         strips += [
             Strip(f"{row.precision}, {row.bytes / 1e6:.1f} MB", to_images(found[:COLUMNS])),

@@ -41,7 +41,9 @@ def test_three_commands_lead_from_a_checkpoint_to_pictures(
     assert len(commands) == 3
     pictures = [path for path in Path("pictures").glob("*.png") if path.name != "grid.png"]
     assert len(pictures) == 4
-    assert {Image.open(path).size for path in pictures} == {(64, 64)}
+    for path in pictures:
+        with Image.open(path) as picture:
+            assert picture.size == (64, 64)
     assert "against PyTorch</title>" in Path("page.html").read_text()
 
 

@@ -161,7 +161,8 @@ def test_an_export_that_left_pytorch_ends_the_demo_with_1_and_one_line(
     done = CliRunner().invoke(main, ["demo", "--out", str(tmp_path / "out")])
 
     assert done.exit_code == 1
-    [line] = without_stages(done.stderr)
+    plan, line = without_stages(done.stderr)
+    assert plan.startswith("Exports the shipped model")
     assert line.startswith("pitstop: ")
     assert message in line
     assert not (tmp_path / "out" / "bundle").exists()
