@@ -65,7 +65,9 @@ def make_app(
         Route("/openapi.json", fixed.openapi),
     ]
     handlers = {HTTPException: _no_route, Refused: _refused, Exception: _fault}
-    return Guard(Starlette(routes=routes, exception_handlers=handlers), token, local)
+    app = Starlette(routes=routes, exception_handlers=handlers)
+    app.router.redirect_slashes = False
+    return Guard(app, token, local)
 
 
 class _Fixed:

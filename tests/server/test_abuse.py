@@ -101,6 +101,8 @@ def test_no_path_leads_to_a_file(client: Client, path: str) -> None:
         "/v1/images/by-id/../../../etc/passwd",
         "/v1/images/by-id/%2e%2e%2f%2e%2e%2fetc%2fpasswd",
         "/v1/images/by-id/",
+        "/v1/images/by-id/a/",
+        "/health/",
         "/v1/images/by-id/" + "a" * 5000,
         "//etc/passwd",
         "/nothing",
