@@ -17,7 +17,8 @@ from ..runtime.image import png_bytes
 from ..runtime.jobs.parameters import parameters, shared_settings
 from ..runtime.jobs.plan import PlannedImage
 from ..runtime.opened import OpenedBundle, beside, open_denoiser
-from ..runtime.pipeline import Pipeline, Samples
+from ..runtime.pipeline import Pipeline
+from ..runtime.samples import Samples
 from ..runtime.sampling.conditioner import Conditioner
 from ..runtime.sampling.host_loop import HostLoop
 from ..runtime.sampling.request import Request

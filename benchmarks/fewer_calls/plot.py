@@ -10,7 +10,7 @@ from fewer_calls.cells import EXACT_DB, Cell, Figures
 from fewer_calls.methods import CACHES, FORECAST
 from matplotlib.figure import Figure
 
-from pitstop.evaluation.report.plots import COLOURS, FLOOR_COLOUR, FLOOR_DASHES, STYLE
+from pitstop.evaluation.report.plots import COLOURS, FLOOR_DASHES, GREY, STYLE
 
 
 def plot_calls(done: Mapping[Cell, Figures], times: Mapping[str, float], path: Path) -> None:
@@ -36,7 +36,7 @@ def plot_calls(done: Mapping[Cell, Figures], times: Mapping[str, float], path: P
         for label, points in lines.items():
             ours = label.startswith(FORECAST)
             cached = label in CACHES
-            colour = FLOOR_COLOUR if cached else next(colours)
+            colour = GREY if cached else next(colours)
             points.sort()
             axes.plot(
                 [point[0] for point in points],

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from ... import OptionError
 from ...runtime.whole_file import whole_file
-from ..report.plots import COLOURS, FLOOR_COLOUR, STYLE
+from ..report.plots import COLOURS, GREY, STYLE
 from .bench import Bench, Row
 
 SUFFIXES = (".png", ".svg", ".pdf")
@@ -89,7 +89,7 @@ def _colours(rows: tuple[Row, ...]) -> list[str]:
         dict.fromkeys(row.contender.backend for row in rows if not row.contender.is_torch)
     )
     return [
-        FLOOR_COLOUR
+        GREY
         if row.contender.is_torch
         else COLOURS[backends.index(row.contender.backend) % len(COLOURS)]
         for row in rows
