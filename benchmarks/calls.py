@@ -51,6 +51,7 @@ PITSTOP = [sys.executable, "-c", "from pitstop.cli import main; main(prog_name='
 INT8, TORCH = "int8", "torch"
 CALLS = (50, 25, 17, 13, 10, 8)
 IMAGES, QUICK_IMAGES = 1000, 256
+PICTURES = RESULTS.parents[1] / "docs" / "images"
 WORK = Path(tempfile.gettempdir()) / "pitstop-calls"
 CHECKED = 4  # images that PyTorch draws too
 
@@ -66,7 +67,7 @@ CHECKED = 4  # images that PyTorch draws too
 @click.option("--backend", default="auto", show_default=True)
 @click.option("--threads", type=int, help="Of PyTorch and the backend.")
 @click.option("--data", type=click.Path(path_type=Path), default=FOLDER, show_default=True)
-@click.option("--keep", is_flag=True, help="Write results/calls.json and results/calls.png.")
+@click.option("--keep", is_flag=True, help="Write results/calls.json and docs/images/calls.png.")
 def main(
     work: Path,
     images: int | None,
@@ -98,7 +99,7 @@ def main(
         click.echo(bar)
     for name, times_faster in _faster(times).items():
         click.echo(f"{name}: {times_faster:.2f}x the fastest PyTorch with all calls")
-    plot = RESULTS / "calls.png" if keep else work / "calls.png"
+    plot = (PICTURES if keep else work) / "calls.png"
     plot_calls(done, times, plot)
     click.echo(plot)
     figures = {
