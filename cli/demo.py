@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .printing import console, decibel, json_option, megabytes, messages, table, write_json
+from .printing import console, decibel, json_option, megabytes, table, write_json
 from .progress import shown_stages
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def demo(out: Path, quick: bool, json_path: Path | None) -> None:
     from ..export.graph_pass import PassBroken
 
     size = QUICK if quick else WHOLE
-    messages.print(_plan(size), soft_wrap=True)
+    console.print(_plan(size), soft_wrap=True)
     try:
         with shown_stages() as on_stage:
             made = run_demo(out, size, on_stage=on_stage)
