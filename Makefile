@@ -1,6 +1,6 @@
 # What CI runs and what a developer runs: the same words.
 #
-#   make demo        the shipped model, exported and run in every precision: out/demo. Two to three
+#   make demo        the shipped model, exported and run in every precision: out/demo. About four
 #                    minutes on two idle cores; before the first, 1.2 GB go into .venv
 #   make test        the fast tests
 #   make test-slow   all tests but those for GPUs

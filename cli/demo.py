@@ -31,7 +31,7 @@ LEFT_OUT = (
 @click.option(
     "--quick",
     is_flag=True,
-    help="Under a minute on two idle cores: ten images instead of forty, int8 calibrated on 8 "
+    help="About a minute on two idle cores: ten images instead of forty, int8 calibrated on 8 "
     "trajectories instead of 64, no fp16.",
 )
 @json_option
@@ -68,7 +68,7 @@ def _plan(size: Size) -> str:
     from ..evaluation.demo import QUICK
 
     precisions = ", ".join([*size.exported, "int8"])
-    time = "under a minute" if size is QUICK else "two to three minutes"
+    time = "about a minute" if size is QUICK else "about four minutes"
     return (
         f"Exports the shipped model to ONNX, calibrates int8 on {size.trajectories} trajectories, "
         f"draws {size.images} images with PyTorch and in {precisions}, and compares them: {time} "

@@ -67,6 +67,6 @@ def test_the_demo_says_the_readmes_times() -> None:
     from pitstop.evaluation.demo import QUICK, WHOLE
 
     said = " ".join(README.split())
-    for size, time in ((WHOLE, "two to three minutes"), (QUICK, "under a minute")):
+    for size, time in ((WHOLE, "about four minutes"), (QUICK, "about a minute")):
         assert time in _plan(size)
         assert time in said
