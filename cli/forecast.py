@@ -9,7 +9,7 @@ import click
 
 from .forecasts_table import forecast_figures, print_forecast
 from .inputs import check_input
-from .options import sampling_options, session_options
+from .options import backend_option, sampling_options, session_options
 from .printing import console, json_option, pairs, write_json
 from .progress import shown_stages
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     help="Learning-to-Cache's, whose steps are called; needs PyTorch.",
 )
 @click.option("--num", default=32, show_default=True, help="Trajectories to fit on.")
-@click.option("--backend", default="auto", show_default=True, help="What runs the denoiser.")
+@backend_option
 @session_options
 @json_option
 def forecast(

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .inputs import check_input
-from .options import init_options, sampling_options, session_options
+from .options import (
+    backend_option,
+    init_options,
+    precision_option,
+    sampling_options,
+    session_options,
+)
 from .places import check_apart, check_beside_images, check_outside
 from .printing import check_place, console, json_option, messages, pairs, write_json
 from .progress import shown_stages
@@ -39,8 +45,8 @@ if TYPE_CHECKING:
     help="Noise to start from, float32 [image, channel, row, column]; by default the seeds'.",
 )
 @init_options
-@click.option("--precision", help="fp32, fp16, ...; by default the most exact in the bundle.")
-@click.option("--backend", default="auto", show_default=True, help="What runs the denoiser.")
+@precision_option
+@backend_option
 @session_options
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the images.")
 @click.option(

@@ -134,6 +134,12 @@ def session_options(**fields: Any) -> SessionOptions:
     return SessionOptions(**fields)
 
 
+precision_option = click.option(
+    "--precision", help="fp32, fp16, ...; by default the most exact in the bundle."
+)
+backend_option = click.option(
+    "--backend", default="auto", show_default=True, help="What runs the denoiser."
+)
 revision_option = click.option(
     "--revision",
     metavar="R",

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import session_options
+from .inputs import check_input
+from .options import backend_option, precision_option, session_options
 from .printing import console, messages
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=click.Path(path_type=Path), callback=check_input)
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at.")
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 for any."
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     "token_file",
     type=click.Path(path_type=Path),
     metavar="FILE",
+    callback=check_input,
     help="Serve those alone who send the token in FILE.",
 )
 @click.option(
@@ -63,8 +65,8 @@ if TYPE_CHECKING:
     show_default=True,
     help="Of one image.",
 )
-@click.option("--precision", help="fp32, fp16, ...; by default the most exact in the bundle.")
-@click.option("--backend", default="auto", show_default=True, help="What runs the denoiser.")
+@precision_option
+@backend_option
 @session_options
 def serve(
     bundle: Path,

@@ -15,6 +15,7 @@ COMMANDS = [
     ("compare",),
     ("bench",),
     ("forecast",),
+    ("serve",),
     ("evaluate",),
     ("evaluate", "."),
     ("evaluate", ".", "--weights"),
@@ -28,6 +29,7 @@ COMMANDS = [
     ("compare", "toy", "--classifier"),
     ("bench", "toy", "--checkpoint"),
     ("forecast", "toy", "--router"),
+    ("serve", "toy", "--token"),
 ]
 
 
