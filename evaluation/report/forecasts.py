@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ...runtime.bundle.folder import Bundle
 from ...runtime.bundle.forecasts import usable_or_why_not
 from ...runtime.sampling.forecast.fitted import Forecast
-from .plots import CallsPoint, Fitted
+from .plots import Fitted
 
 
 def forecasts_of(bundles: Sequence[Bundle]) -> tuple[list[Fitted], list[str]]:
@@ -25,7 +25,6 @@ def forecasts_of(bundles: Sequence[Bundle]) -> tuple[list[Fitted], list[str]]:
 
 
 def _fitted(forecast: Forecast, name: str) -> Fitted:
-    points = (
-        CallsPoint(one.plan.calls, one.held_out_db, one.held_out_low_db) for one in forecast.plans
+    return Fitted(
+        name, forecast.steps, tuple(sorted(forecast.plans, key=lambda one: one.plan.calls))
     )
-    return Fitted(name, forecast.steps, tuple(sorted(points, key=lambda point: point.calls)))

@@ -14,6 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ...runtime.sampling.forecast.fitted import FittedPlan
+
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito
 GREY = "#8a8f98"  # of axes and floors: seen on white and on black
 INK, LINE, BAD, PAPER = "#1d2129", "#e1e4e8", "#c0262d", "#fefefe"
@@ -90,33 +92,18 @@ class BlockSeries:
 
 
 @dataclass(frozen=True)
-class CallsPoint:
-    """What one number of calls keeps on held-out images.
-
-    Attributes:
-        calls: Of the run.
-        psnr_db: PSNR in dB against all calls, of the median image.
-        psnr_db_low: At the 5th percentile.
-    """
-
-    calls: int
-    psnr_db: float
-    psnr_db_low: float
-
-
-@dataclass(frozen=True)
 class Fitted:
-    """A forecast's points, those of the fewest calls first.
+    """A forecast's plans, those of the fewest calls first.
 
     Attributes:
         name: Of the bundle and the forecast in it.
         steps: Of the run.
-        points: One for each number of calls.
+        plans: One for each number of calls.
     """
 
     name: str
     steps: int
-    points: tuple[CallsPoint, ...]
+    plans: tuple[FittedPlan, ...]
 
 
 def plot_curves(curves: Sequence[Curve]) -> str:
@@ -173,9 +160,9 @@ def plot_forecasts(forecasts: Sequence[Fitted]) -> str:
         figure = Figure(figsize=(WIDTH, 3.3), layout="constrained")
         axes = figure.subplots()
         for colour, one in zip(_cycle(len(forecasts)), forecasts, strict=True):
-            calls = [point.calls for point in one.points]
-            middle = [point.psnr_db for point in one.points]
-            low = [point.psnr_db_low for point in one.points]
+            calls = [fitted.plan.calls for fitted in one.plans]
+            middle = [fitted.held_out_db for fitted in one.plans]
+            low = [fitted.held_out_low_db for fitted in one.plans]
             axes.plot(calls, middle, "o-", ms=4, lw=1.8, color=colour, label=_literal(one.name))
             axes.plot(calls, low, "_", ms=9, color=colour)
             axes.fill_between(calls, low, middle, color=colour, alpha=0.15, lw=0)

@@ -38,8 +38,10 @@ def test_every_forecast_of_a_bundle_tells_its_points_once(forecast: Path) -> Non
     assert [one.name for one in found] == [file.name for file in files]
     for one, file in zip(found, files, strict=True):
         wanted = {plan.plan.calls: (plan.held_out_db, plan.held_out_low_db) for plan in file.plans}
-        assert [point.calls for point in one.points] == [4, 6]
-        assert {p.calls: (p.psnr_db, p.psnr_db_low) for p in one.points} == wanted
+        assert [fitted.plan.calls for fitted in one.plans] == [4, 6]
+        assert {
+            fitted.plan.calls: (fitted.held_out_db, fitted.held_out_low_db) for fitted in one.plans
+        } == wanted
 
 
 def test_the_report_draws_a_line_for_each_forecast(forecast: Path, exported: Path) -> None:
